@@ -10,6 +10,13 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+import diffusers
+import transformers
+
+diffusers.logging.set_verbosity_error()
+diffusers.logging.disable_progress_bar()
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
 torch.set_num_threads(1)
 torch.set_grad_enabled(False)
 

@@ -1,0 +1,70 @@
+"""Small random U-Nets of the published kinds. Weights are float16 values, so that files are half the size and exact."""
+import json
+
+import torch
+from diffusers import UNet2DConditionModel
+
+import common
+
+C, D = "CrossAttnDownBlock2D", "DownBlock2D"
+U, V = "CrossAttnUpBlock2D", "UpBlock2D"
+BASE = {"in_channels": 4, "out_channels": 4, "norm_num_groups": 8, "sample_size": 16, "act_fn": "silu",
+        "norm_eps": 1e-5, "flip_sin_to_cos": True, "freq_shift": 0, "center_input_sample": False,
+        "mid_block_scale_factor": 1, "downsample_padding": 1}
+FOLDERS = {"sd1": "pipeline_sd1/unet", "sd2": "unet_sd2", "xl": "pipeline_xl/unet"}
+KINDS = {
+    "sd1": {"block_out_channels": (16, 16, 32, 32), "layers_per_block": 1, "down_block_types": (C, C, C, D),
+            "up_block_types": (V, U, U, U), "attention_head_dim": 2, "cross_attention_dim": 32},
+    "sd2": {"block_out_channels": (16, 32, 40), "layers_per_block": 1, "down_block_types": (C, C, D),
+            "up_block_types": (V, U, U), "attention_head_dim": (2, 4, 5), "cross_attention_dim": 32,
+            "use_linear_projection": True},
+    "xl": {"block_out_channels": (16, 16, 32), "layers_per_block": 2, "down_block_types": (D, C, C),
+           "up_block_types": (U, U, V), "attention_head_dim": (1, 2, 4), "cross_attention_dim": 80,
+           "use_linear_projection": True, "transformer_layers_per_block": (1, 1, 2),
+           "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
+           "projection_class_embeddings_input_dim": 88},
+    # three levels, self-attention in each; what the ranks' simulation runs
+    "ranks": {"block_out_channels": (16, 32, 32), "layers_per_block": 1, "down_block_types": (C, C, C),
+              "up_block_types": (U, U, U), "attention_head_dim": (2, 2, 4), "cross_attention_dim": 32},
+}
+
+
+def round_to_half(module):
+    for p in module.parameters():
+        p.copy_(p.half().float())
+    return module
+
+
+def make(kind, seed):
+    return round_to_half(common.randomise(UNet2DConditionModel(**BASE, **KINDS[kind]), seed))
+
+
+def save(model, path, bare=False):
+    """In float16. bare: only the config keys that files of 2022 have, so that a reader's defaults are tested."""
+    state = model.state_dict()
+    model.half().save_pretrained(path)
+    model.float().load_state_dict(state)
+    if bare:
+        file = path / "config.json"
+        config = json.loads(file.read_text())
+        known = {*BASE, *KINDS["sd1"], "_class_name", "_diffusers_version"}
+        common.save_json(file, {k: v for k, v in config.items() if k in known})
+
+
+def parameters(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def condition(kind, batch, seed, tokens=77):
+    """Random text states, and for XL what text_time adds."""
+    dim = KINDS[kind]["cross_attention_dim"]
+    found = {"encoder_hidden_states": common.randn((batch, tokens, dim), seed)}
+    if kind == "xl":
+        found["text_embeds"] = common.randn((batch, 40), seed + 1)
+        found["time_ids"] = torch.tensor([[512., 512., 0., 0., 512., 512.], [512., 768., 8., 16., 384., 640.]])[:batch]
+    return found
+
+
+def call(model, sample, t, cond):
+    extra = {k: cond[k] for k in ("text_embeds", "time_ids") if k in cond}
+    return model(sample, t, cond["encoder_hidden_states"], added_cond_kwargs=extra or None).sample
