@@ -1,0 +1,60 @@
+/* The engine: models, and groups of devices that make pictures with them.
+ *
+ * A model is loaded once and shared. A group owns its devices, one rank thread each, the transport between
+ * them, and the programs that it has compiled; it runs one job at a time. Nothing here knows of HTTP. */
+#ifndef TS_ENGINE_ENGINE_H
+#define TS_ENGINE_ENGINE_H
+
+#include "engine/job.h"
+#include "kernels/backend.h"
+
+typedef struct ts_model ts_model;
+typedef struct ts_group ts_group;
+
+typedef struct ts_model_info {
+    const char *id;   /* the folder's last name */
+    const char *path;
+    const char *kind; /* "sd" or "sdxl" */
+    int default_width, default_height; /* pixels; the U-Net's sample_size */
+    int latent_channels;
+    int max_tokens; /* of a prompt, begin and end included */
+    size_t parameters;
+} ts_model_info;
+
+/* Reads a diffusers folder. Errors name the file and the key. The model outlives every group that ran it. */
+ts_code ts_model_load(const char *path, ts_model **ret, ts_error *e);
+void ts_model_free(ts_model *model); /* NULL is fine */
+const ts_model_info *ts_model_get_info(const ts_model *model);
+
+/* Tokens of a prompt, begin and end included, before padding; for usage figures. Any thread. */
+ts_code ts_model_count_tokens(const ts_model *model, const char *prompt, int *ret, ts_error *e);
+
+/* Parses "cpu:N", "cpu:NxT" (T threads each), "ref:N" or "auto" (one CPU device a two cores, two at least). The
+ * cores are dealt out evenly. TS_EINVAL names what is wrong. */
+typedef struct ts_device_spec {
+    const ts_backend *backend;
+    int index, threads;
+} ts_device_spec;
+ts_code ts_devices_parse(const char *text, ts_device_spec ret[TS_MAX_RANKS], int *ret_count, ts_error *e);
+
+/* Opens the devices and starts their rank threads. store_of: devices of one process that share host memory
+ * share the model's store. */
+ts_code ts_group_open(const ts_device_spec *devices, int count, ts_group **ret, ts_error *e);
+void ts_group_close(ts_group *group); /* no job may be running; NULL is fine */
+int ts_group_size(const ts_group *group);
+
+/* True when the group prefers bf16 over float32 (what `dtype: auto` means). */
+bool ts_group_prefers_bf16(const ts_group *group);
+
+/* Checks a shape against the model and the group before anything is queued: sizes, ranks, sampler, dtype.
+ * Errors carry the request's field as param. Any thread. */
+ts_code ts_group_check(const ts_group *group, const ts_model *model, const ts_shape *shape, ts_error *e);
+
+/* Compiles the programs of a shape and batch so that the first job need not. One caller at a time. */
+ts_code ts_group_compile(ts_group *group, ts_model *model, const ts_shape *shape, int count, ts_error *e);
+
+/* Runs a job to its end on the calling thread's time. Every picture gets exactly one on_picture, also when the
+ * job as a whole fails; the return is then that failure. One caller at a time. */
+ts_code ts_group_run(ts_group *group, ts_model *model, ts_job *job, ts_error *e);
+
+#endif

@@ -1,0 +1,134 @@
+/* A job: pictures that run together as one batch, and how they are to be made.
+ *
+ * The caller fills the job and its pictures, hands it to ts_group_run (engine/engine.h) and gets each picture
+ * back through on_picture. Nothing here is copied: strings and arrays must outlive the run. */
+#ifndef TS_ENGINE_JOB_H
+#define TS_ENGINE_JOB_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "base/dtype.h"
+#include "base/error.h"
+#include "engine/sampler.h"
+
+#define TS_MAX_RANKS 16
+#define TS_MAX_BATCH 16
+#define TS_MAX_STEPS 1000
+
+/* How a picture is split over ranks (docs/ARCHITECTURE.md, "PCPP"). */
+#define TS_MODES(X)                                                                                          \
+    X(PCPP, "pcpp")                 /* window of neighbouring keys, everything one evaluation old */             \
+    X(DISTRIFUSION, "distrifusion") /* the window is the whole picture (arXiv 2402.19481) */                     \
+    X(SYNC, "sync")                 /* everything fresh: one device's picture within rounding */                 \
+    X(NAIVE, "naive")               /* patches that know nothing of each other */                                \
+    X(SINGLE, "single")             /* one rank */
+
+typedef enum ts_mode {
+#define X(name, text) TS_MODE_##name,
+    TS_MODES(X)
+#undef X
+        TS_MODE_COUNT
+} ts_mode;
+
+/* What a GroupNorm of an asynchronous evaluation knows of the other patches. */
+#define TS_GROUP_NORM_MODES(X)                                                                               \
+    X(SYNC, "sync")           /* fresh global statistics */                                                    \
+    X(STALE, "stale")         /* the others' of the previous evaluation, one's own fresh */                    \
+    X(CORRECTED, "corrected") /* the previous global ones plus the full change of one's own */                 \
+    X(LOCAL, "local")         /* one's own only */
+
+typedef enum ts_group_norm_mode {
+#define X(name, text) TS_GROUP_NORM_##name,
+    TS_GROUP_NORM_MODES(X)
+#undef X
+        TS_GROUP_NORM_MODE_COUNT
+} ts_group_norm_mode;
+
+#define TS_CFG_SPLITS(X) X(AUTO, "auto") X(ON, "on") X(OFF, "off")
+
+typedef enum ts_cfg_split {
+#define X(name, text) TS_CFG_SPLIT_##name,
+    TS_CFG_SPLITS(X)
+#undef X
+        TS_CFG_SPLIT_COUNT
+} ts_cfg_split;
+
+/* Names of the values above, and back; a name that is none is -1. */
+const char *ts_mode_name(ts_mode mode);
+const char *ts_group_norm_mode_name(ts_group_norm_mode mode);
+const char *ts_cfg_split_name(ts_cfg_split split);
+int ts_mode_find(const char *name);
+int ts_group_norm_mode_find(const char *name);
+int ts_cfg_split_find(const char *name);
+
+typedef struct ts_parallel {
+    ts_mode mode;
+    int ranks;      /* 0: all of the group's devices. Fewer are used where the picture has too few rows */
+    double partial; /* window, as a share of the patch's tokens before and after it; INFINITY: "all" */
+    int warmup;     /* synchronous evaluations before the last synchronous one */
+    ts_group_norm_mode group_norm;
+    ts_cfg_split cfg_split;
+} ts_parallel;
+
+#define TS_PARALLEL_DEFAULT                                                                                  \
+    {                                                                                                        \
+        .mode = TS_MODE_PCPP, .ranks = 0, .partial = 0.3, .warmup = 4,                                       \
+        .group_norm = TS_GROUP_NORM_CORRECTED, .cfg_split = TS_CFG_SPLIT_AUTO                                \
+    }
+
+/* What all pictures of a batch have in common: two requests can share a batch if and only if these are equal. */
+typedef struct ts_shape {
+    int width, height; /* pixels, multiples of 8 */
+    int steps;         /* 1..TS_MAX_STEPS */
+    const ts_sampler *sampler;
+    ts_parallel parallel;
+    ts_dtype dtype; /* TS_F32 or TS_BF16 */
+    bool guided;    /* classifier-free guidance: two U-Net passes a step */
+} ts_shape;
+
+bool ts_shape_equal(const ts_shape *a, const ts_shape *b);
+
+typedef struct ts_picture {
+    const char *prompt;    /* UTF-8, terminated */
+    const char *negative;  /* NULL: absent, which XL does not treat as "" */
+    uint64_t seed;
+    double guidance_scale; /* used when the shape is guided */
+    const float *latents_in; /* NULL, or unit-normal noise [4][h/8][w/8] instead of the seed's */
+    atomic_bool cancelled; /* any thread may set it; the picture stops within one evaluation */
+    void *arg;             /* the caller's */
+
+    /* Filled before on_picture. */
+    ts_error error;     /* code TS_OK, TS_ECANCELLED, TS_ENONFINITE, ... */
+    unsigned char *rgb; /* [height][width][3], malloc'ed; the callback may take it and set it to NULL */
+    float *latents_out; /* [4][h/8][w/8], malloc'ed, only if the job's keep_latents; likewise */
+} ts_picture;
+
+/* Figures of one run. */
+typedef struct ts_job_stats {
+    int ranks;          /* that took part */
+    int patches;        /* rows were split into; ranks / patches is 2 where the guidance branches were split */
+    int evaluations, synchronous; /* of the U-Net in all, and how many of them were synchronous */
+    double compile_s, text_s, denoise_s, decode_s, total_s;
+    double wait_s[TS_MAX_RANKS];         /* time that the rank waited for peers */
+    double flops[TS_MAX_RANKS];          /* of the U-Net and the decoder */
+    uint64_t sent_bytes[TS_MAX_RANKS];   /* to all peers, whole job */
+    uint64_t sent_steady[TS_MAX_RANKS];  /* by one asynchronous evaluation */
+    uint64_t arena_bytes[TS_MAX_RANKS];
+} ts_job_stats;
+
+typedef struct ts_job {
+    ts_shape shape;
+    ts_picture *pictures;
+    int count; /* 1..TS_MAX_BATCH */
+    bool keep_latents;
+    /* On a thread of the group; must not block. step counts finished evaluations, 1..total. */
+    void (*on_step)(void *arg, int step, int total);
+    /* Once for every picture, in any order, on a thread of the group. */
+    void (*on_picture)(void *arg, ts_picture *picture);
+    void *arg;
+    ts_job_stats stats;
+} ts_job;
+
+#endif
