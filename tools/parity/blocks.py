@@ -33,7 +33,7 @@ def ready(module, seed):
 def states(channels, h, w, seed):
     """x, temb and ehs of a batch of two."""
     return (common.randn((2, channels, h, w), seed), common.randn((2, TEMB), seed + 1),
-            common.randn((2, 77, EHS), seed + 2))
+            common.randn((2, 21, EHS), seed + 2))
 
 
 def resnets():

@@ -51,6 +51,7 @@ def save_tensors(path, tensors, metadata=None):
             t = t.long()
         plain[name] = t.contiguous().clone()
     save_file(plain, str(path), metadata=metadata)
+    os.chmod(path, 0o644)
 
 
 def save_json(path, value, compact=False):

@@ -22,7 +22,7 @@ def main():
         low = AutoencoderKL.from_pretrained(path).to(torch.bfloat16)
         for i, (h, w) in enumerate(SIZES if name == "sd1" else SIZES[2:3]):
             case = f"{name}_{h}x{w}"
-            latent = common.randn((2, 4, h, w), seed * 10 + i, 1.5)
+            latent = common.randn((2 if h * w < 40 else 1, 4, h, w), seed * 10 + i, 1.5)
             image = torch.tanh(common.randn((1, 3, 8 * h, 8 * w), seed * 10 + 5 + i))
             out = model.decode(latent).sample
             assert torch.equal(out, again.decode(latent).sample)
