@@ -15,17 +15,14 @@ FOLDERS = {"sd1": "pipeline_sd1/unet", "sd2": "unet_sd2", "xl": "pipeline_xl/une
 KINDS = {
     "sd1": {"block_out_channels": (16, 16, 32, 32), "layers_per_block": 1, "down_block_types": (C, C, C, D),
             "up_block_types": (V, U, U, U), "attention_head_dim": 2, "cross_attention_dim": 32},
-    "sd2": {"block_out_channels": (16, 32, 40), "layers_per_block": 1, "down_block_types": (C, C, D),
-            "up_block_types": (V, U, U), "attention_head_dim": (2, 4, 5), "cross_attention_dim": 32,
+    "sd2": {"block_out_channels": (16, 16, 24), "layers_per_block": 1, "down_block_types": (C, C, D),
+            "up_block_types": (V, U, U), "attention_head_dim": (2, 4, 3), "cross_attention_dim": 32,
             "use_linear_projection": True},
     "xl": {"block_out_channels": (16, 16, 32), "layers_per_block": 2, "down_block_types": (D, C, C),
            "up_block_types": (U, U, V), "attention_head_dim": (1, 2, 4), "cross_attention_dim": 80,
            "use_linear_projection": True, "transformer_layers_per_block": (1, 1, 2),
            "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
            "projection_class_embeddings_input_dim": 88},
-    # three levels, self-attention in each; what the ranks' simulation runs
-    "ranks": {"block_out_channels": (16, 32, 32), "layers_per_block": 1, "down_block_types": (C, C, C),
-              "up_block_types": (U, U, U), "attention_head_dim": (2, 2, 4), "cross_attention_dim": 32},
 }
 
 
@@ -36,7 +33,14 @@ def round_to_half(module):
 
 
 def make(kind, seed):
-    return round_to_half(common.randomise(UNet2DConditionModel(**BASE, **KINDS[kind]), seed))
+    """Self-attention is made sharper than a random one, so that what a window leaves out can be seen."""
+    model = common.randomise(UNet2DConditionModel(**BASE, **KINDS[kind]), seed)
+    for name, m in model.named_modules():
+        if name.endswith(("attn1.to_q", "attn1.to_k")):
+            m.weight.mul_(2.0)
+        elif name.endswith("attn1.to_out.0"):
+            m.weight.mul_(1.5)
+    return round_to_half(model)
 
 
 def save(model, path, bare=False):
