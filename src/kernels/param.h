@@ -1,0 +1,20 @@
+/* Parameters as the backends read them: checked, converted to float32, kept in the store. Any thread. */
+#ifndef TS_KERNELS_PARAM_H
+#define TS_KERNELS_PARAM_H
+
+#include "kernels/op.h"
+#include "kernels/store.h"
+
+/* TS_EINVAL for a rank, shape, dtype or address that cannot be. */
+ts_code ts_param_check(const ts_param *p, ts_error *e);
+
+size_t ts_param_count(const ts_param *p); /* elements */
+
+/* Elements [first, first + n) as float32, row-major as they lie. */
+void ts_param_load(const ts_param *p, size_t first, size_t n, float *ret);
+
+/* The whole parameter as float32 from the store, zeros behind it up to a multiple of 16. NULL p gives NULL.
+ */
+ts_code ts_param_f32(ts_store *store, const ts_param *p, const float **ret, ts_error *e);
+
+#endif
