@@ -1,0 +1,18 @@
+/* Arrays of one element type to another.
+ *
+ * Sources and destinations may lie at any address: model files do not align their tensors, and everything
+ * here loads and stores through memcpy. Rounding is to nearest, ties to even; beyond the range of f16 is
+ * infinity; a NaN stays a NaN. The loops have no branches, for the compiler's vectoriser. Any thread. */
+#ifndef TS_ENGINE_CONVERT_H
+#define TS_ENGINE_CONVERT_H
+
+#include <stddef.h>
+#include "base/dtype.h"
+
+/* n elements from `src` to `dst`, which do not overlap. */
+void ts_convert(ts_dtype from, const void *src, ts_dtype to, void *dst, size_t n);
+
+/* One value, IEEE 754 binary16. */
+uint16_t ts_f32_to_f16(float f);
+
+#endif

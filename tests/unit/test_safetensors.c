@@ -1,0 +1,279 @@
+#include "fixture.h"
+
+#include <unistd.h>
+#include "engine/convert.h"
+
+/* A file in memory: the header as it stands, and n bytes counting up from 0. */
+static unsigned char *file_of(const char *header, size_t n, size_t *ret_size) {
+    size_t length = strlen(header);
+    unsigned char *f = malloc(8 + length + n + 1);
+    assert_non_null(f);
+    for (unsigned i = 0; i < 8; i++) f[i] = (unsigned char)((uint64_t)length >> (8 * i));
+    memcpy(f + 8, header, length);
+    for (size_t i = 0; i < n; i++) f[8 + length + i] = (unsigned char)i;
+    *ret_size = 8 + length + n;
+    return f;
+}
+
+static ts_code parse(const char *header, size_t n, ts_safetensors **ret, ts_error *e) {
+    size_t size;
+    unsigned char *f = file_of(header, n, &size);
+    ts_code rc = ts_safetensors_parse("a test", f, size, ret, e);
+    free(f);
+    return rc;
+}
+
+static void a_file_of_the_reference_library_is_read(void **state) {
+    (void)state;
+    ts_safetensors *s = fixture_tensors("torch_noise.safetensors");
+    assert_true(ts_safetensors_count(s) > 50);
+    const ts_file_tensor *t = ts_safetensors_find(s, "seed42_13x17");
+    assert_non_null(t);
+    assert_int_equal(t->dtype, TS_F32);
+    assert_int_equal(t->rank, 4);
+    assert_true(t->shape[0] == 1 && t->shape[1] == 4 && t->shape[2] == 13 && t->shape[3] == 17);
+    assert_int_equal(ts_file_tensor_elements(t), 4 * 13 * 17);
+    assert_null(ts_safetensors_find(s, "seed42_13x1"));
+    assert_null(ts_safetensors_find(s, ""));
+    for (size_t i = 0; i < ts_safetensors_count(s); i++) {
+        const ts_file_tensor *each = ts_safetensors_at(s, i);
+        assert_ptr_equal(ts_safetensors_find(s, each->name), each);
+    }
+    /* The first value that torch.manual_seed(42); torch.randn(1, 4, 64, 64) prints. */
+    float *x = fixture_floats(s, "seed42_64x64", NULL);
+    assert_float_equal(x[0], 1.9269153f, 1e-6f);
+    free(x);
+    ts_safetensors_free(s);
+}
+
+static void other_types_are_checked_and_left_out(void **state) {
+    (void)state;
+    ts_safetensors *s = NULL;
+    ts_error e = {0};
+    must(parse("{\"__metadata__\":{\"format\":\"pt\"},"
+               "\"b\":{\"dtype\":\"BF16\",\"shape\":[2,1],\"data_offsets\":[16,20]},"
+               "\"position_ids\":{\"dtype\":\"I64\",\"shape\":[1,2],\"data_offsets\":[0,16]},"
+               "\"empty\":{\"dtype\":\"F32\",\"shape\":[0,5],\"data_offsets\":[20,20]},"
+               "\"scalar\":{\"dtype\":\"F16\",\"shape\":[],\"data_offsets\":[20,22]}}   ",
+               22, &s, &e),
+         &e);
+    assert_int_equal(ts_safetensors_count(s), 3);
+    assert_null(ts_safetensors_find(s, "position_ids"));
+    assert_int_equal(ts_safetensors_find(s, "empty")->bytes, 0);
+    assert_int_equal(ts_file_tensor_elements(ts_safetensors_find(s, "scalar")), 1);
+    assert_string_equal(ts_safetensors_at(s, 0)->name, "b");
+    ts_safetensors_free(s);
+
+    s = NULL;
+    assert_int_equal(parse("{\"p\":{\"dtype\":\"I64\",\"shape\":[1,2],\"data_offsets\":[0,8]}}", 8, &s, &e),
+                     TS_EFORMAT);
+    assert_null(s);
+}
+
+static void hostile_headers_are_refused_with_the_reason(void **state) {
+    (void)state;
+#define T(dtype, shape, offsets)                                                                             \
+    "{\"a\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":" offsets "}}"
+    static const struct {
+        const char *header;
+        size_t bytes;
+        const char *why;
+    } cases[] = {
+        {"", 0, ""},
+        {"[]", 0, "object"},
+        {"{", 0, ""},
+        {"{\"a\":1}", 0, "dtype"},
+        {"{\"a\":{}}", 0, "dtype"},
+        {T("F31", "[1]", "[0,4]"), 4, "unknown dtype"},
+        {T("F32", "[1.5]", "[0,4]"), 4, "shape"},
+        {T("F32", "[-1]", "[0,4]"), 4, "shape"},
+        {T("F32", "[\"1\"]", "[0,4]"), 4, "shape"},
+        {T("F32", "[1e300]", "[0,4]"), 4, "shape"},
+        {T("F32", "[1,1,1,1,1,1,1,1,1]", "[0,4]"), 4, "dimensions"},
+        {T("F32", "[9007199254740992,9007199254740992]", "[0,4]"), 4, "overflows"},
+        {T("F32", "[4294967296,2147483648]", "[0,4]"), 4, "overflows"},
+        {T("F32", "[4294967296,4294967296]", "[0,0]"), 0, "overflows"},
+        {T("F32", "[1]", "[0]"), 4, "data_offsets"},
+        {T("F32", "[1]", "[0,4,8]"), 4, "data_offsets"},
+        {T("F32", "[1]", "[4,0]"), 4, "data_offsets"},
+        {T("F32", "[1]", "[-4,0]"), 4, "data_offsets"},
+        {T("F32", "[1]", "[0,5]"), 5, "offsets give 5"},
+        {T("F32", "[2]", "[0,8]"), 4, "truncated"},
+        {T("F32", "[1]", "[4,8]"), 8, "hole"},
+        {T("F32", "[1]", "[0,4]"), 5, "after the last"},
+        {T("F32", "[1]", "[9007199254740988,9007199254740992]"), 4, "truncated"},
+        {T("F4", "[1]", "[0,0]"), 0, "offsets"},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},"
+         "\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[2,6]}}",
+         6, "overlaps"},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},"
+         "\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}",
+         8, ""},
+    };
+#undef T
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        ts_safetensors *s = NULL;
+        ts_error e = {0};
+        ts_code rc = parse(cases[i].header, cases[i].bytes, &s, &e);
+        if (rc != TS_EFORMAT || s || e.code != rc || !strstr(e.message, cases[i].why))
+            fail_msg("%s: %s, %s", cases[i].header, ts_code_name(rc), e.message);
+        assert_int_equal(parse(cases[i].header, cases[i].bytes, &s, NULL), TS_EFORMAT);
+    }
+}
+
+static void every_truncation_and_every_flipped_byte_is_survived(void **state) {
+    (void)state;
+    size_t size;
+    unsigned char *f = file_of("{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},"
+                               "\"b\":{\"dtype\":\"F16\",\"shape\":[1,3],\"data_offsets\":[8,14]}}",
+                               14, &size);
+    ts_error e;
+    for (size_t n = 0; n < size; n++) {
+        unsigned char *cut = malloc(n ? n : 1); /* its own block, so that a read beyond it is seen */
+        memcpy(cut, f, n);
+        ts_safetensors *s = NULL;
+        assert_int_equal(ts_safetensors_parse("cut", cut, n, &s, &e), TS_EFORMAT);
+        free(cut);
+    }
+    for (size_t n = 0; n < size; n++)
+        for (unsigned bit = 0; bit < 8; bit++) {
+            f[n] ^= (unsigned char)(1u << bit);
+            ts_safetensors *s = NULL;
+            float out[8];
+            if (!ts_safetensors_parse("flipped", f, size, &s, &e)) {
+                for (size_t i = 0; i < ts_safetensors_count(s); i++)
+                    if (ts_file_tensor_elements(ts_safetensors_at(s, i)) <= 8)
+                        ts_file_tensor_to_f32(ts_safetensors_at(s, i), out);
+                ts_safetensors_free(s);
+            }
+            f[n] ^= (unsigned char)(1u << bit);
+        }
+    unsigned char huge[16] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
+    ts_safetensors *s = NULL;
+    assert_int_equal(ts_safetensors_parse("huge", huge, sizeof huge, &s, &e), TS_EFORMAT);
+    free(f);
+}
+
+static void what_is_written_is_read_back(void **state) {
+    (void)state;
+    char path[] = "/tmp/ts_safetensors_XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    const float f[3] = {1.5f, -2, 3};
+    const uint16_t h[2] = {0x3c00, 0xc000};
+    const ts_file_tensor tensors[] = {
+        {.name = "half \"q\"\n\xc3\xa9",
+         .dtype = TS_F16,
+         .rank = 1,
+         .shape = {2},
+         .data = h,
+         .bytes = sizeof h},
+        {.name = "latents", .dtype = TS_F32, .rank = 2, .shape = {1, 3}, .data = f, .bytes = sizeof f},
+        {.name = "none", .dtype = TS_BF16, .rank = 1, .shape = {0}, .data = NULL, .bytes = 0},
+    };
+    ts_error e = {0};
+    must(ts_safetensors_write(path, tensors, 3, &e), &e);
+    ts_safetensors *s = NULL;
+    must(ts_safetensors_open(path, &s, &e), &e);
+    assert_int_equal(ts_safetensors_count(s), 3);
+    const ts_file_tensor *t = ts_safetensors_find(s, "latents");
+    assert_int_equal((uintptr_t)t->data % 8, 0);
+    assert_memory_equal(t->data, f, sizeof f);
+    t = ts_safetensors_find(s, tensors[0].name);
+    assert_non_null(t);
+    float out[2];
+    ts_file_tensor_to_f32(t, out);
+    assert_true(out[0] == 1 && out[1] == -2);
+    ts_safetensors_free(s);
+
+    must(ts_safetensors_write(path, NULL, 0, &e), &e);
+    must(ts_safetensors_open(path, &s, &e), &e);
+    assert_int_equal(ts_safetensors_count(s), 0);
+    assert_null(ts_safetensors_find(s, "a"));
+    ts_safetensors_free(s);
+
+    ts_file_tensor bad[2] = {tensors[1], tensors[1]};
+    assert_int_equal(ts_safetensors_write(path, bad, 2, &e), TS_EINVAL);
+    bad[0].bytes = 8;
+    assert_int_equal(ts_safetensors_write(path, bad, 1, &e), TS_EINVAL);
+    assert_int_equal(ts_safetensors_write("/nonexistent/x", tensors, 2, &e), TS_EIO);
+    unlink(path);
+    assert_int_equal(ts_safetensors_open(path, &s, &e), TS_ENOTFOUND);
+}
+
+/* binary16 by its definition (IEEE 754-2019, 3.4). */
+static double half_value(unsigned h) {
+    int exponent = (int)(h >> 10 & 31u), mantissa = (int)(h & 1023u);
+    double v = exponent == 31  ? (mantissa ? NAN : INFINITY)
+               : exponent == 0 ? ldexp(mantissa, -24)
+                               : ldexp(1024 + mantissa, exponent - 25);
+    return h & 0x8000u ? -v : v;
+}
+
+static void halves_convert_as_the_standard_says(void **state) {
+    (void)state;
+    for (unsigned h = 0; h < 65536; h++) {
+        unsigned char odd[3];
+        uint16_t in = (uint16_t)h, back;
+        float f;
+        memcpy(odd + 1, &in, 2);
+        ts_convert(TS_F16, odd + 1, TS_F32, &f, 1);
+        double want = half_value(h);
+        if (isnan(want)) {
+            assert_true(isnan(f));
+        } else {
+            assert_true((double)f == want && !signbit(f) == !signbit(want));
+        }
+        ts_convert(TS_F32, &f, TS_F16, &back, 1);
+        if (isnan(want))
+            assert_true((back & 0x7fffu) > 0x7c00u);
+        else
+            assert_int_equal(back, h);
+
+        /* Half-way to the next value goes to the even one; a little beyond goes up. */
+        if ((h & 0x7fffu) >= 0x7bffu) continue;
+        double middle = (want + half_value(h + 1)) / 2;
+        assert_int_equal(ts_f32_to_f16((float)middle), h & 1u ? h + 1 : h);
+        assert_int_equal(ts_f32_to_f16(nextafterf((float)middle, (float)half_value(h + 1))), h + 1);
+        assert_int_equal(ts_f32_to_f16(nextafterf((float)middle, (float)want)), h);
+    }
+    assert_int_equal(ts_f32_to_f16(65519.996f), 0x7bff);
+    assert_int_equal(ts_f32_to_f16(65520.0f), 0x7c00);
+    assert_int_equal(ts_f32_to_f16(-1e30f), 0xfc00);
+}
+
+static void bfloats_round_to_even_and_long_arrays_convert_whole(void **state) {
+    (void)state;
+    enum { N = 3001 };
+    float *f = ts_array0(float, N), *g = ts_array0(float, N);
+    uint16_t *h = ts_array0(uint16_t, N), *k = ts_array0(uint16_t, N);
+    for (int i = 0; i < N; i++) f[i] = (float)(i - 1500) / 8; /* exact in both types: 12 bits and fewer */
+    ts_convert(TS_F32, f, TS_F16, h, N);
+    ts_convert(TS_F16, h, TS_F32, g, N);
+    assert_memory_equal(f, g, N * sizeof *f);
+    for (int i = 0; i < N; i++) f[i] = (float)(i % 256 - 128) / 16;
+    ts_convert(TS_F32, f, TS_BF16, h, N);
+    ts_convert(TS_BF16, h, TS_F16, k, N);
+    ts_convert(TS_F16, k, TS_F32, g, N);
+    assert_memory_equal(f, g, N * sizeof *f);
+    const float in[] = {1.00390625f, 1.01171875f, 1.00390637f, 3.4e38f, NAN};
+    const uint16_t want[] = {0x3f80, 0x3f82, 0x3f81, 0x7f80, 0x7fc0};
+    ts_convert(TS_F32, in, TS_BF16, h, 5);
+    assert_memory_equal(h, want, sizeof want);
+    free(f), free(g), free(h), free(k);
+}
+
+int main(int argc, char **argv) {
+    fixture_init(argc, argv);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_file_of_the_reference_library_is_read),
+        cmocka_unit_test(other_types_are_checked_and_left_out),
+        cmocka_unit_test(hostile_headers_are_refused_with_the_reason),
+        cmocka_unit_test(every_truncation_and_every_flipped_byte_is_survived),
+        cmocka_unit_test(what_is_written_is_read_back),
+        cmocka_unit_test(halves_convert_as_the_standard_says),
+        cmocka_unit_test(bfloats_round_to_even_and_long_arrays_convert_whole),
+    };
+    return cmocka_run_group_tests_name("safetensors", tests, NULL, NULL);
+}
