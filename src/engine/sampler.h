@@ -1,0 +1,79 @@
+/* Samplers: from noise to a latent in a number of U-Net evaluations.
+ *
+ * Every sampler here is linear in the sample x, the model's output, what earlier evaluations predicted, a
+ * saved sample and fresh noise. So a sampler is a function that computes, once, on the host, in double
+ * precision, a *plan*: one row of coefficients for each evaluation. A device applies a row with one
+ * elementwise kernel and knows nothing of samplers; nor does a rank care that its x is only some rows.
+ *
+ * One evaluation, with h[0] the newest of the history:
+ *     out = U-Net(c_in * x, timestep)                             (guidance is applied to out before)
+ *     d   = d_from_x * x + d_from_out * out,  clamped to +-clip where clip > 0
+ *     x'  = x_from_x * x + x_from_d * d + x_from_out * out + sum_k x_from_hist[k] * h[k]
+ *         + x_from_saved * saved + x_from_noise * noise
+ *     saved = x  if save_x;    h = d, h[0], h[1]  if push_d
+ * d is the predicted clean picture (x0): with it, rather than the derivative, the huge first sigma of a zero
+ * terminal SNR schedule costs no precision. Starting from x = init_scale * unit noise.
+ *
+ * Formulas: DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12, eta 0); Euler (Karras et al. 2022, arXiv
+ * 2206.00364, alg. 2, no churn); DPM-Solver++ 2M (Lu et al. 2022, arXiv 2211.01095, alg. 2). Timesteps and
+ * corner cases are those of diffusers' DDIMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler. */
+#ifndef TS_ENGINE_SAMPLER_H
+#define TS_ENGINE_SAMPLER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include "base/error.h"
+#include "engine/schedule.h"
+
+#define TS_SAMPLER_STEPS   1000 /* the most steps of a plan */
+#define TS_SAMPLER_HISTORY 3
+
+typedef struct ts_sampler_row {
+    double timestep; /* what the U-Net is told; not whole for some schedules */
+    float c_in;
+    float d_from_x, d_from_out, clip;
+    float x_from_x, x_from_d, x_from_out;
+    float x_from_hist[TS_SAMPLER_HISTORY]; /* newest first */
+    float x_from_saved, x_from_noise;
+    bool save_x, push_d;
+} ts_sampler_row;
+
+typedef struct ts_sampler_plan {
+    int rows; /* U-Net evaluations */
+    float init_scale;
+    int history;      /* how many h a row reads at most; buffers that must be there, 0..3 */
+    bool saves_x;     /* a saved buffer must be there */
+    bool draws_noise; /* a noise buffer must be there */
+    ts_sampler_row row[];
+} ts_sampler_plan;
+
+typedef struct ts_sampler {
+    const char *name;       /* of our API */
+    const char *label;      /* for people, and what other front ends call it */
+    const char *aliases[6]; /* other names that find it; ends with NULL */
+    int order;
+    int evaluations; /* of the U-Net for a step */
+    ts_spacing default_spacing;
+    /* Fills the rows of a plan that has steps * evaluations of them; alphas as in ts_schedule_alphas. */
+    ts_code (*plan)(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
+                    ts_error *e);
+} ts_sampler;
+
+/* Static: the pointer is the identity. By name, label or alias, case ignored; NULL when there is none. */
+const ts_sampler *ts_sampler_find(const char *name);
+int ts_sampler_count(void);
+const ts_sampler *ts_sampler_at(int i); /* 0 <= i < count */
+
+/* steps: 1..TS_SAMPLER_STEPS and at most the schedule's num_train_timesteps. TS_EINVAL (param "steps" where
+ * it is the number of steps that does not work with this schedule), TS_EUNSUPPORTED, TS_ENOMEM. free() it. */
+ts_code ts_sampler_plan_new(const ts_sampler *s, const ts_schedule_config *c, int steps,
+                            ts_sampler_plan **ret, ts_error *e);
+
+/* Applies a row to n elements in plain C. hist: plan->history buffers of n floats, newest first, shifted in
+ * place (the values move, the pointers stay), NULL where the plan has none; their contents before the first
+ * row do not matter. saved and noise: likewise, NULL where the plan does not ask for them. No buffer overlaps
+ * another. Any thread. */
+void ts_sampler_apply(const ts_sampler_row *row, float *x, const float *out,
+                      float *const hist[TS_SAMPLER_HISTORY], float *saved, const float *noise, size_t n);
+
+#endif

@@ -1,0 +1,67 @@
+/* Noise schedules: how much noise a model was trained to see at each timestep.
+ *
+ * Read from a diffusers folder's scheduler/scheduler_config.json, whichever of diffusers' scheduler classes
+ * wrote it; any sampler can then be run on it (engine/sampler.h), as `from_config` does there. Keys that the
+ * file leaves out take the default of the class that runs, not of the one that wrote: those fields have an
+ * UNSET value. An unknown value of a known key is an error that names the key; unknown keys are ignored. */
+#ifndef TS_ENGINE_SCHEDULE_H
+#define TS_ENGINE_SCHEDULE_H
+
+#include <cjson/cJSON.h>
+#include <stdbool.h>
+#include "base/error.h"
+
+#define TS_MAX_TRAIN_TIMESTEPS 10000
+
+typedef enum ts_beta_schedule {
+    TS_BETA_LINEAR,
+    TS_BETA_SCALED_LINEAR,
+    TS_BETA_SQUARED_COSINE
+} ts_beta_schedule;
+typedef enum ts_prediction { TS_PREDICT_EPSILON, TS_PREDICT_V, TS_PREDICT_SAMPLE } ts_prediction;
+typedef enum ts_spacing {
+    TS_SPACING_UNSET,
+    TS_SPACING_LEADING,
+    TS_SPACING_TRAILING,
+    TS_SPACING_LINSPACE
+} ts_spacing;
+typedef enum ts_final_sigma { TS_FINAL_ZERO, TS_FINAL_SIGMA_MIN } ts_final_sigma;
+typedef enum ts_solver_type { TS_SOLVER_MIDPOINT, TS_SOLVER_HEUN } ts_solver_type;
+
+typedef struct ts_schedule_config {
+    const char *sampler; /* name of the sampler that the file asks for, or the nearest; static */
+    int num_train_timesteps;
+    double beta_start, beta_end;
+    ts_beta_schedule beta_schedule;
+    ts_prediction prediction_type;
+    ts_spacing timestep_spacing;
+    int steps_offset;
+    bool rescale_betas_zero_snr;
+    bool use_karras_sigmas;
+    double sigma_min, sigma_max; /* ends of the Karras sigmas; 0: those of the schedule */
+    ts_final_sigma final_sigmas_type;
+    /* DDIM */
+    bool set_alpha_to_one;
+    double clip_sample_range; /* the predicted picture is clamped to +-range; 0: it is not */
+    /* DPM-Solver++ */
+    int solver_order; /* 1 or 2 */
+    ts_solver_type solver_type;
+    bool lower_order_final, euler_at_final;
+    double lambda_min_clipped; /* -INFINITY: not clipped */
+} ts_schedule_config;
+
+/* From a parsed scheduler_config.json. TS_EINVAL for a value that is wrong, TS_EUNSUPPORTED for one that is
+ * known and not offered; e->param is the key.
+ * clip_sample is true where a DDIM file leaves it out (diffusers' default); where the file is of a class that
+ * has no such key it is false: clamping a latent to +-1 for want of a key ruins it. */
+ts_code ts_schedule_config_read(const cJSON *json, ts_schedule_config *ret, ts_error *e);
+
+/* The same from a file. Python writes infinities as -Infinity, which is not JSON; this accepts them. */
+ts_code ts_schedule_config_open(const char *path, ts_schedule_config *ret, ts_error *e);
+
+/* alphas_cumprod of training timesteps 0..num_train_timesteps-1, decreasing, each as diffusers holds it in
+ * float32 (float32 intermediates, products accumulated in double). With rescale_betas_zero_snr the last is 0.
+ * `ret` has room for num_train_timesteps. */
+void ts_schedule_alphas(const ts_schedule_config *c, float *ret);
+
+#endif
