@@ -3,10 +3,13 @@
  * A request asks for 1..10 pictures. The batcher takes waiting pictures of one model and equal ts_shape, of
  * however many requests, oldest first, up to max_batch of them or until the oldest has waited max_wait_ms; a
  * free group of the pool takes the oldest batch. A batch is bound to no request: one request's failure or
- * cancellation touches only its own pictures.
+ * cancellation touches only its own pictures. Waiting for company never delays anybody else: a lone picture
+ * starts at once when one of another shape waits behind it, or when the scheduler is draining.
  *
- * Every accepted request ends with exactly one TS_EVENT_END. Events come on the scheduler's threads through
- * `on_event`, which must not block and must not call back into the scheduler (post to a mailbox). */
+ * Every accepted request ends with exactly one TS_EVENT_END, after exactly one TS_EVENT_PICTURE for each of
+ * its pictures, also those that failed, were cancelled or never ran. Events come through `on_event` on threads
+ * of the groups, and on the caller's within ts_sched_submit, _cancel and _free. The scheduler's lock is held,
+ * which orders them: on_event must not block and must not call into the scheduler (post to a mailbox). */
 #ifndef TS_SCHED_SCHED_H
 #define TS_SCHED_SCHED_H
 
@@ -31,7 +34,7 @@ typedef struct ts_request {
     uint64_t seed; /* picture k uses seed + k */
     double guidance_scale;
     int n;
-    uint64_t token; /* the caller's; comes back in every event */
+    uint64_t token; /* the caller's, unlike any that has not ended; comes back in every event */
 } ts_request;
 
 typedef enum ts_event_kind {
@@ -49,9 +52,9 @@ typedef struct ts_event {
     int index; /* of the picture in its request */
     int step, total;
     double eta_s; /* to the end of what runs; < 0 unknown */
-    const ts_error *error;
+    const ts_error *error; /* PICTURE, END: code TS_OK when all went well; valid during the call */
     unsigned char **rgb; /* PICTURE: [height][width][3]; take it by setting it to NULL, then free() it */
-    const ts_job_stats *stats; /* PICTURE, END: of the job that made it, or NULL */
+    const ts_job_stats *stats; /* PICTURE, END: of the job that made it, complete; NULL if cancelled */
     int batch; /* PICTURE: pictures in its batch */
 } ts_event;
 
