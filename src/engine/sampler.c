@@ -1,0 +1,124 @@
+#include "engine/sampler.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include "base/alloc.h"
+#include "engine/sampler_rows.h"
+
+static const ts_sampler samplers[] = {
+    {.name = "ddim",
+     .label = "DDIM",
+     .aliases = {"DDIMScheduler"},
+     .order = 1,
+     .evaluations = 1,
+     .default_spacing = TS_SPACING_LEADING,
+     .plan = ts_plan_ddim},
+    {.name = "euler",
+     .label = "Euler",
+     .aliases = {"k_euler", "EulerDiscreteScheduler"},
+     .order = 1,
+     .evaluations = 1,
+     .default_spacing = TS_SPACING_LINSPACE,
+     .plan = ts_plan_euler},
+    {.name = "dpmpp_2m",
+     .label = "DPM++ 2M",
+     .aliases = {"k_dpmpp_2m", "dpm++2m", "dpmsolver++", "DPMSolverMultistepScheduler"},
+     .order = 2,
+     .evaluations = 1,
+     .default_spacing = TS_SPACING_LINSPACE,
+     .plan = ts_plan_dpmpp_2m},
+};
+
+int ts_sampler_count(void) {
+    return (int)(sizeof samplers / sizeof samplers[0]);
+}
+
+const ts_sampler *ts_sampler_at(int i) {
+    ts_assert(i >= 0 && i < ts_sampler_count());
+    return &samplers[i];
+}
+
+const ts_sampler *ts_sampler_find(const char *name) {
+    for (int i = 0; i < ts_sampler_count(); i++) {
+        const ts_sampler *s = &samplers[i];
+        if (strcasecmp(s->name, name) == 0 || strcasecmp(s->label, name) == 0) return s;
+        for (int k = 0; s->aliases[k]; k++)
+            if (strcasecmp(s->aliases[k], name) == 0) return s;
+    }
+    return NULL;
+}
+
+/* Some schedules have no finite step somewhere (epsilon at zero SNR, two equal sigmas). */
+static bool row_finite(const ts_sampler_row *r) {
+    bool ok = isfinite(r->timestep) && isfinite(r->c_in) && isfinite(r->d_from_x) &&
+              isfinite(r->d_from_out) && isfinite(r->x_from_x) && isfinite(r->x_from_d) &&
+              isfinite(r->x_from_out) && isfinite(r->x_from_saved) && isfinite(r->x_from_noise);
+    for (int k = 0; k < TS_SAMPLER_HISTORY; k++) ok = ok && isfinite(r->x_from_hist[k]);
+    return ok;
+}
+
+static ts_code finish(ts_sampler_plan *plan, const ts_schedule_config *c, ts_error *e) {
+    for (int i = 0; i < plan->rows; i++) {
+        const ts_sampler_row *row = &plan->row[i];
+        if (!row_finite(row) && c->rescale_betas_zero_snr && c->prediction_type == TS_PREDICT_EPSILON)
+            return ts_fail_param(e, TS_EUNSUPPORTED, "prediction_type",
+                                 "epsilon cannot be predicted from pure noise (rescale_betas_zero_snr)");
+        if (!row_finite(row))
+            return ts_fail_param(e, TS_EINVAL, "steps", "the model's schedule has no timesteps for %d steps",
+                                 plan->rows);
+        for (int k = 0; k < TS_SAMPLER_HISTORY; k++)
+            if (row->x_from_hist[k] != 0 && plan->history <= k) plan->history = k + 1;
+        plan->saves_x = plan->saves_x || row->save_x;
+        plan->draws_noise = plan->draws_noise || row->x_from_noise != 0;
+    }
+    return TS_OK;
+}
+
+ts_code ts_sampler_plan_new(const ts_sampler *s, const ts_schedule_config *config, int steps,
+                            ts_sampler_plan **ret, ts_error *e) {
+    ts_schedule_config c = *config;
+    if (c.timestep_spacing == TS_SPACING_UNSET) c.timestep_spacing = s->default_spacing;
+    int most = c.num_train_timesteps < TS_SAMPLER_STEPS ? c.num_train_timesteps : TS_SAMPLER_STEPS;
+    if (steps < 1 || steps > most) return ts_fail_param(e, TS_EINVAL, "steps", "steps must be 1 to %d", most);
+
+    size_t rows = (size_t)steps * (size_t)s->evaluations;
+    ts_sampler_plan *plan = calloc(1, sizeof *plan + rows * sizeof plan->row[0]);
+    float *alphas = ts_array0(float, (size_t)c.num_train_timesteps);
+    ts_code rc = TS_OK;
+    if (!plan || !alphas) {
+        rc = ts_fail(e, TS_ENOMEM, "a plan of %d steps", steps);
+        goto done;
+    }
+    ts_schedule_alphas(&c, alphas);
+    rc = s->plan(&c, alphas, steps, plan, e);
+    if (!rc) rc = finish(plan, &c, e);
+    if (rc) goto done;
+    *ret = plan;
+    plan = NULL;
+done:
+    free(alphas);
+    free(plan);
+    return rc;
+}
+
+void ts_sampler_apply(const ts_sampler_row *row, float *x, const float *out,
+                      float *const hist[TS_SAMPLER_HISTORY], float *saved, const float *noise, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        float before = x[i], o = out[i], d = row->d_from_x * before + row->d_from_out * o;
+        if (row->clip > 0) d = d < -row->clip ? -row->clip : d > row->clip ? row->clip : d;
+        float v = row->x_from_x * before + row->x_from_d * d + row->x_from_out * o;
+        /* What a row does not read may not be there, or not be a number yet. */
+        for (int k = 0; k < TS_SAMPLER_HISTORY; k++)
+            if (row->x_from_hist[k] != 0) v += row->x_from_hist[k] * hist[k][i];
+        if (row->x_from_saved != 0) v += row->x_from_saved * saved[i];
+        if (row->x_from_noise != 0) v += row->x_from_noise * noise[i];
+        x[i] = v;
+        if (row->save_x) saved[i] = before;
+        if (!row->push_d) continue;
+        for (int k = TS_SAMPLER_HISTORY - 1; k > 0; k--)
+            if (hist[k]) hist[k][i] = hist[k - 1][i];
+        if (hist[0]) hist[0][i] = d;
+    }
+}

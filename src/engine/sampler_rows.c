@@ -1,0 +1,70 @@
+#include "engine/sampler_rows.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include "base/alloc.h"
+
+double ts_linspace_at(double high, int n, int i) {
+    if (n == 1) return 0;
+    return i == n - 1 ? high : i * (high / (n - 1));
+}
+
+double ts_arange_down_at(double high, double step, int i) {
+    /* numpy fills from the first two values' difference. */
+    return high + i * ((high - step) - high);
+}
+
+float *ts_sigma_table(const ts_schedule_config *c, const float *alphas) {
+    int n = c->num_train_timesteps;
+    float *sigma = ts_array0(float, (size_t)n);
+    if (!sigma) return NULL;
+    for (int i = 0; i < n; i++) {
+        float a = i == n - 1 && c->rescale_betas_zero_snr ? 0x1p-24f : alphas[i];
+        sigma[i] = sqrtf((1.0f - a) / a);
+    }
+    return sigma;
+}
+
+double ts_sigma_at(const float *table, int n, double timestep) {
+    if (!(timestep > 0)) return (double)table[0];
+    if (timestep >= n - 1) return (double)table[n - 1];
+    int i = (int)timestep;
+    double low = (double)table[i], high = (double)table[i + 1];
+    return low + (high - low) * (timestep - i);
+}
+
+double ts_timestep_of_sigma(const float *table, int n, double sigma) {
+    double s = log(sigma > 1e-10 ? sigma : 1e-10);
+    int low = 0, high = n - 1; /* the last place whose sigma is not above s */
+    while (low < high) {
+        int middle = (low + high + 1) / 2;
+        if ((double)logf(table[middle]) <= s)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    if (low > n - 2) low = n - 2;
+    double a = (double)logf(table[low]), b = (double)logf(table[low + 1]), w = (a - s) / (a - b);
+    w = w < 0 ? 0 : w > 1 ? 1 : w;
+    return (1 - w) * low + w * (low + 1);
+}
+
+double ts_karras_sigma(double high, double low, int n, int i) {
+    const double rho = 7;
+    double a = pow(high, 1 / rho), b = pow(low, 1 / rho);
+    return pow(a + ts_linspace_at(1, n, i) * (b - a), rho);
+}
+
+void ts_predict_x0(ts_prediction prediction, double alpha, double sigma, ts_sampler_row *row) {
+    double scale = sqrt(alpha * alpha + sigma * sigma), a = alpha / scale, s = sigma / scale;
+    if (prediction == TS_PREDICT_SAMPLE) {
+        row->d_from_x = 0;
+        row->d_from_out = 1;
+    } else if (prediction == TS_PREDICT_V) {
+        row->d_from_x = (float)(a / scale);
+        row->d_from_out = (float)-s;
+    } else {
+        row->d_from_x = (float)(1 / alpha);
+        row->d_from_out = (float)(-sigma / alpha);
+    }
+}

@@ -1,0 +1,245 @@
+#include "engine/schedule.h"
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include "base/file.h"
+#include "base/json.h"
+
+#define FILE_MAXIMUM (1u << 20)
+static const ts_json_limits limits = {.depth = 8, .values = 100000};
+
+/* Who wrote the file, what runs when nobody asks for another sampler, and whether the class clips when the
+ * file does not say. */
+static const struct {
+    const char *class_name, *sampler;
+    bool clips;
+} writers[] = {
+    {"DDIMScheduler", "ddim", true},
+    {"DDPMScheduler", "ddim", true},
+    {"PNDMScheduler", "ddim", false},
+    {"EulerDiscreteScheduler", "euler", false},
+    {"EulerAncestralDiscreteScheduler", "euler", false},
+    {"HeunDiscreteScheduler", "euler", false},
+    {"LMSDiscreteScheduler", "euler", false},
+    {"KDPM2DiscreteScheduler", "euler", false},
+    {"KDPM2AncestralDiscreteScheduler", "euler", false},
+    {"DPMSolverMultistepScheduler", "dpmpp_2m", false},
+    {"DPMSolverSinglestepScheduler", "dpmpp_2m", false},
+    {"DEISMultistepScheduler", "dpmpp_2m", false},
+    {"UniPCMultistepScheduler", "dpmpp_2m", false},
+};
+
+/* A word of a list, its number to *ret. A word with '!' before it is known and not offered. */
+static ts_code read_word(const cJSON *json, const char *key, const char *const words[], int otherwise,
+                         int *ret, ts_error *e) {
+    const char *text;
+    ts_code rc = ts_json_string(json, key, NULL, &text, e);
+    if (rc) return rc;
+    if (!text) {
+        *ret = otherwise;
+        return TS_OK;
+    }
+    for (int i = 0; words[i]; i++) {
+        if (!words[i][0]) continue; /* stands for the absent value */
+        bool refused = words[i][0] == '!';
+        if (strcmp(words[i] + refused, text) != 0) continue;
+        if (refused) return ts_fail_param(e, TS_EUNSUPPORTED, key, "%s: %s is not offered", key, text);
+        *ret = i;
+        return TS_OK;
+    }
+    return ts_fail_param(e, TS_EINVAL, key, "%s: unknown value %.64s", key, text);
+}
+
+/* Ways to place timesteps that are not here yet: they would change the picture, so they may not pass. */
+static ts_code refuse_others(const cJSON *json, ts_error *e) {
+    static const char *const switches[] = {"use_exponential_sigmas", "use_beta_sigmas",      "use_lu_lambdas",
+                                           "use_flow_sigmas",        "use_dynamic_shifting", "thresholding"};
+    for (size_t i = 0; i < sizeof switches / sizeof switches[0]; i++) {
+        bool on;
+        ts_code rc = ts_json_bool(json, switches[i], false, &on, e);
+        if (rc) return rc;
+        if (on) return ts_fail_param(e, TS_EUNSUPPORTED, switches[i], "%s: true is not offered", switches[i]);
+    }
+    const cJSON *betas = cJSON_GetObjectItemCaseSensitive(json, "trained_betas");
+    if (betas && !cJSON_IsNull(betas))
+        return ts_fail_param(e, TS_EUNSUPPORTED, "trained_betas", "trained_betas: a table is not offered");
+
+    static const struct {
+        const char *key;
+        const char *words[8];
+    } choices[] = {
+        {"interpolation_type", {"linear", "!log_linear"}},
+        {"timestep_type", {"discrete", "!continuous"}},
+        {"algorithm_type", {"dpmsolver++", "deis", "!dpmsolver", "!sde-dpmsolver", "!sde-dpmsolver++"}},
+        {"variance_type",
+         {"fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "!learned", "!learned_range"}},
+    };
+    for (size_t i = 0; i < sizeof choices / sizeof choices[0]; i++) {
+        int chosen;
+        ts_code rc = read_word(json, choices[i].key, choices[i].words, 0, &chosen, e);
+        if (rc) return rc;
+    }
+    return TS_OK;
+}
+
+static ts_code read_writer(const cJSON *json, ts_schedule_config *c, bool *ret_clips, ts_error *e) {
+    const char *name;
+    ts_code rc = ts_json_string(json, "_class_name", writers[0].class_name, &name, e);
+    if (rc) return rc;
+    for (size_t i = 0; i < sizeof writers / sizeof writers[0]; i++)
+        if (strcmp(writers[i].class_name, name) == 0) {
+            c->sampler = writers[i].sampler;
+            *ret_clips = writers[i].clips;
+            return TS_OK;
+        }
+    return ts_fail_param(e, TS_EUNSUPPORTED, "_class_name", "_class_name: %.64s is not offered", name);
+}
+
+static ts_code read_numbers(const cJSON *json, ts_schedule_config *c, bool clips, ts_error *e) {
+    int64_t timesteps, offset, order;
+    double range;
+    ts_code rc = ts_json_int(json, "num_train_timesteps", 2, TS_MAX_TRAIN_TIMESTEPS, 1000, &timesteps, e);
+    if (!rc) rc = ts_json_int(json, "steps_offset", 0, timesteps - 1, 0, &offset, e);
+    if (!rc) rc = ts_json_int(json, "solver_order", 1, 3, 2, &order, e);
+    if (!rc) rc = ts_json_number(json, "beta_start", 1e-9, 0.999, 0.0001, &c->beta_start, e);
+    if (!rc) rc = ts_json_number(json, "beta_end", 1e-9, 0.999, 0.02, &c->beta_end, e);
+    if (!rc) rc = ts_json_number(json, "sigma_min", 1e-9, 1e9, 0, &c->sigma_min, e);
+    if (!rc) rc = ts_json_number(json, "sigma_max", 1e-9, 1e9, 0, &c->sigma_max, e);
+    if (!rc) rc = ts_json_number(json, "lambda_min_clipped", -1e9, 1e9, -INFINITY, &c->lambda_min_clipped, e);
+    if (!rc) rc = ts_json_bool(json, "clip_sample", clips, &clips, e);
+    if (!rc) rc = ts_json_number(json, "clip_sample_range", 1e-9, 1e9, 1, &range, e);
+    if (rc) return rc;
+    c->num_train_timesteps = (int)timesteps;
+    c->steps_offset = (int)offset;
+    c->solver_order = (int)order;
+    c->clip_sample_range = clips ? range : 0;
+    return TS_OK;
+}
+
+ts_code ts_schedule_config_read(const cJSON *json, ts_schedule_config *ret, ts_error *e) {
+    static const char *const betas[] = {
+        "linear", "scaled_linear", "squaredcos_cap_v2", "!sigmoid", "!laplace", "!exp", NULL};
+    static const char *const predictions[] = {"epsilon", "v_prediction", "sample", "!flow_prediction", NULL};
+    static const char *const spacings[] = {"", "leading", "trailing", "linspace", NULL};
+    static const char *const finals[] = {"zero", "sigma_min", NULL};
+    /* What other solvers call theirs; diffusers runs midpoint for those. */
+    static const char *const solvers[] = {"midpoint", "heun", "logrho", "bh1", "bh2", NULL};
+
+    if (!cJSON_IsObject(json)) return ts_fail(e, TS_EINVAL, "a scheduler config is an object");
+    ts_schedule_config c = {0};
+    bool clips = false;
+    int beta = 0, prediction = 0, spacing = 0, final = 0, solver = 0;
+    ts_code rc = read_writer(json, &c, &clips, e);
+    if (!rc) rc = refuse_others(json, e);
+    if (!rc) rc = read_numbers(json, &c, clips, e);
+    if (!rc) rc = read_word(json, "beta_schedule", betas, TS_BETA_LINEAR, &beta, e);
+    if (!rc) rc = read_word(json, "prediction_type", predictions, TS_PREDICT_EPSILON, &prediction, e);
+    if (!rc) rc = read_word(json, "timestep_spacing", spacings, TS_SPACING_UNSET, &spacing, e);
+    if (!rc) rc = read_word(json, "final_sigmas_type", finals, TS_FINAL_ZERO, &final, e);
+    if (!rc) rc = read_word(json, "solver_type", solvers, TS_SOLVER_MIDPOINT, &solver, e);
+    if (!rc) rc = ts_json_bool(json, "rescale_betas_zero_snr", false, &c.rescale_betas_zero_snr, e);
+    if (!rc) rc = ts_json_bool(json, "use_karras_sigmas", false, &c.use_karras_sigmas, e);
+    if (!rc) rc = ts_json_bool(json, "set_alpha_to_one", true, &c.set_alpha_to_one, e);
+    if (!rc) rc = ts_json_bool(json, "lower_order_final", true, &c.lower_order_final, e);
+    if (!rc) rc = ts_json_bool(json, "euler_at_final", false, &c.euler_at_final, e);
+    if (rc) return rc;
+    c.beta_schedule = (ts_beta_schedule)beta;
+    c.prediction_type = (ts_prediction)prediction;
+    c.timestep_spacing = (ts_spacing)spacing;
+    c.final_sigmas_type = (ts_final_sigma) final;
+    c.solver_type = solver == TS_SOLVER_HEUN ? TS_SOLVER_HEUN : TS_SOLVER_MIDPOINT;
+    *ret = c;
+    return TS_OK;
+}
+
+/* Python's words for what JSON cannot say become null, which is "the default" here. */
+static void blank_infinities(char *text, size_t size) {
+    static const char *const words[] = {"-Infinity", "Infinity", "NaN"};
+    bool quoted = false;
+    for (size_t i = 0; i < size; i++) {
+        if (quoted && text[i] == '\\')
+            i++;
+        else if (text[i] == '"')
+            quoted = !quoted;
+        else if (!quoted && (text[i] == '-' || text[i] == 'I' || text[i] == 'N'))
+            for (size_t k = 0; k < sizeof words / sizeof words[0]; k++) {
+                size_t n = strlen(words[k]);
+                if (n > size - i || memcmp(text + i, words[k], n) != 0) continue;
+                /* "NaN" is a byte short of "null": 0 would be a value, so it takes the space after it. */
+                if (n < 4 && (i + 4 > size || !strchr(" \n\r\t", text[i + 3]))) break;
+                memset(text + i, ' ', n);
+                memcpy(text + i, "null", 4);
+                i += 3;
+                break;
+            }
+    }
+}
+
+ts_code ts_schedule_config_open(const char *path, ts_schedule_config *ret, ts_error *e) {
+    char *text = NULL;
+    size_t size;
+    ts_code rc = ts_read_file(path, FILE_MAXIMUM, &text, &size, e);
+    if (rc) return rc;
+    cJSON *json = NULL;
+    blank_infinities(text, size);
+    rc = ts_json_parse(text, size, limits, &json, e);
+    if (!rc) rc = ts_schedule_config_read(json, ret, e);
+    cJSON_Delete(json);
+    free(text);
+    return rc ? ts_error_context(e, rc, "%s", path) : TS_OK;
+}
+
+/* torch.linspace in float32: from both ends towards the middle, with fused multiply-adds as its vector code.
+ */
+static float linspace(float start, float end, int n, int i) {
+    float step = (end - start) / (float)(n - 1);
+    return i < n / 2 ? fmaf(step, (float)i, start) : fmaf(-step, (float)(n - 1 - i), end);
+}
+
+static double cosine_bar(double t) {
+    double c = cos((t + 0.008) / 1.008 * M_PI / 2); /* Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 17 */
+    return c * c;
+}
+
+static float beta_at(const ts_schedule_config *c, int i) {
+    int n = c->num_train_timesteps;
+    if (c->beta_schedule == TS_BETA_LINEAR) return linspace((float)c->beta_start, (float)c->beta_end, n, i);
+    if (c->beta_schedule == TS_BETA_SCALED_LINEAR) {
+        float root = linspace((float)sqrt(c->beta_start), (float)sqrt(c->beta_end), n, i);
+        return root * root;
+    }
+    double beta = 1 - cosine_bar((i + 1.0) / n) / cosine_bar((double)i / n);
+    return (float)(beta < 0.999 ? beta : 0.999);
+}
+
+/* a = 1 - beta in, running products out; torch accumulates float32 products in double. */
+static void products(float *a, int n) {
+    double product = 1;
+    for (int i = 0; i < n; i++) {
+        product *= (double)a[i];
+        a[i] = (float)product;
+    }
+}
+
+/* Lin et al. 2024, arXiv 2305.08891, algorithm 1, from products to factors 1 - beta, in float32 as diffusers
+ * does it: its rounding is what models were trained on. */
+static void rescale_zero_snr(float *a, int n) {
+    float first = sqrtf(a[0]), last = sqrtf(a[n - 1]), scale = first / (first - last), before = 1;
+    for (int i = 0; i < n; i++) {
+        float root = (sqrtf(a[i]) - last) * scale, bar = root * root;
+        float factor = i ? bar / before : bar;
+        before = bar;
+        a[i] = 1.0f - (1.0f - factor);
+    }
+}
+
+void ts_schedule_alphas(const ts_schedule_config *c, float *ret) {
+    int n = c->num_train_timesteps;
+    for (int i = 0; i < n; i++) ret[i] = 1.0f - beta_at(c, i);
+    products(ret, n);
+    if (!c->rescale_betas_zero_snr) return;
+    rescale_zero_snr(ret, n);
+    products(ret, n);
+}

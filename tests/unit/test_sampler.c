@@ -1,0 +1,307 @@
+#include "fixture.h"
+
+#include <unistd.h>
+#include "engine/sampler.h"
+
+/* The analytic model of tools/parity/samplers.py. */
+static float model(float x, double t) {
+    return 0.3f * x + 0.1f * sinf(5.0f * x) + (float)(0.05 * t / 1000.0);
+}
+
+static ts_schedule_config config_of(const cJSON *json) {
+    ts_schedule_config c;
+    ts_error e = {0};
+    must(ts_schedule_config_read(json, &c, &e), &e);
+    return c;
+}
+
+static ts_schedule_config config_text(const char *text) {
+    cJSON *json = cJSON_Parse(text);
+    assert_non_null(json);
+    ts_schedule_config c = config_of(json);
+    cJSON_Delete(json);
+    return c;
+}
+
+static double worst_relative(const float *a, const float *b, size_t n, double floor) {
+    double worst = 0;
+    for (size_t i = 0; i < n; i++) {
+        double d = fabs((double)a[i] - (double)b[i]) / fmax(fabs((double)b[i]), floor);
+        if (!(d <= worst)) worst = d; /* a NaN is the worst of all */
+    }
+    return worst;
+}
+
+static double norm(const float *a, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += (double)a[i] * (double)a[i];
+    return sqrt(sum);
+}
+
+static double distance(const float *a, const float *b, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += pow((double)a[i] - (double)b[i], 2);
+    return sqrt(sum);
+}
+
+static void alphas_are_those_of_diffusers(void **state) {
+    (void)state;
+    ts_safetensors *s = fixture_tensors("samplers.safetensors");
+    static const char *const kinds[][2] = {
+        {"alphas_cumprod_linear", "{\"beta_schedule\":\"linear\"}"},
+        {"alphas_cumprod_linear_zero_snr", "{\"beta_schedule\":\"linear\",\"rescale_betas_zero_snr\":true}"},
+        {"alphas_cumprod_scaled_linear",
+         "{\"beta_schedule\":\"scaled_linear\",\"beta_start\":0.00085,\"beta_end\":0.012}"},
+        {"alphas_cumprod_scaled_linear_zero_snr",
+         "{\"beta_schedule\":\"scaled_linear\",\"beta_start\":0.00085,\"beta_end\":0.012,"
+         "\"rescale_betas_zero_snr\":true}"},
+    };
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        ts_schedule_config c = config_text(kinds[i][1]);
+        size_t n;
+        float *want = fixture_floats(s, kinds[i][0], &n), have[1000];
+        assert_int_equal(n, c.num_train_timesteps);
+        ts_schedule_alphas(&c, have);
+        double worst = worst_relative(have, want, n, 1e-12);
+        /* torch's vector square root is off by an ulp here and there; near zero SNR that is 5e-6 of 1e-9. */
+        if (!(worst < (c.rescale_betas_zero_snr ? 1e-5 : 1e-7))) fail_msg("%s: %g", kinds[i][0], worst);
+        free(want);
+    }
+    ts_safetensors_free(s);
+}
+
+/* Every case: the timesteps, the first sigma, and each step's latents. */
+static void every_step_is_that_of_diffusers(void **state) {
+    (void)state;
+    ts_safetensors *s = fixture_tensors("samplers.safetensors");
+    cJSON *json = fixture_json("samplers.json");
+    const cJSON *configs = cJSON_GetObjectItemCaseSensitive(json, "configs"), *one;
+    size_t n;
+    float *noise = fixture_floats(s, "noise", &n);
+    int cases = 0, failed = 0;
+    double worst = 0;
+    cJSON_ArrayForEach(one, cJSON_GetObjectItemCaseSensitive(json, "cases")) {
+        ts_schedule_config c = config_of(cJSON_GetArrayItem(configs, (int)json_value(one, "config")));
+        const ts_sampler *sampler = ts_sampler_find(json_text(one, "sampler"));
+        assert_non_null(sampler);
+        assert_ptr_equal(ts_sampler_find(c.sampler), sampler);
+        ts_sampler_plan *plan = NULL;
+        ts_error e = {0};
+        must(ts_sampler_plan_new(sampler, &c, (int)json_value(one, "steps"), &plan, &e), &e);
+        assert_int_equal(plan->rows, (int)json_value(one, "evaluations"));
+        double scale = json_value(one, "init_noise_sigma");
+        assert_true(fabs((double)plan->init_scale - scale) <= 1e-5 * scale);
+
+        char name[80];
+        snprintf(name, sizeof name, "%s_timesteps", json_text(one, "name"));
+        float *timesteps = fixture_floats(s, name, NULL);
+        snprintf(name, sizeof name, "%s_latents", json_text(one, "name"));
+        float *latents = fixture_floats(s, name, NULL), *x = ts_array0(float, n), *out = ts_array0(float, n);
+        float *hist[TS_SAMPLER_HISTORY] = {0};
+        for (int k = 0; k < plan->history; k++) {
+            hist[k] = ts_array0(float, n);
+            for (size_t i = 0; i < n; i++) hist[k][i] = NAN;
+        }
+        for (size_t i = 0; i < n; i++) x[i] = plan->init_scale * noise[i];
+        double rounding = 0;
+        for (int r = 0; r < plan->rows; r++) {
+            const ts_sampler_row *row = &plan->row[r];
+            if (fabs(row->timestep - (double)timesteps[r]) > 1e-3 * fmax(1, row->timestep / 100))
+                fail_msg("%s step %d: timestep %.9g, wanted %.9g", name, r, row->timestep,
+                         (double)timesteps[r]);
+            const float *want = latents + (size_t)r * n;
+            for (size_t i = 0; i < n; i++) out[i] = model(row->c_in * x[i], row->timestep);
+            /* diffusers' Euler subtracts from x itself in float32: at a sigma of 4096 that rounding, an ulp
+             * or two of x, is what its answer is worth. 0.8 is the model's steepest slope. */
+            double slope = fabs((double)row->d_from_x) + 0.8 * fabs((double)(row->d_from_out * row->c_in));
+            rounding *= fmin(1, fabs((double)row->x_from_x) + fabs((double)row->x_from_d) * slope);
+            rounding += 2 * 0x1p-23 * norm(x, n);
+            ts_sampler_apply(row, x, out, hist, NULL, NULL, n);
+            double d = fmax(0, distance(x, want, n) - rounding) / norm(want, n);
+            if (d > worst) worst = d;
+            if (!(d < 2e-5)) {
+                print_message("%s %s step %d: relative L2 %g\n", sampler->name, name, r, d);
+                failed++;
+                break;
+            }
+        }
+        for (int k = 0; k < plan->history; k++) free(hist[k]);
+        free(timesteps), free(latents), free(x), free(out), free(plan);
+        cases++;
+    }
+    print_message("%d cases, worst relative L2 of a step %.3g\n", cases, worst);
+    assert_true(cases > 200);
+    assert_int_equal(failed, 0);
+    free(noise);
+    cJSON_Delete(json);
+    ts_safetensors_free(s);
+}
+
+static void samplers_are_found_by_the_names_of_other_front_ends(void **state) {
+    (void)state;
+    assert_ptr_equal(ts_sampler_find("DPM++ 2M"), ts_sampler_find("dpmpp_2m"));
+    assert_ptr_equal(ts_sampler_find("Euler"), ts_sampler_find("euler"));
+    assert_ptr_equal(ts_sampler_find("DDIM"), ts_sampler_find("ddim"));
+    assert_ptr_equal(ts_sampler_find("EulerDiscreteScheduler"), ts_sampler_find("euler"));
+    assert_null(ts_sampler_find("Euler a"));
+    assert_null(ts_sampler_find(""));
+    for (int i = 0; i < ts_sampler_count(); i++) {
+        const ts_sampler *s = ts_sampler_at(i);
+        assert_ptr_equal(ts_sampler_find(s->name), s);
+        assert_ptr_equal(ts_sampler_find(s->label), s);
+    }
+}
+
+static void a_plan_has_rows_for_1_to_1000_steps_or_says_why_not(void **state) {
+    (void)state;
+    static const char *const spacings[] = {"leading", "trailing", "linspace"};
+    for (int i = 0; i < ts_sampler_count(); i++)
+        for (size_t k = 0; k < 3; k++) {
+            char text[200];
+            snprintf(
+                text, sizeof text,
+                "{\"timestep_spacing\":\"%s\",\"prediction_type\":\"v_prediction\",\"clip_sample\":false,"
+                "\"rescale_betas_zero_snr\":true}",
+                spacings[k]);
+            ts_schedule_config c = config_text(text);
+            for (int steps = 1; steps <= 1000; steps += steps < 130 ? 1 : 29) {
+                ts_sampler_plan *plan = NULL;
+                ts_error e = {0};
+                ts_code rc = ts_sampler_plan_new(ts_sampler_at(i), &c, steps, &plan, &e);
+                if (steps < 400) must(rc, &e);
+                if (rc) {
+                    assert_string_equal(e.param, "steps");
+                    continue;
+                }
+                assert_int_equal(plan->rows, steps);
+                for (int r = 0; r < plan->rows; r++) {
+                    assert_true(plan->row[r].timestep >= 0 && plan->row[r].timestep <= 999);
+                    assert_true(r == 0 || plan->row[r].timestep <= plan->row[r - 1].timestep);
+                }
+                free(plan);
+            }
+            ts_sampler_plan *plan = NULL;
+            ts_error e = {0};
+            assert_int_equal(ts_sampler_plan_new(ts_sampler_at(i), &c, 0, &plan, &e), TS_EINVAL);
+            assert_string_equal(e.param, "steps");
+            assert_int_equal(ts_sampler_plan_new(ts_sampler_at(i), &c, 1001, &plan, &e), TS_EINVAL);
+            assert_int_equal(ts_sampler_plan_new(ts_sampler_at(i), &c, -1, &plan, NULL), TS_EINVAL);
+            assert_null(plan);
+        }
+    ts_schedule_config c = config_text("{\"num_train_timesteps\":10,\"timestep_spacing\":\"leading\"}");
+    ts_sampler_plan *plan = NULL;
+    ts_error e = {0};
+    assert_int_equal(ts_sampler_plan_new(ts_sampler_find("ddim"), &c, 11, &plan, &e), TS_EINVAL);
+    c = config_text("{\"timestep_spacing\":\"leading\",\"steps_offset\":1}");
+    assert_int_equal(ts_sampler_plan_new(ts_sampler_find("ddim"), &c, 1000, &plan, &e), TS_EINVAL);
+    c = config_text("{\"timestep_spacing\":\"trailing\",\"rescale_betas_zero_snr\":true}");
+    assert_int_equal(ts_sampler_plan_new(ts_sampler_find("ddim"), &c, 20, &plan, &e), TS_EUNSUPPORTED);
+    assert_string_equal(e.param, "prediction_type");
+}
+
+static void an_unknown_value_is_named_and_an_unknown_key_ignored(void **state) {
+    (void)state;
+    static const struct {
+        const char *text, *param;
+        ts_code code;
+    } cases[] = {
+        {"{\"beta_schedule\":\"quadratic\"}", "beta_schedule", TS_EINVAL},
+        {"{\"beta_schedule\":3}", "beta_schedule", TS_EINVAL},
+        {"{\"beta_schedule\":\"exp\"}", "beta_schedule", TS_EUNSUPPORTED},
+        {"{\"prediction_type\":\"velocity\"}", "prediction_type", TS_EINVAL},
+        {"{\"prediction_type\":\"flow_prediction\"}", "prediction_type", TS_EUNSUPPORTED},
+        {"{\"timestep_spacing\":\"Leading\"}", "timestep_spacing", TS_EINVAL},
+        {"{\"timestep_spacing\":\"\"}", "timestep_spacing", TS_EINVAL},
+        {"{\"final_sigmas_type\":\"one\"}", "final_sigmas_type", TS_EINVAL},
+        {"{\"solver_type\":\"rk4\"}", "solver_type", TS_EINVAL},
+        {"{\"algorithm_type\":\"sde-dpmsolver++\"}", "algorithm_type", TS_EUNSUPPORTED},
+        {"{\"algorithm_type\":\"dpm\"}", "algorithm_type", TS_EINVAL},
+        {"{\"_class_name\":\"FlowMatchEulerDiscreteScheduler\"}", "_class_name", TS_EUNSUPPORTED},
+        {"{\"use_beta_sigmas\":true}", "use_beta_sigmas", TS_EUNSUPPORTED},
+        {"{\"thresholding\":true}", "thresholding", TS_EUNSUPPORTED},
+        {"{\"trained_betas\":[0.1]}", "trained_betas", TS_EUNSUPPORTED},
+        {"{\"variance_type\":\"learned\"}", "variance_type", TS_EUNSUPPORTED},
+        {"{\"num_train_timesteps\":0}", "num_train_timesteps", TS_EINVAL},
+        {"{\"num_train_timesteps\":1e9}", "num_train_timesteps", TS_EINVAL},
+        {"{\"num_train_timesteps\":99.5}", "num_train_timesteps", TS_EINVAL},
+        {"{\"steps_offset\":-1}", "steps_offset", TS_EINVAL},
+        {"{\"beta_end\":2}", "beta_end", TS_EINVAL},
+        {"{\"rescale_betas_zero_snr\":\"yes\"}", "rescale_betas_zero_snr", TS_EINVAL},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        cJSON *json = cJSON_Parse(cases[i].text);
+        ts_schedule_config c;
+        ts_error e = {0};
+        ts_code rc = ts_schedule_config_read(json, &c, &e);
+        if (rc != cases[i].code || strcmp(e.param, cases[i].param) != 0 || !strstr(e.message, cases[i].param))
+            fail_msg("%s: %s, %s, %s", cases[i].text, ts_code_name(rc), e.param, e.message);
+        cJSON_Delete(json);
+    }
+    ts_schedule_config c =
+        config_text("{\"_class_name\":\"PNDMScheduler\",\"skip_prk_steps\":true,\"x\":{}}");
+    assert_int_equal(c.timestep_spacing, TS_SPACING_UNSET);
+    assert_true(c.clip_sample_range == 0);
+    assert_true(config_text("{\"_class_name\":\"DDIMScheduler\"}").clip_sample_range == 1);
+}
+
+static void what_python_writes_for_infinity_is_read(void **state) {
+    (void)state;
+    char path[] = "/tmp/ts_schedule_XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    const char *text = "{\"_class_name\": \"DPMSolverMultistepScheduler\", \"a\\\\\\\"-Infinity\": NaN ,\n"
+                       " \"lambda_min_clipped\": -Infinity, \"b\": Infinity, \"steps_offset\": 1}";
+    ts_error e = {0};
+    ts_schedule_config c;
+    must(ts_write_file(path, text, strlen(text), &e), &e);
+    must(ts_schedule_config_open(path, &c, &e), &e);
+    assert_true(isinf(c.lambda_min_clipped) && c.lambda_min_clipped < 0);
+    assert_int_equal(c.steps_offset, 1);
+    assert_string_equal(c.sampler, "dpmpp_2m");
+    static const char *const bad[] = {"", "[", "{\"beta_schedule\":\"quadratic\"}", "-Infinity",
+                                      "{\"a\":NaN}"};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        must(ts_write_file(path, bad[i], strlen(bad[i]), &e), &e);
+        assert_true(ts_schedule_config_open(path, &c, &e) != TS_OK);
+        assert_non_null(strstr(e.message, path));
+    }
+    unlink(path);
+    assert_int_equal(ts_schedule_config_open(path, &c, &e), TS_ENOTFOUND);
+}
+
+static void a_row_saves_draws_and_shifts_as_its_header_says(void **state) {
+    (void)state;
+    /* By hand: d = 2*3 + 1*4 = 10 clamped to 8; x' = 3 + 2*8 + 0.5*4 + 10*1 + 100*2 + 1000*3 + 7*0.5 + 9*0.25
+     */
+    const ts_sampler_row row = {.d_from_x = 2,
+                                .d_from_out = 1,
+                                .clip = 8,
+                                .x_from_x = 1,
+                                .x_from_d = 2,
+                                .x_from_out = 0.5f,
+                                .x_from_hist = {10, 100, 1000},
+                                .x_from_saved = 7,
+                                .x_from_noise = 9,
+                                .save_x = true,
+                                .push_d = true};
+    float x = 3, out = 4, h0 = 1, h1 = 2, h2 = 3, saved = 0.5f, noise = 0.25f;
+    float *hist[TS_SAMPLER_HISTORY] = {&h0, &h1, &h2};
+    ts_sampler_apply(&row, &x, &out, hist, &saved, &noise, 1);
+    assert_float_equal(x, 3236.75f, 1e-3f);
+    assert_true(saved == 3 && h0 == 8 && h1 == 1 && h2 == 2);
+}
+
+int main(int argc, char **argv) {
+    fixture_init(argc, argv);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(alphas_are_those_of_diffusers),
+        cmocka_unit_test(every_step_is_that_of_diffusers),
+        cmocka_unit_test(samplers_are_found_by_the_names_of_other_front_ends),
+        cmocka_unit_test(a_plan_has_rows_for_1_to_1000_steps_or_says_why_not),
+        cmocka_unit_test(an_unknown_value_is_named_and_an_unknown_key_ignored),
+        cmocka_unit_test(what_python_writes_for_infinity_is_read),
+        cmocka_unit_test(a_row_saves_draws_and_shifts_as_its_header_says),
+    };
+    return cmocka_run_group_tests_name("sampler", tests, NULL, NULL);
+}
