@@ -7,7 +7,7 @@
 #include <stdlib.h>
 
 #define ts_new0(type) ((type *)calloc(1, sizeof(type)))
-#define ts_array0(type, count) ((type *)calloc((count) ? (count) : 1, sizeof(type)))
+#define ts_array0(type, count) ((type *)calloc((count) > 0 ? (size_t)(count) : 1, sizeof(type)))
 
 /* *ret = a * b or a + b; false and *ret untouched when it does not fit. */
 static inline bool ts_mul_size(size_t a, size_t b, size_t *ret) {

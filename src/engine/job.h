@@ -129,6 +129,8 @@ typedef struct ts_job {
     void (*on_picture)(void *arg, ts_picture *picture);
     void *arg;
     ts_job_stats stats;
+    bool want_profile;
+    char *profile; /* afterwards, if wanted: a text, one line an op of rank 0, slowest first; free() it */
 } ts_job;
 
 #endif

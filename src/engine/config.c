@@ -1,0 +1,77 @@
+#include "engine/config.h"
+
+#include <string.h>
+
+static const cJSON *member(const cJSON *json, const char *key) {
+    const cJSON *m = cJSON_GetObjectItemCaseSensitive(json, key);
+    return m && !cJSON_IsNull(m) ? m : NULL;
+}
+
+static ts_code refuse(const cJSON *m, const char *key, ts_error *e) {
+    if (cJSON_IsString(m))
+        return ts_fail_param(e, TS_EFORMAT, key, "%s: \"%.64s\" is not supported", key, m->valuestring);
+    if (cJSON_IsNumber(m))
+        return ts_fail_param(e, TS_EFORMAT, key, "%s: %g is not supported", key, m->valuedouble);
+    return ts_fail_param(e, TS_EFORMAT, key, "%s: this value is not supported", key);
+}
+
+static bool as_int(const cJSON *m, int high, int *ret) {
+    /* Not valueint: cJSON saturates it. NaN fails both comparisons. */
+    if (!cJSON_IsNumber(m) || !(m->valuedouble >= 1 && m->valuedouble <= high)) return false;
+    *ret = (int)m->valuedouble;
+    return (double)*ret == m->valuedouble;
+}
+
+ts_code ts_config_levels(const cJSON *json, const char *key, int otherwise, int n, int *ret, ts_error *e) {
+    const cJSON *m = member(json, key);
+    const int high = 1 << 16;
+    int one = otherwise, values[64];
+    if (n > 64) return ts_fail_param(e, TS_EFORMAT, key, "%s: too many levels", key);
+    if (cJSON_IsArray(m)) {
+        if (cJSON_GetArraySize(m) != n)
+            return ts_fail_param(e, TS_EFORMAT, key, "%s: %d values for %d levels", key,
+                                 cJSON_GetArraySize(m), n);
+        for (int i = 0; i < n; i++)
+            if (!as_int(cJSON_GetArrayItem(m, i), high, &values[i]))
+                return refuse(cJSON_GetArrayItem(m, i), key, e);
+    } else {
+        if (m && !as_int(m, high, &one)) return refuse(m, key, e);
+        for (int i = 0; i < n; i++) values[i] = one;
+    }
+    memcpy(ret, values, (size_t)n * sizeof *ret);
+    return TS_OK;
+}
+
+ts_code ts_config_only_string(const cJSON *json, const char *key, const char *value, const char *also,
+                              ts_error *e) {
+    const cJSON *m = member(json, key);
+    if (!m) return TS_OK;
+    if (cJSON_IsString(m) && (!strcmp(m->valuestring, value) || (also && !strcmp(m->valuestring, also))))
+        return TS_OK;
+    return refuse(m, key, e);
+}
+
+ts_code ts_config_only_false(const cJSON *json, const char *key, ts_error *e) {
+    const cJSON *m = member(json, key);
+    return !m || cJSON_IsFalse(m) ? TS_OK : refuse(m, key, e);
+}
+
+ts_code ts_config_only_null(const cJSON *json, const char *key, ts_error *e) {
+    const cJSON *m = member(json, key);
+    return m ? refuse(m, key, e) : TS_OK;
+}
+
+ts_code ts_config_only_number(const cJSON *json, const char *key, double value, ts_error *e) {
+    const cJSON *m = member(json, key);
+    return !m || (cJSON_IsNumber(m) && m->valuedouble == value) ? TS_OK : refuse(m, key, e);
+}
+
+ts_code ts_config_int(const cJSON *json, const char *key, int high, int otherwise, int *ret, ts_error *e) {
+    const cJSON *m = member(json, key);
+    if (!m && otherwise > 0) {
+        *ret = otherwise;
+        return TS_OK;
+    }
+    if (!m) return ts_fail_param(e, TS_EFORMAT, key, "%s is missing", key);
+    return as_int(m, high, ret) ? TS_OK : refuse(m, key, e);
+}

@@ -1,0 +1,84 @@
+/* A group from inside the engine: its rank threads, and the programs that they have compiled. */
+#ifndef TS_ENGINE_GROUP_H
+#define TS_ENGINE_GROUP_H
+
+#include <pthread.h>
+#include "engine/model.h"
+#include "engine/program.h"
+
+typedef struct ts_rank {
+    ts_group *group;
+    int index;
+    ts_device *device;
+    pthread_t thread;
+    bool started;
+} ts_rank;
+
+/* How the ranks of a job are arranged. Rank r has patch r % patches of branch r / patches. */
+typedef struct ts_layout {
+    int patches, branches; /* branches 2: one half of the ranks has the unconditional one, the other the conditional */
+    ts_rows rows;          /* of the latent */
+} ts_layout;
+
+/* What programs depend on. Two jobs with equal keys use the same ones. */
+typedef enum ts_plan_kind { TS_PLAN_UNET, TS_PLAN_DECODER } ts_plan_kind;
+typedef struct ts_plan_key {
+    ts_plan_kind kind;
+    const ts_model *model;
+    int width, height; /* of the latent */
+    int batch;         /* images side by side in a rank's program */
+    ts_dtype dtype;
+    int patches, branches;
+    bool naive, displaced;
+    double partial;
+    ts_group_norm_mode group_norm;
+} ts_plan_key;
+
+/* The programs of all ranks for one key, and what connects them. */
+typedef struct ts_plan {
+    struct ts_plan *next; /* most recently used first */
+    ts_plan_key key;
+    ts_layout layout;
+    int ranks;
+    ts_program *program[TS_MAX_RANKS];
+    ts_transport *branch[2]; /* between the patches of a branch; NULL where there is nothing to exchange */
+    ts_transport *noise[TS_MAX_RANKS]; /* between the two ranks of a patch; the same one for both */
+    ts_exchange noise_exchange[TS_MAX_RANKS];
+    char *noise_inbox[TS_MAX_RANKS];
+    size_t bytes;
+} ts_plan;
+
+typedef struct ts_text_program {
+    struct ts_text_program *next;
+    const ts_model *model;
+    int encoder;
+    ts_dtype dtype;
+    ts_program *program;
+} ts_text_program;
+
+struct ts_group {
+    int count;
+    ts_rank ranks[TS_MAX_RANKS];
+    pthread_mutex_t lock;
+    pthread_cond_t work, done;
+    void (*task)(void *arg, ts_rank *rank); /* of the round that runs */
+    void *task_arg;
+    int task_ranks, remaining;
+    unsigned round;
+    bool stop;
+    ts_plan *plans;
+    ts_text_program *texts;
+};
+
+/* Runs task on the threads of ranks 0..ranks-1 and returns when all have returned. One caller at a time. */
+void ts_group_each(ts_group *g, int ranks, void (*task)(void *arg, ts_rank *rank), void *arg);
+
+/* Patches and branches for a shape: what ts_group_check has accepted always has a layout. */
+ts_layout ts_layout_of(const ts_group *g, const ts_model *m, const ts_shape *shape);
+
+/* The plan for a key, compiled on the rank threads if it is not there. Least recently used ones go when the
+ * kept bytes exceed the budget; the answer is good until the next call. */
+ts_code ts_plan_get(ts_group *g, const ts_plan_key *key, const ts_layout *layout, ts_plan **ret, ts_error *e);
+void ts_plans_free(ts_group *g);
+
+#endif

@@ -1,0 +1,42 @@
+#include "engine/job.h"
+
+#include <string.h>
+
+#define X(name, text) text,
+static const char *const modes[] = {TS_MODES(X)};
+static const char *const group_norm_modes[] = {TS_GROUP_NORM_MODES(X)};
+static const char *const cfg_splits[] = {TS_CFG_SPLITS(X)};
+#undef X
+
+static int find(const char *const *names, int count, const char *name) {
+    for (int i = 0; i < count; i++)
+        if (!strcmp(names[i], name)) return i;
+    return -1;
+}
+
+const char *ts_mode_name(ts_mode mode) {
+    return modes[mode];
+}
+const char *ts_group_norm_mode_name(ts_group_norm_mode mode) {
+    return group_norm_modes[mode];
+}
+const char *ts_cfg_split_name(ts_cfg_split split) {
+    return cfg_splits[split];
+}
+int ts_mode_find(const char *name) {
+    return find(modes, TS_MODE_COUNT, name);
+}
+int ts_group_norm_mode_find(const char *name) {
+    return find(group_norm_modes, TS_GROUP_NORM_MODE_COUNT, name);
+}
+int ts_cfg_split_find(const char *name) {
+    return find(cfg_splits, TS_CFG_SPLIT_COUNT, name);
+}
+
+bool ts_shape_equal(const ts_shape *a, const ts_shape *b) {
+    const ts_parallel *p = &a->parallel, *q = &b->parallel;
+    return a->width == b->width && a->height == b->height && a->steps == b->steps &&
+           a->sampler == b->sampler && a->dtype == b->dtype && a->guided == b->guided && p->mode == q->mode &&
+           p->ranks == q->ranks && p->partial == q->partial && p->warmup == q->warmup &&
+           p->group_norm == q->group_norm && p->cfg_split == q->cfg_split;
+}

@@ -1,0 +1,38 @@
+/* A loaded model from inside the engine. */
+#ifndef TS_ENGINE_MODEL_H
+#define TS_ENGINE_MODEL_H
+
+#include "engine/clip.h"
+#include "engine/engine.h"
+#include "engine/schedule.h"
+#include "engine/tokenizer.h"
+#include "engine/unet.h"
+#include "engine/vae.h"
+
+typedef struct ts_text_model {
+    ts_clip_config config;
+    ts_weights *weights;
+    ts_tokenizer *tokenizer;
+} ts_text_model;
+
+struct ts_model {
+    ts_model_info info;
+    char *path, *id;
+    bool xl;
+    bool zeros_for_absent; /* force_zeros_for_empty_prompt: an absent negative prompt is zeros */
+    ts_unet_config unet;
+    ts_weights *unet_weights;
+    ts_vae_config vae;
+    ts_weights *vae_weights;
+    ts_text_model text[2];
+    int text_count;
+    ts_schedule_config schedule;
+    ts_store *store_cpu, *store_ref; /* by backend: their layouts differ */
+};
+
+ts_store *ts_model_store(const ts_model *m, const ts_backend *backend);
+int ts_model_scale(const ts_model *m);       /* picture pixels to a latent pixel, 8 */
+int ts_model_text_width(const ts_model *m);  /* channels of the text that the U-Net attends to */
+int ts_model_pooled_width(const ts_model *m); /* XL: channels of the pooled text; else 0 */
+
+#endif

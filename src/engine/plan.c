@@ -1,0 +1,164 @@
+/* Plans: the programs of all ranks for one shape, compiled on the threads that will run them, and kept. */
+#include <math.h>
+#include <stdlib.h>
+#include "base/alloc.h"
+#include "engine/group.h"
+
+/* What the kept plans of a group may take together; the one in use always stays. */
+#define PLAN_BUDGET ((size_t)8 << 30)
+
+static void plan_free(ts_plan *p) {
+    for (int i = 0; i < p->ranks; i++) {
+        ts_program_free(p->program[i]);
+        free(p->noise_inbox[i]);
+    }
+    ts_transport_free(p->branch[0]);
+    ts_transport_free(p->branch[1]);
+    for (int i = 0; i < p->layout.patches; i++) ts_transport_free(p->noise[i]);
+    free(p);
+}
+
+void ts_plans_free(ts_group *g) {
+    for (ts_plan *p = g->plans, *next; p; p = next) {
+        next = p->next;
+        plan_free(p);
+    }
+    g->plans = NULL;
+}
+
+/* ---- compiling ---- */
+
+typedef struct compilation {
+    ts_plan *plan;
+    ts_code code[TS_MAX_RANKS];
+    ts_error error[TS_MAX_RANKS];
+} compilation;
+
+static void compile_rank(void *arg, ts_rank *rank) {
+    compilation *c = arg;
+    const ts_plan_key *k = &c->plan->key;
+    const ts_model *m = k->model;
+    ts_build build = {.batch = k->batch,
+                      .dtype = k->dtype,
+                      .rows = c->plan->layout.rows,
+                      .patch = rank->index % c->plan->layout.patches,
+                      .naive = k->naive,
+                      .displaced = k->displaced,
+                      .partial = k->partial,
+                      .group_norm = k->group_norm};
+    ts_builder *b = ts_builder_new(&build, k->kind == TS_PLAN_UNET ? m->unet_weights : m->vae_weights);
+    if (b && k->kind == TS_PLAN_UNET)
+        ts_unet_build(b, &m->unet, k->width, m->text[0].config.positions);
+    else if (b)
+        ts_vae_build_decoder(b, &m->vae, k->width);
+    c->code[rank->index] = ts_program_compile(b, rank->device, ts_model_store(m, rank->device->backend),
+                                              &c->plan->program[rank->index], &c->error[rank->index]);
+}
+
+/* The transport of one branch, whose ranks begin at `first`. */
+static ts_code connect_branch(ts_plan *p, int branch, ts_error *e) {
+    const int n = p->layout.patches, first = branch * n;
+    int exchanges = 0;
+    if (n == 1 || p->key.naive) return TS_OK;
+    ts_program_exchanges(p->program[first], &exchanges);
+    ts_code rc = ts_transport_local_new(n, exchanges, &p->branch[branch]);
+    if (rc) return ts_fail(e, rc, "connecting %d ranks", n);
+    for (int i = 0; i < n; i++)
+        p->branch[branch]->ops->attach(p->branch[branch], i, ts_program_inbox(p->program[first + i]),
+                                       ts_program_exchanges(p->program[first + i], &exchanges));
+    return TS_OK;
+}
+
+/* The two ranks of a patch send each other the noise that they predicted. */
+static ts_code connect_noise(ts_plan *p, int patch, ts_error *e) {
+    ts_view out;
+    if (!ts_program_tensor(p->program[patch], "out", &out))
+        return ts_fail(e, TS_EINTERNAL, "a U-Net without output");
+    size_t bytes = (size_t)out.b * out.pitch * sizeof(float);
+    ts_code rc = ts_transport_local_new(2, 1, &p->noise[patch]);
+    if (rc) return ts_fail(e, rc, "connecting two branches");
+    for (int branch = 0; branch < 2; branch++) {
+        int rank = branch * p->layout.patches + patch;
+        ts_exchange *ex = &p->noise_exchange[rank];
+        p->noise[rank] = p->noise[patch];
+        p->noise_inbox[rank] = ts_alloc_aligned(2 * bytes);
+        if (!p->noise_inbox[rank]) return ts_fail(e, TS_ENOMEM, "connecting two branches");
+        *ex = (ts_exchange){.kind = TS_EXCHANGE_NOISE};
+        ex->to[!branch] = ex->from[!branch] = (ts_slot){.runs = 1, .run_bytes = bytes, .offset = {0, bytes}};
+        p->noise[patch]->ops->attach(p->noise[patch], branch, p->noise_inbox[rank], ex);
+    }
+    p->bytes += 4 * bytes;
+    return TS_OK;
+}
+
+static ts_code compile(ts_group *g, const ts_plan_key *key, const ts_layout *layout, ts_plan **ret,
+                       ts_error *e) {
+    ts_plan *p = ts_new0(ts_plan);
+    if (!p) return ts_fail(e, TS_ENOMEM, "compiling a program");
+    p->key = *key;
+    p->layout = *layout;
+    p->ranks = layout->patches * layout->branches;
+    compilation c = {.plan = p};
+    ts_group_each(g, p->ranks, compile_rank, &c);
+    ts_code rc = TS_OK;
+    for (int i = 0; i < p->ranks && !rc; i++) {
+        rc = c.code[i];
+        if (rc && e) *e = c.error[i];
+    }
+    for (int i = 0; i < layout->branches && !rc; i++) rc = connect_branch(p, i, e);
+    for (int i = 0; i < layout->patches && layout->branches == 2 && !rc; i++) rc = connect_noise(p, i, e);
+    if (rc) {
+        plan_free(p);
+        return rc;
+    }
+    for (int i = 0; i < p->ranks; i++) {
+        ts_program_stats s;
+        ts_program_get_stats(p->program[i], &s);
+        p->bytes += s.arena_bytes + s.inbox_bytes;
+    }
+    *ret = p;
+    return TS_OK;
+}
+
+/* ---- the cache ---- */
+
+static bool key_equal(const ts_plan_key *a, const ts_plan_key *b) {
+    return a->kind == b->kind && a->model == b->model && a->width == b->width && a->height == b->height &&
+           a->batch == b->batch && a->dtype == b->dtype && a->patches == b->patches &&
+           a->branches == b->branches && a->naive == b->naive && a->displaced == b->displaced &&
+           a->partial == b->partial && a->group_norm == b->group_norm;
+}
+
+static void trim(ts_group *g) {
+    size_t bytes = 0;
+    ts_plan *keep = NULL; /* the last of the plans that fit */
+    for (ts_plan *p = g->plans; p; keep = p, p = p->next) {
+        bytes += p->bytes;
+        /* A job uses two plans at once: its U-Net's and its decoder's. */
+        if (bytes <= PLAN_BUDGET || p == g->plans || p == g->plans->next) continue;
+        keep->next = NULL;
+        for (ts_plan *next; p; p = next) {
+            next = p->next;
+            plan_free(p);
+        }
+        return;
+    }
+}
+
+ts_code ts_plan_get(ts_group *g, const ts_plan_key *key, const ts_layout *layout, ts_plan **ret,
+                    ts_error *e) {
+    ts_plan **at = &g->plans, *p = NULL;
+    while (*at && !key_equal(&(*at)->key, key)) at = &(*at)->next;
+    if (*at) {
+        p = *at;
+        *at = p->next;
+    } else {
+        ts_code rc = compile(g, key, layout, &p, e);
+        if (rc) return rc;
+    }
+    p->next = g->plans;
+    g->plans = p;
+    trim(g);
+    *ret = p;
+    return TS_OK;
+}

@@ -1,0 +1,230 @@
+/* Places tensors and inboxes, prepares kernels. */
+#include "engine/program_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include "base/alloc.h"
+
+/* ---- the arena ---- */
+
+static size_t align_up(size_t n) {
+    return (n + TS_ALIGN - 1) & ~(size_t)(TS_ALIGN - 1);
+}
+
+/* Bytes of a tensor with its halo rows, 0 when the size does not fit. Sets the pitch. */
+static size_t place_bytes(value *v) {
+    size_t rows = (size_t)v->view.h + (v->padded ? 2 : 0), n;
+    if (!ts_mul_size(rows, (size_t)v->view.w, &n) || !ts_mul_size(n, (size_t)v->view.c, &n)) return 0;
+    v->view.pitch = n;
+    if (!ts_mul_size(n, (size_t)v->view.b, &n) || !ts_mul_size(n, ts_dtype_size(v->view.dtype), &n)) return 0;
+    return align_up(n);
+}
+
+typedef struct place {
+    int id, first, last;
+    size_t bytes, offset;
+} place;
+
+static int larger_first(const void *a, const void *b) {
+    const place *x = a, *y = b;
+    if (x->bytes != y->bytes) return x->bytes < y->bytes ? 1 : -1;
+    return x->id - y->id;
+}
+
+static int lower_first(const void *a, const void *b) {
+    const place *x = *(const place *const *)a, *y = *(const place *const *)b;
+    return x->offset < y->offset ? -1 : x->offset > y->offset;
+}
+
+/* Largest tensors first, each at the lowest offset that no tensor living at the same time occupies. */
+static ts_code place_values(ts_builder *b, size_t *ret_bytes, ts_error *e) {
+    ts_code rc = TS_OK;
+    size_t n = b->value_count, top = 0;
+    place *places = ts_array0(place, n);
+    place **busy = ts_array0(place *, n);
+    if (!places || !busy) {
+        rc = ts_fail(e, TS_ENOMEM, "placing tensors");
+        goto done;
+    }
+    for (size_t i = 0; i < n; i++) {
+        value *v = &b->values[i];
+        places[i] = (place){.id = (int)i, .first = v->first, .last = v->last, .bytes = place_bytes(v)};
+        if (!places[i].bytes) {
+            rc = ts_fail(e, TS_ETOOLARGE, "a tensor of %d x %d x %d x %d is too large", v->view.b, v->view.h,
+                         v->view.w, v->view.c);
+            goto done;
+        }
+        if (v->keep) {
+            places[i].first = 0;
+            places[i].last = (int)b->item_count;
+        }
+        if (places[i].last < places[i].first) places[i].last = places[i].first;
+    }
+    qsort(places, n, sizeof *places, larger_first);
+    for (size_t i = 0; i < n; i++) {
+        place *p = &places[i];
+        size_t count = 0;
+        for (size_t j = 0; j < i; j++)
+            if (places[j].first <= p->last && p->first <= places[j].last) busy[count++] = &places[j];
+        qsort(busy, count, sizeof *busy, lower_first);
+        size_t at = 0;
+        for (size_t j = 0; j < count; j++) {
+            if (busy[j]->offset >= at && busy[j]->offset - at >= p->bytes) break;
+            if (busy[j]->offset + busy[j]->bytes > at) at = busy[j]->offset + busy[j]->bytes;
+        }
+        p->offset = b->values[p->id].offset = at;
+        if (at + p->bytes > top) top = at + p->bytes;
+    }
+    *ret_bytes = top;
+done:
+    free(places);
+    free(busy);
+    return rc;
+}
+
+/* ---- the inbox ---- */
+
+static size_t place_slots(ts_exchange *ex, int parity, size_t at) {
+    for (int j = 0; j < TS_MAX_RANKS; j++) {
+        if (!ex->from[j].runs) continue;
+        ex->from[j].offset[parity] = at;
+        at += align_up((size_t)ex->from[j].runs * ex->from[j].run_bytes);
+    }
+    return at;
+}
+
+/* Every slot has its own place in both parities; only the gathers of all attention layers share two areas,
+ * taken in turn: a rank posts layer L's tokens after it has received layer L-1's, which a peer posts after it
+ * has read layer L-2's. */
+static size_t place_inbox(ts_builder *b) {
+    size_t at = 0, area[2] = {0, 0};
+    int gathers = 0;
+    for (size_t i = 0; i < b->exchange_count; i++) {
+        ts_exchange *ex = &b->exchanges[i];
+        if (ex->kind == TS_EXCHANGE_GATHER) {
+            int turn = gathers++ % 2;
+            size_t bytes = place_slots(ex, 0, 0);
+            if (bytes > area[turn]) area[turn] = bytes;
+        } else {
+            at = place_slots(ex, 0, at);
+            at = place_slots(ex, 1, at);
+        }
+    }
+    gathers = 0;
+    for (size_t i = 0; i < b->exchange_count; i++) {
+        ts_exchange *ex = &b->exchanges[i];
+        if (ex->kind != TS_EXCHANGE_GATHER) continue;
+        size_t base = gathers++ % 2 ? at + area[0] : at;
+        place_slots(ex, 0, base);
+        place_slots(ex, 1, base);
+    }
+    return at + area[0] + area[1];
+}
+
+/* ---- kernels ---- */
+
+static bool has_kernel(const item *it) {
+    return it->kind == ITEM_KERNEL || it->kind == ITEM_STATS || it->kind == ITEM_ATTENTION;
+}
+
+static int window_tokens(const ts_exchange *ex, int own) {
+    int tokens = own;
+    for (int j = 0; j < TS_MAX_RANKS; j++) tokens += ex->from[j].runs ? ex->from[j].tokens : 0;
+    return tokens;
+}
+
+static ts_code prepare(ts_program *p, ts_store *store, item *it, ts_error *e) {
+    ts_builder *b = p->b;
+    for (int k = 0; k < 3; k++) {
+        if (it->in[k] < 0) continue;
+        const value *v = &b->values[it->in[k]];
+        /* The statistics' view is one of doubles, whose pitch is its own. */
+        if (!(it->op.kind == TS_OP_GROUP_NORM && k == 2)) it->op.in[k].pitch = v->view.pitch;
+        it->args.in[k] = program_address(p, it->in[k], it->in_start[k]);
+    }
+    if (it->out >= 0) {
+        if (it->kind != ITEM_STATS) it->op.out.pitch = b->values[it->out].view.pitch;
+        it->args.out = program_address(p, it->out, it->out_start);
+    }
+    ts_code rc = p->device->backend->prepare(p->device, store, &it->op, &it->kernel, e);
+    if (rc) return ts_error_context(e, rc, "%s", it->op.name);
+    if (it->kernel->scratch > p->scratch_bytes) p->scratch_bytes = it->kernel->scratch;
+    it->flops_fresh = it->flops_displaced = ts_op_flops(&it->op, 0);
+    if (it->kind == ITEM_ATTENTION && it->gather >= 0) {
+        int own = b->values[it->kv].view.h * b->values[it->kv].view.w;
+        int keys = it->exchange >= 0 ? window_tokens(&b->exchanges[it->exchange], own) : own;
+        if (b->build.displaced) it->flops_displaced = ts_op_flops(&it->op, keys);
+    }
+    if (it->once)
+        p->flops_once += it->flops_fresh;
+    else {
+        p->flops_fresh += it->flops_fresh;
+        p->flops_displaced += it->flops_displaced;
+    }
+    return TS_OK;
+}
+
+ts_code ts_program_compile(ts_builder *b, ts_device *device, ts_store *store, ts_program **ret, ts_error *e) {
+    if (!b) return ts_fail(e, TS_ENOMEM, "building a program");
+    ts_code rc = b->code;
+    ts_program *p = NULL;
+    if (rc) {
+        if (e) *e = b->error;
+        ts_builder_free(b);
+        return rc;
+    }
+    p = ts_new0(ts_program);
+    if (!p) {
+        ts_builder_free(b);
+        return ts_fail(e, TS_ENOMEM, "compiling a program");
+    }
+    p->b = b;
+    p->device = device;
+    p->item_ns = ts_array0(uint64_t, b->item_count);
+    p->item_runs = ts_array0(uint64_t, b->item_count);
+    if (!p->item_ns || !p->item_runs) {
+        rc = ts_fail(e, TS_ENOMEM, "compiling a program");
+        goto fail;
+    }
+    rc = place_values(b, &p->arena_bytes, e);
+    if (rc) goto fail;
+    p->inbox_bytes = place_inbox(b);
+    /* The arena comes before the kernels: their arguments are addresses in it. */
+    p->arena = device->backend->alloc(device, p->arena_bytes);
+    p->inbox = device->backend->alloc(device, p->inbox_bytes ? p->inbox_bytes : 1);
+    if (!p->arena || !p->inbox) {
+        rc = ts_fail(e, TS_ENOMEM, "an arena of %zu MiB", (p->arena_bytes + p->inbox_bytes) >> 20);
+        goto fail;
+    }
+    for (size_t i = 0; i < b->item_count; i++) {
+        if (!has_kernel(&b->items[i])) continue;
+        rc = prepare(p, store, &b->items[i], e);
+        if (rc) goto fail;
+    }
+    /* One scratch area, as large as the hungriest kernel's, serves all: they run one after another. */
+    size_t scratch = align_up(p->scratch_bytes);
+    p->scratch = device->backend->alloc(device, scratch ? scratch : 1);
+    if (!p->scratch) {
+        rc = ts_fail(e, TS_ENOMEM, "a scratch area of %zu MiB", scratch >> 20);
+        goto fail;
+    }
+    for (size_t i = 0; i < b->item_count; i++) b->items[i].args.scratch = p->scratch;
+    *ret = p;
+    return TS_OK;
+fail:
+    ts_program_free(p);
+    return rc;
+}
+
+void ts_program_free(ts_program *p) {
+    if (!p) return;
+    for (size_t i = 0; i < p->b->item_count; i++) ts_kernel_free(p->b->items[i].kernel);
+    const ts_backend *backend = p->device->backend;
+    if (p->arena) backend->release(p->device, p->arena);
+    if (p->inbox) backend->release(p->device, p->inbox);
+    if (p->scratch) backend->release(p->device, p->scratch);
+    free(p->item_ns);
+    free(p->item_runs);
+    ts_builder_free(p->b);
+    free(p);
+}

@@ -1,0 +1,254 @@
+/* ts_group_run: one job from prompts to pictures. */
+#include "engine/run.h"
+
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "engine/random.h"
+#include "engine/text.h"
+
+static size_t latent_elements(const ts_run *run) {
+    return (size_t)run->channels * (size_t)run->latent_h * (size_t)run->latent_w;
+}
+
+static ts_plan_key unet_key(const ts_run *run) {
+    const ts_shape *s = &run->job->shape;
+    const ts_parallel *p = &s->parallel;
+    const bool together = run->layout.patches > 1 && p->mode != TS_MODE_NAIVE;
+    const bool displaced = together && p->mode != TS_MODE_SYNC;
+    ts_plan_key key = {.kind = TS_PLAN_UNET,
+                       .model = run->model,
+                       .width = run->latent_w,
+                       .height = run->latent_h,
+                       .batch = run->job->count * (s->guided && run->layout.branches == 1 ? 2 : 1),
+                       .dtype = s->dtype,
+                       .patches = run->layout.patches,
+                       .branches = run->layout.branches,
+                       .naive = p->mode == TS_MODE_NAIVE && run->layout.patches > 1,
+                       .displaced = displaced,
+                       .group_norm = displaced ? p->group_norm : TS_GROUP_NORM_SYNC};
+    if (displaced) key.partial = p->mode == TS_MODE_DISTRIFUSION ? INFINITY : p->partial;
+    return key;
+}
+
+static void run_layout(ts_run *run) {
+    const ts_shape *s = &run->job->shape;
+    const int scale = ts_model_scale(run->model);
+    run->latent_h = s->height / scale;
+    run->latent_w = s->width / scale;
+    run->channels = run->model->unet.in_channels;
+    run->layout = ts_layout_of(run->group, run->model, s);
+    run->ranks = run->layout.patches * run->layout.branches;
+    /* Nothing is ever stale with one patch, nor in sync mode; naive patches have no peers to be fresh from.
+     */
+    run->warmup = s->parallel.warmup;
+    if (run->layout.patches == 1 || s->parallel.mode == TS_MODE_SYNC) run->warmup = INT_MAX - 1;
+}
+
+static ts_code allocate(ts_run *run, ts_error *e) {
+    const ts_model *m = run->model;
+    const int pictures = run->job->count;
+    const size_t images = (size_t)pictures * (run->job->shape.guided ? 2 : 1);
+    const size_t text = (size_t)m->text[0].config.positions * (size_t)ts_model_text_width(m);
+    run->noise = ts_array0(float, latent_elements(run) * (size_t)pictures);
+    run->latents = ts_array0(float, latent_elements(run) * (size_t)pictures);
+    run->text = ts_array0(float, images *text);
+    run->pooled = ts_array0(float, images *(size_t)ts_model_pooled_width(m));
+    if (!run->noise || !run->latents || !run->text || !run->pooled)
+        return ts_fail(e, TS_ENOMEM, "starting a job");
+    return TS_OK;
+}
+
+/* The starting noise of a picture is PyTorch's for its seed, whatever the devices, the batch or the dtype. */
+static void make_noise(ts_run *run) {
+    const size_t n = latent_elements(run);
+    for (int k = 0; k < run->job->count; k++) {
+        const ts_picture *picture = &run->job->pictures[k];
+        float *to = run->noise + (size_t)k * n;
+        if (picture->latents_in) {
+            memcpy(to, picture->latents_in, n * sizeof *to);
+            continue;
+        }
+        ts_torch_rng rng;
+        ts_torch_rng_seed(&rng, picture->seed);
+        ts_torch_randn(&rng, to, n);
+    }
+}
+
+static ts_code encode_texts(ts_run *run, ts_error *e) {
+    const ts_model *m = run->model;
+    const ts_job *job = run->job;
+    const size_t text = (size_t)m->text[0].config.positions * (size_t)ts_model_text_width(m);
+    const size_t pooled = (size_t)ts_model_pooled_width(m);
+    const int conditional = job->shape.guided ? job->count : 0;
+    ts_code rc = TS_OK;
+    for (int k = 0; k < job->count && !rc; k++) {
+        const ts_picture *p = &job->pictures[k];
+        const size_t u = (size_t)k, c = (size_t)(conditional + k);
+        if (job->shape.guided)
+            rc = ts_text_encode(run->group, m, job->shape.dtype, p->negative, run->text + u * text,
+                                run->pooled + u * pooled, e);
+        if (!rc)
+            rc = ts_text_encode(run->group, m, job->shape.dtype, p->prompt, run->text + c * text,
+                                run->pooled + c * pooled, e);
+    }
+    const float sizes[6] = {(float)job->shape.height, (float)job->shape.width, 0, 0,
+                            (float)job->shape.height, (float)job->shape.width};
+    memcpy(run->time_ids, sizes, sizeof sizes);
+    return rc;
+}
+
+static ts_code denoise(ts_run *run, ts_error *e) {
+    ts_plan *plan = run->unet;
+    for (int i = 0; i < run->layout.branches; i++)
+        if (plan->branch[i]) plan->branch[i]->ops->reset(plan->branch[i]);
+    for (int i = 0; i < run->layout.patches; i++)
+        if (plan->noise[i]) plan->noise[i]->ops->reset(plan->noise[i]);
+    ts_group_each(run->group, run->ranks, ts_denoise_rank, run);
+    /* The cause of a failure is the first code that is not the echo of another rank's. */
+    for (int pass = 0; pass < 2; pass++)
+        for (int i = 0; i < run->ranks; i++) {
+            if (!run->code[i] || (pass == 0 && run->code[i] == TS_ECANCELLED)) continue;
+            if (e) *e = run->error[i];
+            return run->code[i];
+        }
+    return TS_OK;
+}
+
+/* ---- pictures ---- */
+
+static ts_code copy_latents(const ts_run *run, int k, ts_picture *picture, ts_error *e) {
+    const size_t n = latent_elements(run), plane = n / (size_t)run->channels, c = (size_t)run->channels;
+    const float *from = run->latents + (size_t)k * n;
+    picture->latents_out = malloc(n * sizeof(float));
+    if (!picture->latents_out) return ts_fail(e, TS_ENOMEM, "keeping the latent");
+    for (size_t i = 0; i < plane; i++)
+        for (size_t j = 0; j < c; j++) picture->latents_out[j * plane + i] = from[i * c + j];
+    return TS_OK;
+}
+
+static ts_code make_picture(ts_run *run, int k, ts_picture *picture, ts_error *e) {
+    const ts_shape *s = &run->job->shape;
+    int bad = atomic_load(&run->bad_step[k]);
+    if (atomic_load(&picture->cancelled)) return ts_fail(e, TS_ECANCELLED, "the picture was cancelled");
+    if (bad)
+        return ts_fail(e, TS_ENONFINITE, "the latent was no longer finite after evaluation %d of %d", bad,
+                       run->plan->rows);
+    if (run->job->keep_latents) {
+        ts_code rc = copy_latents(run, k, picture, e);
+        if (rc) return rc;
+    }
+    picture->rgb = malloc((size_t)s->width * (size_t)s->height * 3);
+    if (!picture->rgb) return ts_fail(e, TS_ENOMEM, "a picture of %d x %d", s->width, s->height);
+    return ts_decode(run, k, picture->rgb, e);
+}
+
+static void give_picture(ts_run *run, int k, ts_code rc, const ts_error *error) {
+    ts_picture *picture = &run->job->pictures[k];
+    picture->error = (ts_error){.code = rc};
+    if (rc) {
+        picture->error = *error;
+        picture->error.code = rc;
+        free(picture->rgb);
+        free(picture->latents_out);
+        picture->rgb = NULL;
+        picture->latents_out = NULL;
+    }
+    if (run->job->on_picture) run->job->on_picture(run->job->arg, picture);
+    free(picture->rgb);
+    free(picture->latents_out);
+    picture->rgb = NULL;
+    picture->latents_out = NULL;
+}
+
+static void write_profile(ts_run *run) {
+    ts_buffer text;
+    ts_buffer_init(&text, (size_t)1 << 22);
+    if (ts_program_profile(run->unet->program[0], &text) == TS_OK)
+        run->job->profile = ts_buffer_take(&text, NULL);
+    ts_buffer_free(&text);
+}
+
+static ts_code prepare(ts_run *run, ts_error *e) {
+    ts_job *job = run->job;
+    if (job->count < 1 || job->count > TS_MAX_BATCH)
+        return ts_fail(e, TS_EINVAL, "a job has 1 to %d pictures, not %d", TS_MAX_BATCH, job->count);
+    ts_code rc = ts_group_check(run->group, run->model, &job->shape, e);
+    if (rc) return rc;
+    run_layout(run);
+    rc = ts_sampler_plan_new(job->shape.sampler, &run->model->schedule, job->shape.steps, &run->plan, e);
+    if (!rc && run->plan->draws_noise)
+        rc = ts_fail_param(e, TS_EUNSUPPORTED, "sampler", "%s draws noise", job->shape.sampler->name);
+    if (!rc) rc = allocate(run, e);
+    return rc;
+}
+
+ts_code ts_group_run(ts_group *g, ts_model *model, ts_job *job, ts_error *e) {
+    ts_error local;
+    if (!e) e = &local;
+    ts_run run = {.group = g, .model = model, .job = job};
+    ts_job_stats *stats = &job->stats;
+    memset(stats, 0, sizeof *stats);
+    job->profile = NULL;
+    uint64_t t0 = ts_now_ns(), t1;
+    ts_code rc = prepare(&run, e);
+    if (rc) goto done;
+    ts_plan_key key = unet_key(&run);
+    rc = ts_plan_get(g, &key, &run.layout, &run.unet, e);
+    if (rc) goto done;
+    t1 = ts_now_ns();
+    stats->compile_s = ts_seconds(t1 - t0);
+    make_noise(&run);
+    rc = encode_texts(&run, e);
+    if (rc) goto done;
+    stats->text_s = ts_seconds(ts_now_ns() - t1);
+    stats->ranks = run.ranks;
+    stats->patches = run.layout.patches;
+    stats->evaluations = run.plan->rows;
+    stats->synchronous = run.layout.patches > 1 && job->shape.parallel.mode == TS_MODE_NAIVE ? 0
+                         : run.warmup < run.plan->rows                                       ? run.warmup + 1
+                                                                                             : run.plan->rows;
+    t1 = ts_now_ns();
+    rc = denoise(&run, e);
+    stats->denoise_s = ts_seconds(ts_now_ns() - t1);
+    if (!rc && job->want_profile) write_profile(&run);
+done:
+    t1 = ts_now_ns();
+    for (int k = 0; k < job->count; k++) {
+        ts_error error = *e;
+        ts_code one = rc;
+        /* After cancelling, each picture says for itself whether it was cancelled or had failed. */
+        if (!rc || (rc == TS_ECANCELLED && run.plan)) {
+            ts_code made = make_picture(&run, k, &job->pictures[k], &error);
+            one = made ? made : rc;
+        }
+        stats->decode_s = ts_seconds(ts_now_ns() - t1);
+        stats->total_s = ts_seconds(ts_now_ns() - t0);
+        give_picture(&run, k, one, &error);
+    }
+    free(run.plan);
+    free(run.noise);
+    free(run.latents);
+    free(run.text);
+    free(run.pooled);
+    return rc;
+}
+
+ts_code ts_group_compile(ts_group *g, ts_model *model, const ts_shape *shape, int count, ts_error *e) {
+    ts_job job = {.shape = *shape, .count = count};
+    ts_run run = {.group = g, .model = model, .job = &job};
+    ts_code rc = prepare(&run, e);
+    if (!rc) {
+        ts_plan_key key = unet_key(&run);
+        rc = ts_plan_get(g, &key, &run.layout, &run.unet, e);
+    }
+    free(run.plan);
+    free(run.noise);
+    free(run.latents);
+    free(run.text);
+    free(run.pooled);
+    return rc;
+}

@@ -1,0 +1,151 @@
+#include "engine/text.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include "base/alloc.h"
+#include "engine/convert.h"
+
+void ts_texts_free(ts_group *g) {
+    for (ts_text_program *t = g->texts, *next; t; t = next) {
+        next = t->next;
+        ts_program_free(t->program);
+        free(t);
+    }
+    g->texts = NULL;
+}
+
+typedef struct encoding {
+    ts_group *group;
+    const ts_model *model;
+    int encoder;
+    ts_dtype dtype;
+    const int32_t *ids;
+    float *text; /* the encoder's columns of each row */
+    float *pooled;
+    ts_code code;
+    ts_error *error;
+} encoding;
+
+static ts_code program_for(encoding *c, ts_rank *rank, ts_program **ret) {
+    ts_group *g = c->group;
+    const ts_text_model *t = &c->model->text[c->encoder];
+    for (ts_text_program *p = g->texts; p; p = p->next) {
+        if (p->model != c->model || p->encoder != c->encoder || p->dtype != c->dtype) continue;
+        *ret = p->program;
+        return TS_OK;
+    }
+    ts_text_program *p = ts_new0(ts_text_program);
+    if (!p) return ts_fail(c->error, TS_ENOMEM, "compiling a text encoder");
+    *p = (ts_text_program){.model = c->model, .encoder = c->encoder, .dtype = c->dtype, .next = g->texts};
+    ts_build build = {.batch = 1, .dtype = c->dtype, .rows = {.n = 1, .bound = {0, 1}}};
+    ts_builder *b = ts_builder_new(&build, t->weights);
+    if (b) ts_clip_build(b, &t->config);
+    ts_code rc = ts_program_compile(b, rank->device, ts_model_store(c->model, rank->device->backend),
+                                    &p->program, c->error);
+    if (rc) {
+        free(p);
+        return rc;
+    }
+    g->texts = p;
+    *ret = p->program;
+    return TS_OK;
+}
+
+/* Where the pooled vector is taken: at the end token; for configs that still say 2, at the largest id. */
+static int end_position(const ts_clip_config *c, const int32_t *ids) {
+    int at = 0;
+    for (int i = 0; i < c->positions; i++) {
+        if (c->eos_token != 2 && ids[i] == c->eos_token) return i;
+        if (c->eos_token == 2 && ids[i] > ids[at]) at = i;
+    }
+    return at;
+}
+
+/* pooled = text_projection * hidden; no bias. Once a prompt, on the host. */
+static ts_code project(const ts_text_model *t, const float *hidden, float *pooled, ts_error *e) {
+    const int n = t->config.projection, c = t->config.hidden;
+    const ts_param *w = ts_weights_find(t->weights, "text_projection.weight");
+    if (!w || w->rank != 2 || w->shape[0] != n || w->shape[1] != c)
+        return ts_fail(e, TS_EFORMAT, "%s: text_projection.weight is missing or not %d x %d",
+                       ts_weights_path(t->weights), n, c);
+    float *row = ts_array0(float, (size_t)c);
+    if (!row) return ts_fail(e, TS_ENOMEM, "projecting the text");
+    const size_t row_bytes = (size_t)c * ts_dtype_size(w->dtype);
+    for (int i = 0; i < n; i++) {
+        ts_convert(w->dtype, (const char *)w->data + (size_t)i * row_bytes, TS_F32, row, (size_t)c);
+        double sum = 0;
+        for (int k = 0; k < c; k++) sum += (double)row[k] * (double)hidden[k];
+        pooled[i] = (float)sum;
+    }
+    free(row);
+    return TS_OK;
+}
+
+static void encode(void *arg, ts_rank *rank) {
+    encoding *c = arg;
+    const ts_model *m = c->model;
+    const ts_text_model *t = &m->text[c->encoder];
+    const int positions = t->config.positions, width = t->config.hidden, stride = ts_model_text_width(m);
+    ts_program *p = NULL;
+    float *hidden = NULL;
+    ts_code rc = program_for(c, rank, &p);
+    if (rc) goto done;
+    memcpy(ts_program_tensor(p, "ids", NULL), c->ids, (size_t)positions * sizeof *c->ids);
+    rc = ts_program_run(p, NULL, 0, (ts_evaluation){.number = 1, .fresh = true}, c->error);
+    if (rc) goto done;
+    const char *from = ts_program_tensor(p, m->xl ? "penultimate" : "last", NULL);
+    for (int i = 0; i < positions; i++, from += (size_t)width * ts_dtype_size(c->dtype))
+        ts_convert(c->dtype, from, TS_F32, c->text + (size_t)i * (size_t)stride, (size_t)width);
+    if (!c->pooled) goto done;
+    hidden = ts_array0(float, (size_t)width);
+    if (!hidden) {
+        rc = ts_fail(c->error, TS_ENOMEM, "encoding a prompt");
+        goto done;
+    }
+    size_t at = (size_t)end_position(&t->config, c->ids) * (size_t)width * ts_dtype_size(c->dtype);
+    ts_convert(c->dtype, (const char *)ts_program_tensor(p, "last", NULL) + at, TS_F32, hidden,
+               (size_t)width);
+    rc = project(t, hidden, c->pooled, c->error);
+done:
+    free(hidden);
+    c->code = rc;
+}
+
+ts_code ts_text_encode(ts_group *g, const ts_model *m, ts_dtype dtype, const char *prompt, float *text,
+                       float *pooled, ts_error *e) {
+    const int positions = m->text[0].config.positions, stride = ts_model_text_width(m);
+    if (!prompt && m->zeros_for_absent) {
+        memset(text, 0, (size_t)positions * (size_t)stride * sizeof *text);
+        if (pooled) memset(pooled, 0, (size_t)ts_model_pooled_width(m) * sizeof *pooled);
+        return TS_OK;
+    }
+    if (!prompt) prompt = "";
+    int32_t *ids = ts_array0(int32_t, (size_t)positions);
+    if (!ids) return ts_fail(e, TS_ENOMEM, "encoding a prompt");
+    ts_code rc = TS_OK;
+    int column = 0;
+    for (int i = 0; i < m->text_count && !rc; i++) {
+        int count;
+        bool truncated;
+        rc = ts_tokenizer_encode(m->text[i].tokenizer, prompt, strlen(prompt), positions, ids, &count,
+                                 &truncated, e);
+        for (int k = 0; k < positions && !rc; k++)
+            if (ids[k] < 0 || ids[k] >= m->text[i].config.vocabulary)
+                rc = ts_fail(e, TS_EFORMAT, "%s: the tokenizer has ids beyond the encoder's vocabulary",
+                             m->path);
+        if (rc) break;
+        encoding c = {.group = g,
+                      .model = m,
+                      .encoder = i,
+                      .dtype = dtype,
+                      .ids = ids,
+                      .text = text + column,
+                      .pooled = m->xl && i == 1 ? pooled : NULL,
+                      .error = e};
+        ts_group_each(g, 1, encode, &c);
+        rc = c.code;
+        column += m->text[i].config.hidden;
+    }
+    free(ids);
+    return rc;
+}

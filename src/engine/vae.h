@@ -1,0 +1,25 @@
+/* AutoencoderKL's decoder: latents to pixels (Rombach et al. 2022, arXiv 2112.10752), from diffusers' config. */
+#ifndef TS_ENGINE_VAE_H
+#define TS_ENGINE_VAE_H
+
+#include <cjson/cJSON.h>
+#include "engine/builder.h"
+
+#define TS_VAE_LEVELS 8
+
+typedef struct ts_vae_config {
+    int latent_channels, out_channels;
+    int levels, channels[TS_VAE_LEVELS]; /* block_out_channels; the picture is 2^(levels - 1) times the latent */
+    int layers;                          /* layers_per_block; the decoder has one resnet more */
+    int groups;
+    double scaling_factor, shift_factor;
+    bool post_quant, mid_attention;
+} ts_vae_config;
+
+ts_code ts_vae_config_read(const cJSON *json, ts_vae_config *ret, ts_error *e);
+
+/* Input: "latent" picture [b][h][w][latent_channels] float32, as the sampler left it. Output: "pixels"
+ * [b][8h][8w][3] float32, about -1..1. The build's rows are the latent's. width: of the latent. */
+void ts_vae_build_decoder(ts_builder *b, const ts_vae_config *config, int width);
+
+#endif

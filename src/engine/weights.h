@@ -1,0 +1,29 @@
+/* Weights: the parameters of one model component, by name, as the kernels take them (ts_param).
+ *
+ * A 1x1 convolution's weight is a matrix and is handed out as one. Parameters that a layer computes together
+ * (keys and values) can be joined once and are kept. The address of a ts_param is its identity for the
+ * store. Opening and reading happen on one thread; joins are guarded, so that ranks may compile at once. */
+#ifndef TS_ENGINE_WEIGHTS_H
+#define TS_ENGINE_WEIGHTS_H
+
+#include <stdbool.h>
+#include "base/error.h"
+#include "kernels/op.h"
+
+typedef struct ts_weights ts_weights;
+
+/* Opens the component's safetensors file in `folder`. TS_ENOTFOUND, TS_EFORMAT, TS_ENOMEM. */
+ts_code ts_weights_open(const char *folder, ts_weights **ret, ts_error *e);
+void ts_weights_free(ts_weights *w); /* NULL is fine; every ts_param of it dies too */
+
+/* NULL when there is none. Any thread. */
+const ts_param *ts_weights_find(const ts_weights *w, const char *name);
+
+/* Rows of a, then rows of b (both [n][c] or both [n], same dtype and c), as one parameter; made once for each
+ * pair. TS_EFORMAT when they do not fit together, TS_ENOMEM. Any thread. */
+ts_code ts_weights_join(ts_weights *w, const ts_param *a, const ts_param *b, const ts_param **ret, ts_error *e);
+
+size_t ts_weights_elements(const ts_weights *w); /* in all parameters together */
+const char *ts_weights_path(const ts_weights *w);
+
+#endif
