@@ -17,13 +17,13 @@ static bool together(const ts_ticket *a, const ts_ticket *b) {
 static void take(ts_worker *w, ts_ticket *t) {
     int i = w->count++, index = t->next++;
     t->holders++;
-    w->slots[i] = (ts_slot){.ticket = t, .held = t, .index = index};
+    w->seats[i] = (ts_seat){.ticket = t, .held = t, .index = index};
     w->pictures[i] = (ts_picture){
         .prompt = t->prompt,
         .negative = t->negative,
         .seed = t->seed + (uint64_t)index,
         .guidance_scale = t->guidance_scale,
-        .arg = &w->slots[i],
+        .arg = &w->seats[i],
     };
 }
 

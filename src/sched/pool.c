@@ -1,8 +1,7 @@
 /* The engine pool: one thread a group takes batches, runs them and tells what became of each picture.
  *
- * A picture that was cancelled ends when the engine gives it back. The others end when the run has returned,
- * so that their events carry the figures of the whole run, which nobody writes any more. */
-#include <errno.h>
+ * Pictures end when their run has returned, so that their events carry the figures of the whole run, which
+ * nobody writes any more. Cancelled ones have ended long before: they no longer have a ticket here. */
 #include <math.h>
 #include <stdlib.h>
 #include "base/clock.h"
@@ -35,42 +34,40 @@ static void on_step(void *arg, int step, int total) {
     if (step == 1) w->first_step_ns = now;
     ts_event event = {.kind = TS_EVENT_STEP, .step = step, .total = total, .eta_s = eta(w, step, total, now)};
     for (int i = 0; i < w->count; i++) {
-        ts_ticket *t = w->slots[i].ticket;
-        if (!t || t->cancel) continue;
+        ts_ticket *t = w->seats[i].ticket;
+        if (!t) continue; /* cancelled */
         bool told = false;
-        for (int k = 0; k < i; k++) told |= w->slots[k].ticket == t;
+        for (int k = 0; k < i; k++) told |= w->seats[k].ticket == t;
         if (!told) ts_emit_locked(s, t, event);
     }
     pthread_mutex_unlock(&s->lock);
 }
 
-static void end_slot(ts_worker *w, int i, const ts_job_stats *stats) {
-    ts_slot *slot = &w->slots[i];
-    ts_ticket *t = slot->ticket;
+static void end_seat(ts_worker *w, int i, const ts_job_stats *stats) {
+    ts_seat *seat = &w->seats[i];
+    ts_ticket *t = seat->ticket;
     ts_error error = w->pictures[i].error;
-    if (error.code == TS_ECANCELLED && t->cancel) error = ts_cancel_error(t->cancel);
-    slot->ticket = NULL;
+    seat->ticket = NULL;
     ts_ticket_end_picture_locked(w->sched, t,
-                                 (ts_event){.index = slot->index,
+                                 (ts_event){.index = seat->index,
                                             .error = &error,
-                                            .rgb = slot->rgb ? &slot->rgb : NULL,
+                                            .rgb = seat->rgb ? &seat->rgb : NULL,
                                             .stats = stats,
                                             .batch = w->count});
-    free(slot->rgb);
-    slot->rgb = NULL;
+    free(seat->rgb);
+    seat->rgb = NULL;
 }
 
 static void on_picture(void *arg, ts_picture *picture) {
     ts_worker *w = arg;
-    ts_slot *slot = picture->arg;
+    ts_seat *seat = picture->arg;
     pthread_mutex_lock(&w->sched->lock);
-    if (!slot->done) {
-        slot->done = true;
+    if (!seat->done) {
+        seat->done = true;
         if (picture->error.code == TS_OK) {
-            slot->rgb = picture->rgb;
+            seat->rgb = picture->rgb;
             picture->rgb = NULL;
         }
-        if (picture->error.code == TS_ECANCELLED) end_slot(w, (int)(slot - w->slots), NULL);
     }
     pthread_mutex_unlock(&w->sched->lock);
 }
@@ -78,7 +75,7 @@ static void on_picture(void *arg, ts_picture *picture) {
 static void start_locked(ts_worker *w) {
     ts_sched *s = w->sched;
     for (int i = 0; i < w->count; i++) {
-        ts_ticket *t = w->slots[i].ticket;
+        ts_ticket *t = w->seats[i].ticket;
         if (t->started) continue;
         t->started = true;
         ts_emit_locked(s, t, (ts_event){.kind = TS_EVENT_STARTED, .total = t->shape.steps, .eta_s = -1});
@@ -104,17 +101,20 @@ static void finish_locked(ts_worker *w, ts_code rc, const ts_error *run_error) {
         smooth(&s->decode_pixel_s, stats->decode_s / pixels(w));
     }
     for (int i = 0; i < w->count; i++) {
-        if (!w->slots[i].ticket) continue;
+        if (!w->seats[i].ticket) continue;
         /* A picture that did not come back, or came back good from a run that has no pixels for it, has
          * failed. */
         ts_error *error = &w->pictures[i].error;
-        if (!w->slots[i].done && rc)
+        if (!w->seats[i].done && rc)
             *error = *run_error;
-        else if (!w->slots[i].done || (error->code == TS_OK && !w->slots[i].rgb))
+        else if (!w->seats[i].done || (error->code == TS_OK && !w->seats[i].rgb))
             ts_fail(error, TS_EINTERNAL, "the engine returned without the picture");
-        end_slot(w, i, stats);
+        end_seat(w, i, stats);
     }
-    for (int i = 0; i < w->count; i++) ts_ticket_release(w->slots[i].held);
+    for (int i = 0; i < w->count; i++) {
+        free(w->seats[i].rgb);
+        ts_ticket_release(w->seats[i].held);
+    }
     w->count = 0;
 }
 
@@ -137,7 +137,7 @@ void *ts_worker_main(void *worker) {
             wait_until(s, until);
             continue;
         }
-        ts_model *model = s->models[w->slots[0].ticket->model];
+        ts_model *model = s->models[w->seats[0].ticket->model];
         start_locked(w);
         pthread_mutex_unlock(&s->lock);
 

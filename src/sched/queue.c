@@ -93,26 +93,26 @@ void ts_ticket_end_picture_locked(ts_sched *s, ts_ticket *t, ts_event event) {
     ts_ticket_release(t);
 }
 
-ts_error ts_cancel_error(ts_code why) {
-    ts_error e = {0};
-    ts_fail(&e, why, "%s", why == TS_ESHUTDOWN ? "the server is stopping" : "the request was cancelled");
-    return e;
-}
-
 void ts_ticket_cancel_locked(ts_sched *s, ts_ticket *t, ts_code why) {
-    if (t->cancel) return;
-    t->cancel = why;
-    for (int g = 0; g < s->group_count; g++) {
-        ts_worker *w = &s->workers[g];
-        for (int i = 0; i < w->count; i++)
-            if (w->slots[i].ticket == t) atomic_store(&w->pictures[i].cancelled, true);
-    }
-    ts_error error = ts_cancel_error(why);
+    ts_error error = {0};
+    ts_fail(&error, why, "%s", why == TS_ESHUTDOWN ? "the server is stopping" : "the request was cancelled");
     int first = t->next, n = t->n;
     s->stats.waiting -= n - first;
     t->next = n;
-    /* Only the last of these can free t, and only when none of its pictures runs. */
+    t->cancel = why;
+    t->holders++; /* the last picture's end must not free it under the loops */
+    for (int g = 0; g < s->group_count; g++) {
+        ts_worker *w = &s->workers[g];
+        for (int i = 0; i < w->count; i++) {
+            if (w->seats[i].ticket != t) continue;
+            atomic_store(&w->pictures[i].cancelled, true);
+            w->seats[i].ticket = NULL;
+            ts_event event = {.index = w->seats[i].index, .error = &error, .batch = w->count};
+            ts_ticket_end_picture_locked(s, t, event);
+        }
+    }
     for (int i = first; i < n; i++)
         ts_ticket_end_picture_locked(s, t, (ts_event){.index = i, .error = &error});
+    ts_ticket_release(t);
     ts_queue_tell_positions_locked(s);
 }

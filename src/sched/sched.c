@@ -156,7 +156,7 @@ static int running_locked(const ts_sched *s, int *ret_busy) {
     for (int g = 0; g < s->group_count; g++) {
         const ts_worker *w = &s->workers[g];
         busy += w->count > 0;
-        for (int i = 0; i < w->count; i++) running += w->slots[i].ticket != NULL;
+        for (int i = 0; i < w->count; i++) running += w->seats[i].ticket != NULL;
     }
     if (ret_busy) *ret_busy = busy;
     return running;

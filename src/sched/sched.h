@@ -75,8 +75,9 @@ ts_code ts_sched_new(const ts_sched_config *config, ts_model *const *models, int
  * the field), TS_EFULL, TS_ESHUTDOWN, TS_ENOMEM. */
 ts_code ts_sched_submit(ts_sched *sched, const ts_request *request, ts_error *e);
 
-/* Any thread. Ends the request's waiting pictures now and its running ones within one evaluation; END follows.
- * A token that is unknown or has ended is ignored. */
+/* Any thread. Ends the request before it returns: waiting pictures never run, running ones are no longer heard
+ * of, and their devices are free within one evaluation where nobody else shares the batch. A token that is
+ * unknown or has ended is ignored. */
 void ts_sched_cancel(ts_sched *sched, uint64_t token);
 
 /* Any thread. Seconds until a picture submitted now might start; a guess for retry-after, at least 1. */

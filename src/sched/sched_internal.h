@@ -31,13 +31,13 @@ typedef struct ts_ticket {
     ts_error error; /* the first failure */
 } ts_ticket;
 
-typedef struct ts_slot {
+typedef struct ts_seat {
     ts_ticket *ticket; /* NULL once this picture's end was told */
     ts_ticket *held;   /* the same, to the end of the run */
     int index;         /* in its request */
     bool done;         /* the engine gave it back */
     unsigned char *rgb;
-} ts_slot;
+} ts_seat;
 
 /* A group of the pool, its thread, and the batch that it runs. */
 typedef struct ts_worker {
@@ -45,8 +45,8 @@ typedef struct ts_worker {
     ts_group *group;
     pthread_t thread;
     int index, count; /* count: pictures of the running batch, 0 when free */
-    ts_slot slots[TS_MAX_BATCH];
-    ts_picture pictures[TS_MAX_BATCH]; /* pictures[i].arg is &slots[i] */
+    ts_seat seats[TS_MAX_BATCH];
+    ts_picture pictures[TS_MAX_BATCH]; /* pictures[i].arg is &seats[i] */
     ts_job job;
     uint64_t started_ns, first_step_ns;
 } ts_worker;
@@ -76,13 +76,11 @@ void ts_emit_locked(ts_sched *s, const ts_ticket *t, ts_event event); /* fills i
 /* Tells the end of one picture, and with the last one the request's: t may be gone afterwards. */
 void ts_ticket_end_picture_locked(ts_sched *s, ts_ticket *t, ts_event event);
 
-/* Ends what waits and marks what runs. t may be gone afterwards. */
+/* Ends all of a request now: what waits, and what runs, which the engine is told and later gives back
+ * unheard. t may be gone afterwards. */
 void ts_ticket_cancel_locked(ts_sched *s, ts_ticket *t, ts_code why);
 
-/* The error of a cancelled picture. */
-ts_error ts_cancel_error(ts_code why);
-
-/* batcher.c: fills the worker's slots, pictures and job with the batch that it should run now and returns
+/* batcher.c: fills the worker's seats, pictures and job with the batch that it should run now and returns
  * true; else false, and *ret_until is when to ask again (ts_now_ns; UINT64_MAX: when `work` is signalled). */
 bool ts_batch_take_locked(ts_sched *s, ts_worker *w, uint64_t now, uint64_t *ret_until);
 
