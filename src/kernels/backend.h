@@ -50,8 +50,11 @@ struct ts_backend {
 
 extern const ts_backend ts_backend_ref;
 extern const ts_backend ts_backend_cpu;
+#ifdef TS_HAVE_CUDA
+extern const ts_backend ts_backend_cuda;
+#endif
 
-/* "cpu", "ref"; NULL for a name that is not built in. */
+/* "cpu", "ref", "cuda"; NULL for a name that is not built in. */
 const ts_backend *ts_backend_find(const char *name);
 
 static inline void ts_kernel_free(ts_kernel *kernel) {

@@ -1,0 +1,35 @@
+#include "engine/infotext.h"
+
+#include <math.h>
+#include <stdio.h>
+#include "base/buffer.h"
+
+ts_code ts_infotext(const ts_model *model, const ts_job *job, const ts_picture *p, char **ret) {
+    const ts_shape *s = &job->shape;
+    const ts_parallel *l = &s->parallel;
+    ts_buffer b;
+    ts_buffer_init(&b, (size_t)1 << 20);
+    ts_code rc = ts_buffer_printf(&b, "%s\n", p->prompt);
+    if (!rc && p->negative) rc = ts_buffer_printf(&b, "Negative prompt: %s\n", p->negative);
+    if (!rc)
+        rc = ts_buffer_printf(&b, "Steps: %d, Sampler: %s, CFG scale: %g, Seed: %llu, Size: %dx%d, Model: %s",
+                              s->steps, s->sampler->label, s->guided ? p->guidance_scale : 1.0,
+                              (unsigned long long)p->seed, s->width, s->height, ts_model_get_info(model)->id);
+    if (!rc)
+        rc = ts_buffer_printf(&b, ", Precision: %s, Parallel mode: %s, Devices: %d, Patches: %d",
+                              ts_dtype_name(s->dtype), ts_mode_name(l->mode), job->stats.ranks,
+                              job->stats.patches);
+    /* What the mode makes of them; the others' pictures do not depend on these. */
+    bool displaced = l->mode == TS_MODE_PCPP || l->mode == TS_MODE_DISTRIFUSION;
+    if (!rc && displaced && l->mode == TS_MODE_PCPP)
+        rc = isinf(l->partial) ? ts_buffer_printf(&b, ", Partial: all")
+                               : ts_buffer_printf(&b, ", Partial: %g", l->partial);
+    if (!rc && displaced)
+        rc = ts_buffer_printf(&b, ", Warm-up steps: %d, GroupNorm: %s", l->warmup,
+                              ts_group_norm_mode_name(l->group_norm));
+    if (!rc) rc = ts_buffer_printf(&b, ", Version: tessera %s", TS_VERSION);
+    if (!rc) *ret = ts_buffer_take(&b, NULL);
+    if (!rc && !*ret) rc = TS_ENOMEM;
+    ts_buffer_free(&b);
+    return rc;
+}
