@@ -1,0 +1,42 @@
+/* The CLIP tokenizer: text to the ids that a text encoder was trained on.
+ *
+ * The same ids as transformers' CLIPTokenizer (version 5) with padding="max_length" and truncation=True:
+ * special tokens spelled in the text are cut out first; the rest is brought to NFC, runs of white space to
+ * one space, lower case; split into words (contractions, runs of letters, single digits, runs of anything
+ * else); and each word's UTF-8 bytes are merged pair by pair, best rank first, the last byte carrying "</w>"
+ * (Sennrich et al. 2016, arXiv 1508.07909). A tokenizer is immutable once open: any number of threads. */
+#ifndef TS_ENGINE_TOKENIZER_H
+#define TS_ENGINE_TOKENIZER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "base/error.h"
+
+#define TS_TOKENIZER_TEXT ((size_t)1 << 20) /* the most bytes of a text */
+
+typedef struct ts_tokenizer ts_tokenizer;
+
+/* Opens a model's tokenizer folder: vocab.json and merges.txt, or tokenizer.json (which wins where both are
+ * there), with tokenizer_config.json, special_tokens_map.json and added_tokens.json where they exist. Errors
+ * name the file: TS_ENOTFOUND, TS_EFORMAT or TS_EINVAL for what it holds, TS_EUNSUPPORTED, TS_ENOMEM. */
+ts_code ts_tokenizer_open(const char *dir, ts_tokenizer **ret, ts_error *e);
+void ts_tokenizer_free(ts_tokenizer *t); /* NULL is fine */
+
+/* ids: max_length of them: start, the text's tokens, end, then padding to max_length, which must be 2 or
+ * more. ret_count: ids before the padding, start and end included. ret_truncated: the text had more tokens
+ * than fit; the end token is there all the same. Both may be NULL. TS_EINVAL for text that is not UTF-8,
+ * TS_ETOOLARGE beyond TS_TOKENIZER_TEXT bytes, TS_ENOMEM; then nothing is written. */
+ts_code ts_tokenizer_encode(const ts_tokenizer *t, const char *text, size_t size, int max_length,
+                            int32_t *ids, int *ret_count, bool *ret_truncated, ts_error *e);
+
+/* What the folder says is the encoder's length (77 where it says nothing). */
+int ts_tokenizer_max_length(const ts_tokenizer *t);
+
+/* One more than the largest id that can come out: the text encoder must have as many embeddings. */
+int32_t ts_tokenizer_size(const ts_tokenizer *t);
+int32_t ts_tokenizer_start(const ts_tokenizer *t);
+int32_t ts_tokenizer_end(const ts_tokenizer *t);
+int32_t ts_tokenizer_pad(const ts_tokenizer *t);
+
+#endif
