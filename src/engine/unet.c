@@ -1,15 +1,6 @@
-#include "engine/unet.h"
+#include "engine/unet_blocks.h"
 
-#define MAX_SKIPS (TS_UNET_LEVELS * 34)
-
-typedef struct unet {
-    ts_builder *b;
-    const ts_unet_config *c;
-    ts_buf temb; /* SiLU of the time embedding: every resnet begins with it */
-    ts_buf text;
-} unet;
-
-static ts_buf resnet(unet *u, ts_scope s, ts_buf x, int channels) {
+ts_buf unet_resnet(unet *u, ts_scope s, ts_buf x, int channels) {
     ts_builder *b = u->b;
     ts_buf h = ts_group_norm(b, ts_sub(s, "norm1"), x, TS_NO_BUF, u->c->groups, u->c->norm_eps, TS_ACT_SILU);
     h = ts_conv3x3(b, ts_sub(s, "conv1"), h, channels, TS_NO_BUF, 0);
@@ -38,7 +29,7 @@ static ts_buf transformer_block(unet *u, ts_scope s, ts_buf x, int heads) {
 }
 
 /* proj_in and proj_out are 1x1 convolutions or linear layers: in NHWC the same product. */
-static ts_buf transformer(unet *u, ts_scope s, ts_buf x, int heads, int layers) {
+ts_buf unet_transformer(unet *u, ts_scope s, ts_buf x, int heads, int layers) {
     ts_builder *b = u->b;
     ts_buf h = ts_group_norm(b, ts_sub(s, "norm"), x, TS_NO_BUF, u->c->groups, 1e-6, TS_ACT_NONE);
     h = ts_linear(b, ts_sub(s, "proj_in"), h, x.c, TS_NO_BUF);
@@ -47,53 +38,49 @@ static ts_buf transformer(unet *u, ts_scope s, ts_buf x, int heads, int layers) 
     return ts_linear(b, ts_sub(s, "proj_out"), h, x.c, x);
 }
 
-static ts_buf down_block(unet *u, int level, ts_buf x, ts_buf *skips, int *skip_count) {
+ts_buf unet_down_block(unet *u, ts_scope s, int level, ts_buf x, unet_skips *skips) {
     const ts_unet_config *c = u->c;
-    ts_scope s = {0};
-    s = ts_sub(s, "down_blocks.%d", level);
     for (int i = 0; i < c->layers[level]; i++) {
-        x = resnet(u, ts_sub(s, "resnets.%d", i), x, c->channels[level]);
+        x = unet_resnet(u, ts_sub(s, "resnets.%d", i), x, c->channels[level]);
         if (c->down_attention[level])
-            x = transformer(u, ts_sub(s, "attentions.%d", i), x, c->heads[level],
-                            c->transformer_layers[level]);
-        skips[(*skip_count)++] = x;
+            x = unet_transformer(u, ts_sub(s, "attentions.%d", i), x, c->heads[level],
+                                 c->transformer_layers[level]);
+        skips->item[skips->count++] = x;
     }
     if (level + 1 < c->levels) {
         x = ts_conv3x3_down(u->b, ts_sub(s, "downsamplers.0.conv"), x, x.c);
-        skips[(*skip_count)++] = x;
+        skips->item[skips->count++] = x;
     }
     return x;
 }
 
-static ts_buf mid_block(unet *u, ts_buf x) {
+ts_buf unet_mid_block(unet *u, ts_scope s, ts_buf x) {
     const ts_unet_config *c = u->c;
-    ts_scope s = {.path = "mid_block"};
-    x = resnet(u, ts_sub(s, "resnets.0"), x, x.c);
-    x = transformer(u, ts_sub(s, "attentions.0"), x, c->heads[c->levels - 1],
-                    c->transformer_layers[c->levels - 1]);
-    return resnet(u, ts_sub(s, "resnets.1"), x, x.c);
+    x = unet_resnet(u, ts_sub(s, "resnets.0"), x, x.c);
+    x = unet_transformer(u, ts_sub(s, "attentions.0"), x, c->heads[c->levels - 1],
+                         c->transformer_layers[c->levels - 1]);
+    return unet_resnet(u, ts_sub(s, "resnets.1"), x, x.c);
 }
 
-static ts_buf up_block(unet *u, int index, ts_buf x, const ts_buf *skips, int *skip_count) {
+ts_buf unet_up_block(unet *u, ts_scope s, int index, ts_buf x, unet_skips *skips) {
     const ts_unet_config *c = u->c;
     const int level = c->levels - 1 - index;
-    ts_scope s = {0};
-    s = ts_sub(s, "up_blocks.%d", index);
     for (int i = 0; i < c->layers[level] + 1; i++) {
-        x = ts_concat(u->b, ts_sub(s, "resnets.%d.concat", i), x, skips[--*skip_count]);
-        x = resnet(u, ts_sub(s, "resnets.%d", i), x, c->channels[level]);
+        x = ts_concat(u->b, ts_sub(s, "resnets.%d.concat", i), x, skips->item[--skips->count]);
+        x = unet_resnet(u, ts_sub(s, "resnets.%d", i), x, c->channels[level]);
         if (c->up_attention[index])
-            x = transformer(u, ts_sub(s, "attentions.%d", i), x, c->heads[level],
-                            c->transformer_layers[level]);
+            x = unet_transformer(u, ts_sub(s, "attentions.%d", i), x, c->heads[level],
+                                 c->transformer_layers[level]);
     }
-    if (level == 0) return x;
-    /* The next skip has the size that was halved on the way down, rounding up. */
-    ts_buf like = skips[*skip_count - 1];
-    x = ts_upsample(u->b, ts_sub(s, "upsamplers.0"), x, ts_buf_height(u->b, like), like.w);
-    return ts_conv3x3(u->b, ts_sub(s, "upsamplers.0.conv"), x, x.c, TS_NO_BUF, 0);
+    return x;
 }
 
-static ts_buf embedding(ts_builder *b, ts_scope s, ts_buf x, int channels) {
+ts_buf unet_upsampler(ts_builder *b, ts_scope s, ts_buf x, int height, int width) {
+    x = ts_upsample(b, s, x, height, width);
+    return ts_conv3x3(b, ts_sub(s, "conv"), x, x.c, TS_NO_BUF, 0);
+}
+
+ts_buf unet_embedding(ts_builder *b, ts_scope s, ts_buf x, int channels) {
     x = ts_linear(b, ts_sub(s, "linear_1"), x, channels, TS_NO_BUF);
     x = ts_activation(b, s, x, TS_ACT_SILU);
     return ts_linear(b, ts_sub(s, "linear_2"), x, channels, TS_NO_BUF);
@@ -109,7 +96,7 @@ static ts_buf added_embedding(unet *u, int channels) {
     ts_buf pooled = ts_input(b, "pooled", 1, c->added_dim - 6 * c->time_id_dim, TS_F32);
     pooled = ts_cast(b, s, pooled, ts_builder_build(b)->dtype, 1);
     sizes = ts_time_embed(b, s, sizes, c->time_id_dim, c->flip_sin_to_cos, c->freq_shift);
-    ts_buf y = embedding(b, s, ts_concat(b, s, pooled, sizes), channels);
+    ts_buf y = unet_embedding(b, s, ts_concat(b, s, pooled, sizes), channels);
     ts_builder_once_end(b);
     return y;
 }
@@ -118,8 +105,8 @@ void ts_unet_build(ts_builder *b, const ts_unet_config *c, int width, int tokens
     unet u = {.b = b, .c = c};
     const ts_dtype dtype = ts_builder_build(b)->dtype;
     const int time_channels = 4 * c->channels[0];
-    ts_buf skips[MAX_SKIPS];
-    int skip_count = 0;
+    const ts_scope top = {0};
+    unet_skips skips = {0};
 
     ts_builder_once_begin(b);
     u.text = ts_input(b, "text", tokens, c->cross_attention_dim, TS_F32);
@@ -129,7 +116,7 @@ void ts_unet_build(ts_builder *b, const ts_unet_config *c, int width, int tokens
     ts_buf t = ts_input(b, "timestep", 1, 1, TS_F32);
     t = ts_time_embed(b, (ts_scope){.path = "time_proj"}, t, c->channels[0], c->flip_sin_to_cos,
                       c->freq_shift);
-    t = embedding(b, (ts_scope){.path = "time_embedding"}, t, time_channels);
+    t = unet_embedding(b, (ts_scope){.path = "time_embedding"}, t, time_channels);
     if (c->text_time)
         t = ts_add(b, (ts_scope){.path = "add_embedding"}, t, added_embedding(&u, time_channels));
     u.temb = ts_activation(b, (ts_scope){.path = "temb"}, t, TS_ACT_SILU);
@@ -137,10 +124,18 @@ void ts_unet_build(ts_builder *b, const ts_unet_config *c, int width, int tokens
     ts_buf x = ts_input_picture(b, "sample", width, c->in_channels, TS_F32);
     x = ts_cast(b, (ts_scope){.path = "sample"}, x, dtype, 1);
     x = ts_conv3x3(b, (ts_scope){.path = "conv_in"}, x, c->channels[0], TS_NO_BUF, TS_CONV_FRESH);
-    skips[skip_count++] = x;
-    for (int level = 0; level < c->levels; level++) x = down_block(&u, level, x, skips, &skip_count);
-    if (c->mid_block) x = mid_block(&u, x);
-    for (int i = 0; i < c->levels; i++) x = up_block(&u, i, x, skips, &skip_count);
+    skips.item[skips.count++] = x;
+    for (int level = 0; level < c->levels; level++)
+        x = unet_down_block(&u, ts_sub(top, "down_blocks.%d", level), level, x, &skips);
+    if (c->mid_block) x = unet_mid_block(&u, ts_sub(top, "mid_block"), x);
+    for (int i = 0; i < c->levels; i++) {
+        ts_scope s = ts_sub(top, "up_blocks.%d", i);
+        x = unet_up_block(&u, s, i, x, &skips);
+        if (!skips.count) break;
+        /* The next skip has the size that was halved on the way down, rounding up. */
+        ts_buf like = skips.item[skips.count - 1];
+        x = unet_upsampler(b, ts_sub(s, "upsamplers.0"), x, ts_buf_height(b, like), like.w);
+    }
     x = ts_group_norm(b, (ts_scope){.path = "conv_norm_out"}, x, TS_NO_BUF, c->groups, c->norm_eps,
                       TS_ACT_SILU);
     x = ts_conv3x3(b, (ts_scope){.path = "conv_out"}, x, c->out_channels, TS_NO_BUF, TS_CONV_F32_OUT);

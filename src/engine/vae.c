@@ -1,4 +1,4 @@
-#include "engine/vae.h"
+#include "engine/vae_blocks.h"
 
 #include <string.h>
 #include "engine/config.h"
@@ -41,7 +41,7 @@ ts_code ts_vae_config_read(const cJSON *j, ts_vae_config *ret, ts_error *e) {
     return TS_OK;
 }
 
-static ts_buf resnet(ts_builder *b, const ts_vae_config *c, ts_scope s, ts_buf x, int channels) {
+ts_buf vae_resnet(ts_builder *b, const ts_vae_config *c, ts_scope s, ts_buf x, int channels) {
     ts_buf h = ts_group_norm(b, ts_sub(s, "norm1"), x, TS_NO_BUF, c->groups, NORM_EPS, TS_ACT_SILU);
     h = ts_conv3x3(b, ts_sub(s, "conv1"), h, channels, TS_NO_BUF, 0);
     h = ts_group_norm(b, ts_sub(s, "norm2"), h, TS_NO_BUF, c->groups, NORM_EPS, TS_ACT_SILU);
@@ -58,24 +58,29 @@ static ts_buf attention(ts_builder *b, const ts_vae_config *c, ts_scope s, ts_bu
     return ts_linear(b, ts_sub(s, "%s", old ? "proj_attn" : "to_out.0"), h, x.c, x);
 }
 
+ts_buf vae_mid_block(ts_builder *b, const ts_vae_config *c, ts_scope s, ts_buf x) {
+    x = vae_resnet(b, c, ts_sub(s, "resnets.0"), x, x.c);
+    if (c->mid_attention) x = attention(b, c, ts_sub(s, "attentions.0"), x);
+    return vae_resnet(b, c, ts_sub(s, "resnets.1"), x, x.c);
+}
+
+ts_buf vae_up_block(ts_builder *b, const ts_vae_config *c, ts_scope s, int index, ts_buf x) {
+    for (int k = 0; k < c->layers + 1; k++)
+        x = vae_resnet(b, c, ts_sub(s, "resnets.%d", k), x, c->channels[c->levels - 1 - index]);
+    if (index + 1 == c->levels) return x;
+    x = ts_upsample(b, ts_sub(s, "upsamplers.0"), x, 2 * ts_buf_height(b, x), 2 * x.w);
+    return ts_conv3x3(b, ts_sub(s, "upsamplers.0.conv"), x, x.c, TS_NO_BUF, 0);
+}
+
 void ts_vae_build_decoder(ts_builder *b, const ts_vae_config *c, int width) {
-    ts_scope top = {.path = "decoder"}, mid = ts_sub(top, "mid_block");
+    ts_scope top = {.path = "decoder"};
     ts_buf x = ts_input_picture(b, "latent", width, c->latent_channels, TS_F32);
     x = ts_cast(b, (ts_scope){.path = "latent"}, x, ts_builder_build(b)->dtype,
                 (float)(1.0 / c->scaling_factor));
     if (c->post_quant) x = ts_linear(b, (ts_scope){.path = "post_quant_conv"}, x, x.c, TS_NO_BUF);
     x = ts_conv3x3(b, ts_sub(top, "conv_in"), x, c->channels[c->levels - 1], TS_NO_BUF, 0);
-    x = resnet(b, c, ts_sub(mid, "resnets.0"), x, x.c);
-    if (c->mid_attention) x = attention(b, c, ts_sub(mid, "attentions.0"), x);
-    x = resnet(b, c, ts_sub(mid, "resnets.1"), x, x.c);
-    for (int i = 0; i < c->levels; i++) {
-        ts_scope s = ts_sub(top, "up_blocks.%d", i);
-        for (int k = 0; k < c->layers + 1; k++)
-            x = resnet(b, c, ts_sub(s, "resnets.%d", k), x, c->channels[c->levels - 1 - i]);
-        if (i + 1 == c->levels) break;
-        x = ts_upsample(b, ts_sub(s, "upsamplers.0"), x, 2 * ts_buf_height(b, x), 2 * x.w);
-        x = ts_conv3x3(b, ts_sub(s, "upsamplers.0.conv"), x, x.c, TS_NO_BUF, 0);
-    }
+    x = vae_mid_block(b, c, ts_sub(top, "mid_block"), x);
+    for (int i = 0; i < c->levels; i++) x = vae_up_block(b, c, ts_sub(top, "up_blocks.%d", i), i, x);
     x = ts_group_norm(b, ts_sub(top, "conv_norm_out"), x, TS_NO_BUF, c->groups, NORM_EPS, TS_ACT_SILU);
     x = ts_conv3x3(b, ts_sub(top, "conv_out"), x, c->out_channels, TS_NO_BUF, TS_CONV_F32_OUT);
     ts_output(b, "pixels", x);
