@@ -1,0 +1,198 @@
+#include "parity.h"
+
+#include <pthread.h>
+#include <unistd.h>
+#include "engine/convert.h"
+
+struct parity {
+    parity_spec spec;
+    int ranks;
+    ts_device *device[TS_MAX_RANKS];
+    ts_program *program[TS_MAX_RANKS];
+    ts_store *store;
+    ts_transport *transport; /* NULL where there is nobody to talk to */
+};
+
+void parity_init(int argc, char **argv) {
+    fixture_init(argc, argv);
+}
+
+ts_weights *parity_weights_folder(const char *fixture_folder) {
+    char *path = fixture_path(fixture_folder);
+    ts_weights *w = NULL;
+    ts_error e = {0};
+    must(ts_weights_open(path, &w, &e), &e);
+    free(path);
+    return w;
+}
+
+ts_weights *parity_weights(const char *fixture) {
+    char folder[] = "/tmp/parity-XXXXXX", link[sizeof folder + 32];
+    char *path = realpath(fixture_dir, NULL), *file = ts_format("%s/%s", path, fixture);
+    ts_weights *w = NULL;
+    ts_error e = {0};
+    assert_non_null(file);
+    assert_non_null(mkdtemp(folder));
+    snprintf(link, sizeof link, "%s/model.safetensors", folder);
+    assert_int_equal(symlink(file, link), 0);
+    ts_code rc = ts_weights_open(folder, &w, &e);
+    unlink(link);
+    rmdir(folder);
+    free(file);
+    free(path);
+    must(rc, &e);
+    return w;
+}
+
+parity *parity_new(const parity_spec *spec) {
+    parity *p = ts_new0(parity);
+    ts_error e = {0};
+    assert_non_null(p);
+    p->spec = *spec;
+    p->ranks = spec->build.rows.n;
+    assert_int_equal(ts_store_new(&p->store), TS_OK);
+    for (int i = 0; i < p->ranks; i++) {
+        ts_build build = spec->build;
+        build.patch = i;
+        ts_builder *b = ts_builder_new(&build, spec->weights);
+        assert_non_null(b);
+        spec->model(b, spec->arg);
+        must(spec->backend->open(i, 1, &p->device[i], &e), &e);
+        must(ts_program_compile(b, p->device[i], p->store, &p->program[i], &e), &e);
+    }
+    if (p->ranks == 1 || spec->build.naive) return p;
+    int count;
+    ts_program_exchanges(p->program[0], &count);
+    assert_int_equal(ts_transport_local_new(p->ranks, count, &p->transport), TS_OK);
+    for (int i = 0; i < p->ranks; i++)
+        p->transport->ops->attach(p->transport, i, ts_program_inbox(p->program[i]),
+                                  ts_program_exchanges(p->program[i], &count));
+    return p;
+}
+
+void parity_free(parity *p) {
+    ts_transport_free(p->transport);
+    for (int i = 0; i < p->ranks; i++) {
+        ts_program_free(p->program[i]);
+        p->spec.backend->close(p->device[i]);
+    }
+    ts_store_free(p->store);
+    free(p);
+}
+
+static void *tensor_memory(const parity *p, int rank, const char *name, ts_view *v) {
+    void *memory = ts_program_tensor(p->program[rank], name, v);
+    if (!memory) fail_msg("the program has no tensor %s", name);
+    return memory;
+}
+
+void parity_put(parity *p, const char *name, tensor t) {
+    for (int r = 0, top = 0; r < p->ranks; r++) {
+        ts_view v;
+        float *to = tensor_memory(p, r, name, &v);
+        if (v.b != t.n || v.c != t.c || v.w != t.w || top + v.h > t.h)
+            fail_msg("%s is %d x %d x %d x %d, not %d x %d x %d x %d", name, v.b, v.c, v.h, v.w, t.n, t.c,
+                     t.h, t.w);
+        for (int n = 0; n < v.b; n++)
+            for (int y = 0; y < v.h; y++)
+                for (int x = 0; x < v.w; x++)
+                    for (int c = 0; c < v.c; c++)
+                        to[(size_t)n * v.pitch + (size_t)(y * v.w + x) * v.ld + (size_t)c] =
+                            t.data[(((size_t)n * (size_t)t.c + (size_t)c) * (size_t)t.h +
+                                    (size_t)(top + y)) * (size_t)t.w + (size_t)x];
+        top += v.h;
+    }
+}
+
+void parity_put_flat(parity *p, const char *name, const float *data, size_t n) {
+    for (int r = 0; r < p->ranks; r++) {
+        ts_view v;
+        float *to = tensor_memory(p, r, name, &v);
+        assert_int_equal(n, (size_t)v.b * v.pitch);
+        memcpy(to, data, n * sizeof *to);
+    }
+}
+
+tensor parity_get(parity *p, const char *name) {
+    ts_view v;
+    tensor t = {0};
+    for (int r = 0; r < p->ranks; r++) {
+        tensor_memory(p, r, name, &v);
+        t.h += v.h;
+    }
+    t.n = v.b, t.c = v.c, t.w = v.w;
+    t.data = ts_array0(float, (size_t)t.n * (size_t)t.c * (size_t)t.h * (size_t)t.w);
+    float *pixel = ts_array0(float, (size_t)t.c);
+    assert_true(t.data && pixel);
+    for (int r = 0, top = 0; r < p->ranks; r++) {
+        const char *from = tensor_memory(p, r, name, &v);
+        for (int n = 0; n < v.b; n++)
+            for (int i = 0; i < v.h * v.w; i++) {
+                size_t at = (size_t)n * v.pitch + (size_t)i * v.ld;
+                ts_convert(v.dtype, from + at * ts_dtype_size(v.dtype), TS_F32, pixel, (size_t)v.c);
+                for (int c = 0; c < v.c; c++)
+                    t.data[((size_t)n * (size_t)t.c + (size_t)c) * (size_t)t.h * (size_t)t.w +
+                           (size_t)top * (size_t)t.w + (size_t)i] = pixel[c];
+            }
+        top += v.h;
+    }
+    free(pixel);
+    return t;
+}
+
+typedef struct rank {
+    parity *p;
+    int index, count;
+    pthread_t thread;
+    ts_code code;
+    ts_error error;
+} rank;
+
+static void *run_rank(void *arg) {
+    rank *r = arg;
+    parity *p = r->p;
+    ts_transport *t = p->transport;
+    p->spec.backend->thread_begin(p->device[r->index]);
+    r->code = ts_program_run_once(p->program[r->index], &r->error);
+    for (unsigned i = 1; i <= (unsigned)r->count && !r->code; i++) {
+        for (int j = 0; t && j < p->ranks && !r->code; j++)
+            if (j != r->index) r->code = t->ops->wait_finished(t, r->index, j, i - 1);
+        if (!r->code)
+            r->code = ts_program_run(p->program[r->index], t, r->index,
+                                     (ts_evaluation){.number = i, .fresh = true}, &r->error);
+        if (t) t->ops->finished(t, r->index, i);
+    }
+    if (r->code && t) t->ops->abort(t);
+    return NULL;
+}
+
+void parity_run(parity *p, int count) {
+    rank ranks[TS_MAX_RANKS] = {0};
+    if (p->transport) p->transport->ops->reset(p->transport);
+    for (int i = 0; i < p->ranks; i++) {
+        ranks[i] = (rank){.p = p, .index = i, .count = count};
+        assert_int_equal(pthread_create(&ranks[i].thread, NULL, run_rank, &ranks[i]), 0);
+    }
+    for (int i = 0; i < p->ranks; i++) pthread_join(ranks[i].thread, NULL);
+    for (int i = 0; i < p->ranks; i++) must(ranks[i].code, &ranks[i].error);
+}
+
+/* ---- lists of tests ---- */
+
+void test_add(test_list *l, void (*test)(void **state), const void *state, const char *format, ...) {
+    char name[200];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(name, sizeof name, format, args);
+    va_end(args);
+    if (!ts_grow(&l->items, &l->capacity, l->count + 1, sizeof *l->items)) abort();
+    l->items[l->count++] = (struct CMUnitTest){
+        .name = ts_strdup(name), .test_func = test, .initial_state = (void *)(uintptr_t)state};
+}
+
+int test_run(test_list *l, const char *group) {
+    int failed = _cmocka_run_group_tests(group, l->items, l->count, NULL, NULL);
+    for (size_t i = 0; i < l->count; i++) free((char *)(uintptr_t)l->items[i].name);
+    free(l->items);
+    return failed;
+}
