@@ -81,6 +81,32 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+/* Combining marks of Unicode 10 and later. The tokenizer's NFC is of Unicode 9: it moves nothing past them
+ * and composes nothing across them, as if they were letters. */
+static bool is_young_mark(int32_t c) {
+    static const struct {
+        int32_t first, last;
+    } marks[] = {{0x7fd, 0x7fd},     {0x898, 0x89f},     {0x8ca, 0x8d3},     {0x9fe, 0x9fe},
+                 {0xc3c, 0xc3c},     {0xd3b, 0xd3c},     {0xeba, 0xeba},     {0x1715, 0x1715},
+                 {0x1abf, 0x1ace},   {0x1df6, 0x1dfa},   {0xa82c, 0xa82c},   {0x10d24, 0x10d27},
+                 {0x10eab, 0x10eac}, {0x10efd, 0x10eff}, {0x10f46, 0x10f50}, {0x10f82, 0x10f85},
+                 {0x11070, 0x11070}, {0x1133b, 0x1133b}, {0x1145e, 0x1145e}, {0x11839, 0x1183a},
+                 {0x1193d, 0x1193e}, {0x11943, 0x11943}, {0x119e0, 0x119e0}, {0x11a34, 0x11a34},
+                 {0x11a47, 0x11a47}, {0x11a99, 0x11a99}, {0x11d42, 0x11d42}, {0x11d44, 0x11d45},
+                 {0x11d97, 0x11d97}, {0x11f41, 0x11f42}, {0x16ff0, 0x16ff1}, {0x1e08f, 0x1e08f},
+                 {0x1e130, 0x1e136}, {0x1e2ae, 0x1e2ae}, {0x1e2ec, 0x1e2ef}, {0x1e4ec, 0x1e4ef}};
+    if (c < marks[0].first) return false;
+    for (size_t i = 0; i < sizeof marks / sizeof marks[0]; i++)
+        if (c >= marks[i].first && c <= marks[i].last) return true;
+    return false;
+}
+
+/* Canonical combining class; 0 for what marks are ordered after. */
+static unsigned class_of(int32_t c) {
+    unsigned k = c < 0x300 ? 0 : (unsigned)utf8proc_get_property(c)->combining_class;
+    return k && is_young_mark(c) ? 0 : k;
+}
+
 /* Canonical ordering (Unicode, D109): combining marks between starters by class, stably. utf8proc's own does
  * this in quadratic time, which a text of nothing but marks would turn into minutes. */
 static bool order_marks(int32_t *code, size_t n) {
@@ -88,7 +114,7 @@ static bool order_marks(int32_t *code, size_t n) {
     size_t capacity = 0;
     for (size_t i = 0; i < n;) {
         size_t end = i;
-        while (end < n && utf8proc_get_property(code[end])->combining_class) end++;
+        while (end < n && class_of(code[end])) end++;
         if (end - i > 1) {
             if (!ts_grow(&keys, &capacity, end - i, sizeof *keys)) {
                 free(keys);
@@ -96,8 +122,7 @@ static bool order_marks(int32_t *code, size_t n) {
             }
             /* class, place, code point: 8 + 32 + 21 bits */
             for (size_t k = i; k < end; k++)
-                keys[k - i] = (uint64_t)utf8proc_get_property(code[k])->combining_class << 53 |
-                              (uint64_t)(k - i) << 21 | (uint64_t)code[k];
+                keys[k - i] = (uint64_t)class_of(code[k]) << 53 | (uint64_t)(k - i) << 21 | (uint64_t)code[k];
             qsort(keys, end - i, sizeof *keys, by_value);
             for (size_t k = i; k < end; k++) code[k] = (int32_t)(keys[k - i] & 0x1fffff);
         }
@@ -105,6 +130,22 @@ static bool order_marks(int32_t *code, size_t n) {
     }
     free(keys);
     return true;
+}
+
+/* Canonical composition in place; the new count. */
+static size_t compose_marks(int32_t *code, size_t count) {
+    size_t kept = 0;
+    for (size_t i = 0; i < count;) {
+        size_t end = i + 1;
+        while (end < count && !is_young_mark(code[end])) end++;
+        utf8proc_ssize_t n = utf8proc_normalize_utf32(code + i, (utf8proc_ssize_t)(end - i),
+                                                      UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+        size_t m = n > 0 ? (size_t)n : end - i;
+        memmove(code + kept, code + i, m * sizeof *code);
+        kept += m;
+        i = end;
+    }
+    return kept;
 }
 
 /* The code points in NFC; free(*ret). */
@@ -122,14 +163,8 @@ static ts_code compose(const char *text, size_t size, int32_t **ret, size_t *ret
         count += (size_t)made;
     }
     if (!order_marks(code, count)) goto fail;
-    if (count) {
-        utf8proc_ssize_t n =
-            utf8proc_normalize_utf32(code, (utf8proc_ssize_t)count, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-        if (n < 0) goto invalid;
-        count = (size_t)n;
-    }
     *ret = code;
-    *ret_count = count;
+    *ret_count = compose_marks(code, count);
     return TS_OK;
 invalid:
     free(code);
