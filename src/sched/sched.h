@@ -16,13 +16,13 @@
 #include "engine/engine.h"
 
 typedef struct ts_sched ts_sched;
-struct ts_event;
+typedef struct ts_event ts_event;
 
 typedef struct ts_sched_config {
     int max_queue;   /* waiting pictures; beyond it submit says TS_EFULL */
     int max_batch;   /* 1..TS_MAX_BATCH */
     int max_wait_ms; /* how long a lone picture waits for company while a group is free; 0: not at all */
-    void (*on_event)(void *arg, const struct ts_event *event);
+    void (*on_event)(void *arg, const ts_event *event);
     void *arg;
 } ts_sched_config;
 
@@ -45,7 +45,7 @@ typedef enum ts_event_kind {
     TS_EVENT_END      /* all pictures have ended; error is the first failure or TS_OK */
 } ts_event_kind;
 
-typedef struct ts_event {
+struct ts_event {
     ts_event_kind kind;
     uint64_t token;
     int position;
@@ -56,7 +56,7 @@ typedef struct ts_event {
     unsigned char **rgb; /* PICTURE: [height][width][3]; take it by setting it to NULL, then free() it */
     const ts_job_stats *stats; /* PICTURE, END: of the job that made it, complete; NULL if cancelled */
     int batch; /* PICTURE: pictures in its batch */
-} ts_event;
+};
 
 /* Figures since the start, for metrics. */
 typedef struct ts_sched_stats {
