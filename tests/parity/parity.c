@@ -98,13 +98,14 @@ void parity_put(parity *p, const char *name, tensor t) {
                 for (int x = 0; x < v.w; x++)
                     for (int c = 0; c < v.c; c++)
                         to[(size_t)n * v.pitch + (size_t)(y * v.w + x) * v.ld + (size_t)c] =
-                            t.data[(((size_t)n * (size_t)t.c + (size_t)c) * (size_t)t.h +
-                                    (size_t)(top + y)) * (size_t)t.w + (size_t)x];
+                            t.data[(((size_t)n * (size_t)t.c + (size_t)c) * (size_t)t.h + (size_t)(top + y)) *
+                                       (size_t)t.w +
+                                   (size_t)x];
         top += v.h;
     }
 }
 
-void parity_put_flat(parity *p, const char *name, const float *data, size_t n) {
+void parity_put_flat(parity *p, const char *name, const void *data, size_t n) {
     for (int r = 0; r < p->ranks; r++) {
         ts_view v;
         float *to = tensor_memory(p, r, name, &v);
@@ -121,7 +122,7 @@ tensor parity_get(parity *p, const char *name) {
         t.h += v.h;
     }
     t.n = v.b, t.c = v.c, t.w = v.w;
-    t.data = ts_array0(float, (size_t)t.n * (size_t)t.c * (size_t)t.h * (size_t)t.w);
+    t.data = ts_array0(float, (size_t)t.n *(size_t)t.c *(size_t)t.h *(size_t)t.w);
     float *pixel = ts_array0(float, (size_t)t.c);
     assert_true(t.data && pixel);
     for (int r = 0, top = 0; r < p->ranks; r++) {
@@ -179,20 +180,30 @@ void parity_run(parity *p, int count) {
 
 /* ---- lists of tests ---- */
 
-void test_add(test_list *l, void (*test)(void **state), const void *state, const char *format, ...) {
+void test_add(test_list *l, void (*test)(void **state), const void *state, size_t size, const char *format,
+              ...) {
     char name[200];
     va_list args;
     va_start(args, format);
     vsnprintf(name, sizeof name, format, args);
     va_end(args);
-    if (!ts_grow(&l->items, &l->capacity, l->count + 1, sizeof *l->items)) abort();
+    void *copy = size ? malloc(size) : NULL;
+    if (!ts_grow(&l->items, &l->capacity, l->count + 1, sizeof *l->items) ||
+        !ts_grow(&l->states, &l->state_capacity, l->count + 1, sizeof *l->states) || (size && !copy))
+        abort();
+    if (size) memcpy(copy, state, size);
+    l->states[l->count] = copy;
     l->items[l->count++] = (struct CMUnitTest){
-        .name = ts_strdup(name), .test_func = test, .initial_state = (void *)(uintptr_t)state};
+        .name = ts_strdup(name), .test_func = test, .initial_state = size ? copy : (void *)(uintptr_t)state};
 }
 
 int test_run(test_list *l, const char *group) {
     int failed = _cmocka_run_group_tests(group, l->items, l->count, NULL, NULL);
-    for (size_t i = 0; i < l->count; i++) free((char *)(uintptr_t)l->items[i].name);
+    for (size_t i = 0; i < l->count; i++) {
+        free((char *)(uintptr_t)l->items[i].name);
+        free(l->states[i]);
+    }
     free(l->items);
+    free(l->states);
     return failed;
 }

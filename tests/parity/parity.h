@@ -1,7 +1,7 @@
 /* What the parity tests share: programs of one rank or several, fed from and held against fixtures.
  *
- * Fixtures are N x C x H x W and whole; a program's tensors are channels last, and each rank has its own rows.
- * Whatever goes wrong fails the running test, so nothing here returns a code. */
+ * Fixtures are N x C x H x W and whole; a program's tensors are channels last, and each rank has its own
+ * rows. Whatever goes wrong fails the running test, so nothing here returns a code. */
 #ifndef TS_TESTS_PARITY_H
 #define TS_TESTS_PARITY_H
 
@@ -15,9 +15,7 @@ typedef struct tensor {
     float *data; /* n x c x h x w */
 } tensor;
 
-/* From the fixture, rank 1 to 4; what is missing of the shape is 1 in front of H, so that [b][c] is b x c x 1 x 1
- * (a value for every channel) and [b][tokens][c] stays as it lies (n = b, h = 1, w = tokens; see
- * parity_put_flat). */
+/* From the fixture, rank 1 to 4: [n][c][h][w], [n][tokens][c] (w counts the tokens), [n][c], [n]. */
 tensor tensor_of(const ts_safetensors *s, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void tensor_free(tensor t);
 
@@ -52,9 +50,9 @@ parity *parity_new(const parity_spec *spec);
 void parity_free(parity *p);
 
 /* A picture: each rank gets its rows. A flat input (or anything that is no picture): all ranks get the same
- * n floats. float32 inputs only. */
+ * n elements of four bytes, float32 or int32. */
 void parity_put(parity *p, const char *name, tensor t);
-void parity_put_flat(parity *p, const char *name, const float *data, size_t n);
+void parity_put_flat(parity *p, const char *name, const void *data, size_t n);
 
 /* Runs once-a-job ops and evaluations 1..count, all synchronous, each rank on a thread of its own. */
 void parity_run(parity *p, int count);
@@ -67,12 +65,13 @@ tensor parity_get(parity *p, const char *name);
 /* cmocka tests with names made at run time, so that each case of a fixture counts as one. */
 typedef struct test_list {
     struct CMUnitTest *items;
-    size_t count, capacity;
+    void **states; /* the copies */
+    size_t count, capacity, state_capacity;
 } test_list;
 
-/* state is handed to the test as *state. */
-void test_add(test_list *l, void (*test)(void **state), const void *state, const char *format, ...)
-    __attribute__((format(printf, 4, 5)));
+/* A copy of the `size` bytes at `state` is handed to the test as *state; size 0: the pointer itself. */
+void test_add(test_list *l, void (*test)(void **state), const void *state, size_t size, const char *format,
+              ...) __attribute__((format(printf, 5, 6)));
 int test_run(test_list *l, const char *group); /* also frees the list; the number of failures */
 
 #endif

@@ -1,5 +1,18 @@
 #include "parity.h"
 
+static void channels_before_tokens(tensor t) {
+    const size_t c = (size_t)t.c, w = (size_t)t.w;
+    float *image = ts_array0(float, c *w);
+    assert_non_null(image);
+    for (int n = 0; n < t.n; n++) {
+        float *at = t.data + (size_t)n * c * w;
+        memcpy(image, at, c * w * sizeof *at);
+        for (size_t i = 0; i < c; i++)
+            for (size_t j = 0; j < w; j++) at[i * w + j] = image[j * c + i];
+    }
+    free(image);
+}
+
 tensor tensor_of(const ts_safetensors *s, const char *format, ...) {
     char name[160];
     va_list args;
@@ -17,6 +30,7 @@ tensor tensor_of(const ts_safetensors *s, const char *format, ...) {
     case 1: r.n = (int)d[0]; break;
     default: fail_msg("%s has %d dimensions", name, t->rank);
     }
+    if (t->rank == 3) channels_before_tokens(r);
     return r;
 }
 

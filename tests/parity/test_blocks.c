@@ -54,7 +54,8 @@ static unet unet_of(ts_builder *b, const block *k, ts_unet_config *c) {
     c->down_attention[0] = c->up_attention[0] = strstr(k->class, "CrossAttn") != NULL;
     unet u = {.b = b, .c = c, .temb = TS_NO_BUF, .text = TS_NO_BUF};
     if (ts_safetensors_find(k->io, "temb"))
-        u.temb = ts_activation(b, (ts_scope){.path = "temb"}, ts_input(b, "temb", 1, 64, TS_F32), TS_ACT_SILU);
+        u.temb =
+            ts_activation(b, (ts_scope){.path = "temb"}, ts_input(b, "temb", 1, 64, TS_F32), TS_ACT_SILU);
     if (ts_safetensors_find(k->io, "ehs")) u.text = ts_input(b, "ehs", 21, 32, TS_F32);
     return u;
 }
@@ -106,7 +107,8 @@ static void build_up(ts_builder *b, const block *k) {
     ts_buf x = picture(b, k);
     static const char *const names[] = {"res0", "res1"};
     const int channels[] = {param(k, "in_channels", 0), c.channels[0]};
-    for (int i = 0; i < 2; i++) skips.item[skips.count++] = ts_input_picture(b, names[i], k->w, channels[i], TS_F32);
+    for (int i = 0; i < 2; i++)
+        skips.item[skips.count++] = ts_input_picture(b, names[i], k->w, channels[i], TS_F32);
     c.layers[0]--; /* an up block has one resnet more than the down block of its level */
     x = unet_up_block(&u, top, 0, x, &skips);
     if (flag(k, "add_upsample", true)) {
@@ -160,7 +162,10 @@ static void block_is_that_of_diffusers(void **state) {
     tensor x = tensor_of(io, "%s", k.input);
     k.io = io;
     k.w = x.w, k.c = x.c;
-    parity_spec spec = {.backend = k.backend, .weights = parity_weights(file), .model = build, .arg = &k,
+    parity_spec spec = {.backend = k.backend,
+                        .weights = parity_weights(file),
+                        .model = build,
+                        .arg = &k,
                         .build = {.batch = x.n, .dtype = TS_F32}};
     assert_int_equal(ts_rows_split(x.h, doubles_rows(&k) ? 0 : 1, k.ranks, &spec.build.rows), k.ranks);
     parity *p = parity_new(&spec);
@@ -210,7 +215,8 @@ static void time_embedding_is_that_of_diffusers(void **state) {
     ts_safetensors *io = fixture_tensors("blocks/time.safetensors");
     size_t n;
     float *t = fixture_floats(io, "t", &n);
-    parity_spec spec = {.backend = *state, .weights = parity_weights("blocks/time.safetensors"),
+    parity_spec spec = {.backend = *state,
+                        .weights = parity_weights("blocks/time.safetensors"),
                         .model = build_time,
                         .build = {.batch = (int)n, .dtype = TS_F32, .rows = {.n = 1, .bound = {0, 1}}}};
     parity *p = parity_new(&spec);
@@ -229,8 +235,11 @@ static void time_embedding_is_that_of_diffusers(void **state) {
     ts_safetensors_free(io);
 }
 
-#define OUTPUTS(...) (const char *const[]){__VA_ARGS__, NULL}
-#define OUT          OUTPUTS("out", "out")
+#define OUTPUTS(...)                                                                                         \
+    (const char *const[]) {                                                                                  \
+        __VA_ARGS__, NULL                                                                                    \
+    }
+#define OUT OUTPUTS("out", "out")
 
 /* A down block's result is its last skip state, so the fixture's `out` is held against that. The encoder's
  * downsample_vae and vae_down have no counterpart: nothing here encodes pictures. */
@@ -243,17 +252,20 @@ static const block blocks[] = {
     {"transformer_linear.safetensors", .build = build_transformer, .outputs = OUT},
     {"transformer_linear_2.safetensors", .build = build_transformer, .outputs = OUT},
     {"downsample.safetensors", .build = build_downsample, .outputs = OUT},
-    {"downsample.safetensors", .build = build_downsample, .input = "x_odd", .outputs = OUTPUTS("out", "out_odd")},
+    {"downsample.safetensors", .build = build_downsample, .input = "x_odd",
+     .outputs = OUTPUTS("out", "out_odd")},
     {"upsample.safetensors", .build = build_upsample,
      .outputs = OUTPUTS("out", "out", "out_7x5", "out_7x5", "out_7x6", "out_7x6", "out_8x5", "out_8x5")},
     {"down.safetensors", .build = build_down,
      .outputs = OUTPUTS("res0", "res0", "res1", "res1", "res2", "res2", "res2", "out")},
-    {"down_last.safetensors", .build = build_down, .outputs = OUTPUTS("res0", "res0", "res1", "res1", "res1", "out")},
+    {"down_last.safetensors", .build = build_down,
+     .outputs = OUTPUTS("res0", "res0", "res1", "res1", "res1", "out")},
     {"cross_attn_down.safetensors", .build = build_down,
      .outputs = OUTPUTS("res0", "res0", "res1", "res1", "res2", "res2", "res2", "out")},
     {"cross_attn_down_linear.safetensors", .build = build_down,
      .outputs = OUTPUTS("res0", "res0", "res1", "res1", "res1", "out")},
-    {"cross_attn_down_last.safetensors", .build = build_down, .outputs = OUTPUTS("res0", "res0", "res0", "out")},
+    {"cross_attn_down_last.safetensors", .build = build_down,
+     .outputs = OUTPUTS("res0", "res0", "res0", "out")},
     {"mid_cross_attn.safetensors", .build = build_mid, .outputs = OUT},
     {"up.safetensors", .build = build_up, .outputs = OUTPUTS("out", "out", "out_7x5", "out_7x5")},
     {"up_last.safetensors", .build = build_up, .outputs = OUT},
@@ -271,27 +283,25 @@ int main(int argc, char **argv) {
         const ts_backend *backend;
         int ranks;
     } devices[] = {{&ts_backend_ref, 1}, {&ts_backend_ref, 2}, {&ts_backend_cpu, 1}, {&ts_backend_cpu, 2}};
-    static block cases[4 * BLOCKS];
     cJSON *json = fixture_json("blocks/blocks.json");
     test_list tests = {0};
     for (int d = 0; d < 4; d++) {
         for (int i = 0; i < BLOCKS; i++) {
-            block *k = &cases[d * BLOCKS + i];
-            *k = blocks[i];
-            k->backend = devices[d].backend;
-            k->ranks = devices[d].ranks;
-            if (!k->input) k->input = "x";
+            block k = blocks[i];
+            k.backend = devices[d].backend;
+            k.ranks = devices[d].ranks;
+            if (!k.input) k.input = "x";
             const cJSON *entry;
             cJSON_ArrayForEach(entry, json) {
-                if (strcmp(json_text(entry, "file"), k->file) != 0) continue;
-                k->class = json_text(entry, "class");
-                k->params = cJSON_GetObjectItemCaseSensitive(entry, "params");
+                if (strcmp(json_text(entry, "file"), k.file) != 0) continue;
+                k.class = json_text(entry, "class");
+                k.params = cJSON_GetObjectItemCaseSensitive(entry, "params");
             }
-            test_add(&tests, block_is_that_of_diffusers, k, "%.*s of %s is diffusers' %s on %s:%d",
-                     (int)strcspn(k->file, "."), k->file, k->input, k->class, k->backend->name, k->ranks);
+            test_add(&tests, block_is_that_of_diffusers, &k, sizeof k, "%.*s of %s is diffusers' %s on %s:%d",
+                     (int)strcspn(k.file, "."), k.file, k.input, k.class, k.backend->name, k.ranks);
         }
         if (devices[d].ranks == 1)
-            test_add(&tests, time_embedding_is_that_of_diffusers, devices[d].backend,
+            test_add(&tests, time_embedding_is_that_of_diffusers, devices[d].backend, 0,
                      "the time embedding is diffusers' on %s", devices[d].backend->name);
     }
     int failed = test_run(&tests, "blocks");

@@ -1,0 +1,124 @@
+/* The decoder against diffusers' AutoencoderKL, and the one that several ranks share against one rank's. */
+#include "parity.h"
+
+#include "engine/vae.h"
+
+typedef struct vae_case {
+    const char *name, *model;
+    const ts_backend *backend;
+    ts_dtype dtype;
+    int ranks;
+} vae_case;
+
+typedef struct model {
+    ts_vae_config config;
+    int width;
+} model;
+
+static void build(ts_builder *b, void *arg) {
+    const model *m = arg;
+    ts_vae_build_decoder(b, &m->config, m->width);
+}
+
+static tensor decode(const vae_case *k, const ts_safetensors *io) {
+    char *file = ts_format("%s/config.json", k->model);
+    cJSON *json = fixture_json(file);
+    model m;
+    ts_error e = {0};
+    must(ts_vae_config_read(json, &m.config, &e), &e);
+    tensor latent = tensor_of(io, "%s.latent", k->name);
+    m.width = latent.w;
+    /* The fixture's latent is already divided by the factor; the engine takes the sampler's, which is not. */
+    for (size_t i = 0; i < (size_t)latent.n * (size_t)latent.c * (size_t)latent.h * (size_t)latent.w; i++)
+        latent.data[i] *= (float)m.config.scaling_factor;
+    parity_spec spec = {.backend = k->backend,
+                        .weights = parity_weights_folder(k->model),
+                        .model = build,
+                        .arg = &m,
+                        .build = {.batch = latent.n, .dtype = k->dtype}};
+    assert_int_equal(ts_rows_split(latent.h, 0, k->ranks, &spec.build.rows), k->ranks);
+    parity *p = parity_new(&spec);
+    parity_put(p, "latent", latent);
+    parity_run(p, 1);
+    tensor out = parity_get(p, "pixels");
+    tensor_free(latent);
+    parity_free(p);
+    ts_weights_free(spec.weights);
+    cJSON_Delete(json);
+    free(file);
+    return out;
+}
+
+static void picture_is_that_of_diffusers(void **state) {
+    const vae_case *k = *state;
+    ts_safetensors *io = fixture_tensors("vae.safetensors");
+    tensor have = decode(k, io), want = tensor_of(io, "%s.image", k->name);
+    assert_close(k->name, have, want, 1e-4);
+    tensor_free(have);
+    tensor_free(want);
+    ts_safetensors_free(io);
+}
+
+static void bf16_is_as_near_as_that_of_pytorch(void **state) {
+    const vae_case *k = *state;
+    if (!k->backend->supports(TS_BF16)) skip();
+    ts_safetensors *io = fixture_tensors("vae.safetensors");
+    tensor have = decode(k, io), want = tensor_of(io, "%s.image", k->name);
+    tensor theirs = tensor_of(io, "%s.image_bf16", k->name);
+    assert_close(k->name, have, want, 3e-2);
+    assert_close(k->name, have, want, 1.5 * relative_l2(theirs, want));
+    tensor_free(have);
+    tensor_free(want);
+    tensor_free(theirs);
+    ts_safetensors_free(io);
+}
+
+static void ranks_share_the_decoder_without_a_trace(void **state) {
+    const vae_case *k = *state;
+    vae_case alone = *k;
+    alone.ranks = 1;
+    ts_safetensors *io = fixture_tensors("vae.safetensors");
+    tensor have = decode(k, io), want = decode(&alone, io);
+    assert_close(k->name, have, want, 1e-5);
+    double db = psnr(have, want, 2); /* -1..1 */
+    if (!(db >= 60)) fail_msg("%s: %.1f dB", k->name, db);
+    tensor_free(have);
+    tensor_free(want);
+    ts_safetensors_free(io);
+}
+
+int main(int argc, char **argv) {
+    fixture_init(argc, argv);
+    parity_init(argc, argv);
+    static const ts_backend *const backends[] = {&ts_backend_ref, &ts_backend_cpu};
+    cJSON *json = fixture_json("vae.json");
+    ts_safetensors *io = fixture_tensors("vae.safetensors");
+    test_list tests = {0};
+    const cJSON *entry;
+    cJSON_ArrayForEach(entry, json) {
+        vae_case k = {.name = json_text(entry, "name"), .model = json_text(entry, "model"), .ranks = 1};
+        char *key = ts_format("%s.image_bf16", k.name);
+        bool has_bf16 = ts_safetensors_find(io, key);
+        free(key);
+        tensor latent = tensor_of(io, "%s.latent", k.name);
+        for (int i = 0; i < 2; i++) {
+            k.backend = backends[i];
+            test_add(&tests, picture_is_that_of_diffusers, &k, sizeof k, "%s on %s is diffusers'", k.name,
+                     k.backend->name);
+            k.dtype = TS_BF16;
+            if (has_bf16)
+                test_add(&tests, bf16_is_as_near_as_that_of_pytorch, &k, sizeof k,
+                         "%s in bf16 on %s is as near as PyTorch's", k.name, k.backend->name);
+            k.dtype = TS_F32;
+            for (k.ranks = 2; k.ranks <= 3 && k.ranks <= latent.h; k.ranks++)
+                test_add(&tests, ranks_share_the_decoder_without_a_trace, &k, sizeof k,
+                         "%s: %s:%d equals one rank", k.name, k.backend->name, k.ranks);
+            k.ranks = 1;
+        }
+        tensor_free(latent);
+    }
+    int failed = test_run(&tests, "vae");
+    ts_safetensors_free(io);
+    cJSON_Delete(json);
+    return failed;
+}
