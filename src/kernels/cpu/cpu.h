@@ -1,0 +1,36 @@
+/* The fast CPU backend: oneDNN for the products, our own vectorised kernels for the rest (cpu/vec.h), the
+ * reference for what is left. Each op kind has one preparer; TS_EUNSUPPORTED from it means "not this one",
+ * and the reference is taken. */
+#ifndef TS_KERNELS_CPU_CPU_H
+#define TS_KERNELS_CPU_CPU_H
+
+#include "kernels/backend.h"
+#include "kernels/cpu/vec.h"
+
+typedef struct ts_cpu_device {
+    ts_device base;
+    const ts_vec *vec;
+} ts_cpu_device;
+
+typedef struct ts_cpu_kernel {
+    ts_kernel base;
+    ts_op op;
+    int threads;
+    const ts_vec *vec;
+    const float *weight, *bias; /* of the norms */
+} ts_cpu_kernel;
+
+/* Norms, elementwise ops, moves and attention. */
+ts_code ts_cpu_prepare_rows(const ts_cpu_device *device, ts_store *store, const ts_op *op, ts_kernel **ret,
+                            ts_error *e);
+
+/* Copies tokens from one view to another of the same size and dtype. */
+void ts_cpu_move(int threads, const ts_view *from, const void *in, const ts_view *to, void *out);
+
+#ifdef TS_HAVE_ONEDNN
+/* CONV2D and LINEAR through oneDNN. */
+ts_code ts_cpu_prepare_product(const ts_cpu_device *device, ts_store *store, const ts_op *op, ts_kernel **ret,
+                               ts_error *e);
+#endif
+
+#endif

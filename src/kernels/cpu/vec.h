@@ -1,0 +1,61 @@
+/* Our own kernels, compiled once for each instruction set: one table of functions each, chosen at run time.
+ *
+ * They work on a run of tokens and one thread; cpu/ops.c splits the work. Pointers are those of the first
+ * element; strides are in elements. y may be x (or r) where the layouts agree. */
+#ifndef TS_KERNELS_CPU_VEC_H
+#define TS_KERNELS_CPU_VEC_H
+
+#include "kernels/op.h"
+
+/* `tokens` rows of c channels. */
+typedef struct ts_rows {
+    const void *x, *r;
+    void *y;
+    size_t tokens, ldx, ldr, ldy;
+    int c;
+    ts_dtype dtype; /* of x and r, and of y but for copy */
+} ts_rows;
+
+enum { TS_ATTEND_BLOCK = 24, TS_ATTEND_ALIGN = 64 }; /* queries computed together; of its scratch's parts */
+
+/* Queries [begin, end) of one head of one image against all keys of the segments. */
+typedef struct ts_attend {
+    const void *q; /* of query 0, of this head */
+    void *y;
+    size_t ldq, ldy;
+    const ts_segment *segments;
+    int segment_count;
+    size_t image, first; /* image; this head's first channel in the keys */
+    int d, begin, end;
+    float scale;
+    bool causal;
+    ts_dtype dtype;
+    void *scratch; /* attend_scratch bytes, TS_ATTEND_ALIGN aligned */
+} ts_attend;
+
+typedef struct ts_vec {
+    const char *name;
+    bool fast_bf16; /* the products of attention run on bf16 pairs */
+
+    /* sum[i] += x + add, square[i] += (x + add)^2 over the rows, for each channel; add may be NULL */
+    void (*stats)(const ts_rows *rows, const float *add, double *sum, double *square);
+    /* y = (x + add) * scale + shift, all by channel; then SiLU */
+    void (*affine)(const ts_rows *rows, const float *add, const float *scale, const float *shift, bool silu);
+    /* weight and bias may be NULL */
+    void (*layer_norm)(const ts_rows *rows, const float *weight, const float *bias, float eps);
+    void (*activation)(const ts_rows *rows, ts_act act);
+    void (*geglu)(const ts_rows *rows); /* c: of y */
+    void (*add)(const ts_rows *rows);
+    void (*copy)(const ts_rows *rows, ts_dtype to, float scale);
+    void (*attend)(const ts_attend *a);
+    /* Bytes for at most `queries` queries and `keys` keys of d channels. */
+    size_t (*attend_scratch)(int d, int queries, int keys, ts_dtype dtype);
+} ts_vec;
+
+/* The best table for this processor. */
+const ts_vec *ts_vec_best(void);
+
+/* All tables that this processor can run, best last; for the tests. */
+int ts_vec_all(const ts_vec *ret[4]);
+
+#endif

@@ -1,0 +1,27 @@
+/* Names of the instance that is being compiled; the build defines TS_ISA as plain, avx2, avx512 or bf16. */
+#ifndef TS_KERNELS_CPU_VEC_ISA_H
+#define TS_KERNELS_CPU_VEC_ISA_H
+
+#include "kernels/cpu/vec.h"
+
+#ifndef TS_ISA
+#define TS_ISA plain
+#endif
+
+#define TS_ISA_PASTE(name, isa)  name##_##isa
+#define TS_ISA_EXPAND(name, isa) TS_ISA_PASTE(name, isa)
+#define TS_ISA_NAME(name)        TS_ISA_EXPAND(name, TS_ISA)
+#define TS_ISA_QUOTE(isa)        #isa
+#define TS_ISA_QUOTED(isa)       TS_ISA_QUOTE(isa)
+#define TS_ISA_STRING            TS_ISA_QUOTED(TS_ISA)
+
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+#define TS_ISA_BF16 true
+#else
+#define TS_ISA_BF16 false
+#endif
+
+void TS_ISA_NAME(ts_attend)(const ts_attend *a);
+size_t TS_ISA_NAME(ts_attend_scratch)(int d, int queries, int keys, ts_dtype dtype);
+
+#endif
