@@ -95,6 +95,9 @@ typedef struct ts_picture {
     const char *negative;  /* NULL: absent, which XL does not treat as "" */
     uint64_t seed;
     double guidance_scale; /* used when the shape is guided */
+    /* NULL, or what the text encoder would make, float32 [tokens][width]: of the negative prompt where the shape
+     * is guided, then of the prompt. Not for models with pooled text (XL). */
+    const float *text_in;
     const float *latents_in; /* NULL, or unit-normal noise [4][h/8][w/8] instead of the seed's */
     atomic_bool cancelled; /* any thread may set it; the picture stops within one evaluation */
     void *arg;             /* the caller's */

@@ -14,7 +14,7 @@ static size_t latent_elements(const ts_run *run) {
     return (size_t)run->channels * (size_t)run->latent_h * (size_t)run->latent_w;
 }
 
-static ts_plan_key unet_key(const ts_run *run) {
+static ts_plan_key unet_key(const ts_run *run, int pictures) {
     const ts_shape *s = &run->job->shape;
     const ts_parallel *p = &s->parallel;
     const bool together = run->layout.patches > 1 && p->mode != TS_MODE_NAIVE;
@@ -23,7 +23,7 @@ static ts_plan_key unet_key(const ts_run *run) {
                        .model = run->model,
                        .width = run->latent_w,
                        .height = run->latent_h,
-                       .batch = run->job->count * (s->guided && run->layout.branches == 1 ? 2 : 1),
+                       .batch = pictures * (s->guided && run->layout.branches == 1 ? 2 : 1),
                        .dtype = s->dtype,
                        .patches = run->layout.patches,
                        .branches = run->layout.branches,
@@ -88,6 +88,13 @@ static ts_code encode_texts(ts_run *run, ts_error *e) {
     for (int k = 0; k < job->count && !rc; k++) {
         const ts_picture *p = &job->pictures[k];
         const size_t u = (size_t)k, c = (size_t)(conditional + k);
+        if (p->text_in && pooled) return ts_fail(e, TS_EUNSUPPORTED, "text_in for a model with pooled text");
+        if (p->text_in) {
+            const float *from = p->text_in;
+            if (job->shape.guided) memcpy(run->text + u * text, from, text * sizeof *from), from += text;
+            memcpy(run->text + c * text, from, text * sizeof *from);
+            continue;
+        }
         if (job->shape.guided)
             rc = ts_text_encode(run->group, m, job->shape.dtype, p->negative, run->text + u * text,
                                 run->pooled + u * pooled, e);
@@ -101,14 +108,15 @@ static ts_code encode_texts(ts_run *run, ts_error *e) {
     return rc;
 }
 
-static ts_code denoise(ts_run *run, ts_error *e) {
+/* One leg on all ranks. The cause of a failure is the first code that is not the echo of another rank's. */
+static ts_code run_leg(ts_run *run, ts_error *e) {
     ts_plan *plan = run->unet;
     for (int i = 0; i < run->layout.branches; i++)
-        if (plan->branch[i]) plan->branch[i]->ops->reset(plan->branch[i]);
+        if (plan->branch[i]) plan->branch[i]->ops->reset(plan->branch[i], (unsigned)run->next);
     for (int i = 0; i < run->layout.patches; i++)
-        if (plan->noise[i]) plan->noise[i]->ops->reset(plan->noise[i]);
+        if (plan->noise[i]) plan->noise[i]->ops->reset(plan->noise[i], (unsigned)run->next);
+    atomic_store(&run->stop_at, INT_MAX);
     ts_group_each(run->group, run->ranks, ts_denoise_rank, run);
-    /* The cause of a failure is the first code that is not the echo of another rank's. */
     for (int pass = 0; pass < 2; pass++)
         for (int i = 0; i < run->ranks; i++) {
             if (!run->code[i] || (pass == 0 && run->code[i] == TS_ECANCELLED)) continue;
@@ -116,6 +124,23 @@ static ts_code denoise(ts_run *run, ts_error *e) {
             return run->code[i];
         }
     return TS_OK;
+}
+
+static ts_code denoise(ts_run *run, ts_error *e) {
+    for (;;) {
+        ts_code rc = run_leg(run, e);
+        int stopped = atomic_load(&run->stop_at);
+        if (rc || stopped == INT_MAX) return rc;
+        run->next = stopped;
+        int alive = 0;
+        for (int k = 0; k < run->count; k++) alive += !ts_run_picture_over(run, run->picture[k]);
+        if (!alive) return ts_fail(e, TS_ECANCELLED, "cancelled");
+        ts_plan_key key = unet_key(run, alive);
+        ts_plan *plan;
+        rc = ts_plan_get(run->group, &key, &run->layout, &plan, e);
+        if (rc) return rc;
+        ts_denoise_shrink(run, plan);
+    }
 }
 
 /* ---- pictures ---- */
@@ -179,6 +204,8 @@ static ts_code prepare(ts_run *run, ts_error *e) {
     ts_code rc = ts_group_check(run->group, run->model, &job->shape, e);
     if (rc) return rc;
     run_layout(run);
+    run->count = job->count;
+    for (int k = 0; k < job->count; k++) run->picture[k] = k;
     rc = ts_sampler_plan_new(job->shape.sampler, &run->model->schedule, job->shape.steps, &run->plan, e);
     if (!rc && run->plan->draws_noise)
         rc = ts_fail_param(e, TS_EUNSUPPORTED, "sampler", "%s draws noise", job->shape.sampler->name);
@@ -196,7 +223,7 @@ ts_code ts_group_run(ts_group *g, ts_model *model, ts_job *job, ts_error *e) {
     uint64_t t0 = ts_now_ns(), t1;
     ts_code rc = prepare(&run, e);
     if (rc) goto done;
-    ts_plan_key key = unet_key(&run);
+    ts_plan_key key = unet_key(&run, run.job->count);
     rc = ts_plan_get(g, &key, &run.layout, &run.unet, e);
     if (rc) goto done;
     t1 = ts_now_ns();
@@ -229,6 +256,7 @@ done:
         stats->total_s = ts_seconds(ts_now_ns() - t0);
         give_picture(&run, k, one, &error);
     }
+    ts_denoise_free(&run);
     free(run.plan);
     free(run.noise);
     free(run.latents);
@@ -242,9 +270,10 @@ ts_code ts_group_compile(ts_group *g, ts_model *model, const ts_shape *shape, in
     ts_run run = {.group = g, .model = model, .job = &job};
     ts_code rc = prepare(&run, e);
     if (!rc) {
-        ts_plan_key key = unet_key(&run);
+        ts_plan_key key = unet_key(&run, run.job->count);
         rc = ts_plan_get(g, &key, &run.layout, &run.unet, e);
     }
+    ts_denoise_free(&run);
     free(run.plan);
     free(run.noise);
     free(run.latents);

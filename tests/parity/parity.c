@@ -17,6 +17,10 @@ void parity_init(int argc, char **argv) {
     fixture_init(argc, argv);
 }
 
+char *parity_path(const char *fixture) {
+    return fixture_path(fixture);
+}
+
 ts_weights *parity_weights_folder(const char *fixture_folder) {
     char *path = fixture_path(fixture_folder);
     ts_weights *w = NULL;

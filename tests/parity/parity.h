@@ -30,6 +30,7 @@ void assert_close(const char *what, tensor have, tensor want, double limit);
 
 /* fixture_init for this library, beside the test's own. */
 void parity_init(int argc, char **argv);
+char *parity_path(const char *fixture); /* free() it */
 
 /* One safetensors file, as ts_weights_open wants it. */
 ts_weights *parity_weights(const char *fixture);

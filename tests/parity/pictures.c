@@ -1,0 +1,57 @@
+#include "pictures.h"
+
+studio studio_open(const char *fixture, const ts_backend *backend, int ranks) {
+    studio s = {0};
+    ts_error e = {0};
+    ts_device_spec devices[TS_MAX_RANKS];
+    for (int i = 0; i < ranks; i++)
+        devices[i] = (ts_device_spec){.backend = backend, .index = i, .threads = 1};
+    char *path = parity_path(fixture);
+    must(ts_model_load(path, &s.model, &e), &e);
+    must(ts_group_open(devices, ranks, &s.group, &e), &e);
+    free(path);
+    return s;
+}
+
+void studio_close(studio s) {
+    ts_group_close(s.group);
+    ts_model_free(s.model);
+}
+
+static void take(void *arg, ts_picture *picture) {
+    shot *s = arg;
+    s->error = picture->error;
+    s->latents.data = picture->latents_out;
+    s->rgb = picture->rgb;
+    picture->latents_out = NULL;
+    picture->rgb = NULL;
+}
+
+shot studio_shoot(studio s, const ts_shape *shape, const ts_picture *request) {
+    const ts_model_info *info = ts_model_get_info(s.model);
+    const int scale = ts_model_scale(s.model);
+    shot r = {.latents = {1, info->latent_channels, shape->height / scale, shape->width / scale, NULL}};
+    ts_picture picture = {.prompt = request->prompt,
+                          .negative = request->negative,
+                          .seed = request->seed,
+                          .guidance_scale = request->guidance_scale,
+                          .text_in = request->text_in,
+                          .latents_in = request->latents_in};
+    ts_job job = {.shape = *shape,
+                  .pictures = &picture,
+                  .count = 1,
+                  .keep_latents = true,
+                  .on_picture = take,
+                  .arg = &r};
+    ts_error e = {0};
+    must(ts_group_run(s.group, s.model, &job, &e), &e);
+    must(r.error.code, &r.error);
+    assert_true(r.latents.data && r.rgb);
+    r.stats = job.stats;
+    return r;
+}
+
+void shot_free(shot s) {
+    tensor_free(s.latents);
+    free(s.rgb);
+}

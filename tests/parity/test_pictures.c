@@ -1,0 +1,126 @@
+/* Whole pictures from prompts, in four steps, against diffusers' pipelines. */
+#include "pictures.h"
+
+typedef struct picture_case {
+    const cJSON *json;
+    const char *folder;
+    const ts_safetensors *io;
+    const ts_backend *backend;
+    int ranks;
+    ts_parallel parallel;
+} picture_case;
+
+static const char *text_or_null(const cJSON *object, const char *key) {
+    return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, key));
+}
+
+/* The fixture's bytes are those that diffusers writes: round(255 * clamp(x / 2 + 1 / 2)). */
+static void hold_image(const char *name, const unsigned char *rgb, tensor image) {
+    size_t plane = (size_t)image.h * (size_t)image.w, different = 0;
+    for (size_t i = 0; i < 3 * plane; i++) {
+        float x = image.data[i] / 2 + 0.5f;
+        int want = (int)rintf(255 * fminf(fmaxf(x, 0), 1));
+        int have = rgb[i % plane * 3 + i / plane];
+        if (abs(have - want) > 1) fail_msg("%s: byte %zu is %d, not %d", name, i, have, want);
+        different += have != want;
+    }
+    /* Only what lies on the edge of two values may fall to the other side. */
+    if (different > 3 * plane / 1000) fail_msg("%s: %zu of %zu bytes differ", name, different, 3 * plane);
+}
+
+static void the_picture_is_that_of_diffusers(void **state) {
+    const picture_case *k = *state;
+    const cJSON *c = k->json;
+    const char *name = json_text(c, "name");
+    studio s = studio_open(k->folder, k->backend, k->ranks);
+    const cJSON *scheduler = cJSON_GetObjectItemCaseSensitive(c, "scheduler");
+    const cJSON *zeros = cJSON_GetObjectItemCaseSensitive(c, "force_zeros_for_empty_prompt");
+    ts_error e = {0};
+    if (cJSON_IsObject(scheduler)) must(ts_schedule_config_read(scheduler, &s.model->schedule, &e), &e);
+    if (zeros) s.model->zeros_for_absent = cJSON_IsTrue(zeros);
+    const double guidance = json_value(c, "guidance");
+    ts_shape shape = {.width = (int)json_value(c, "width"),
+                      .height = (int)json_value(c, "height"),
+                      .steps = (int)json_value(c, "steps"),
+                      .sampler = ts_sampler_find(s.model->schedule.sampler),
+                      .parallel = k->parallel,
+                      .dtype = TS_F32,
+                      .guided = guidance > 1};
+    ts_picture request = {.prompt = json_text(c, "prompt"),
+                          .negative = text_or_null(c, "negative"),
+                          .seed = (uint64_t)json_value(c, "seed"),
+                          .guidance_scale = guidance};
+    shot have = studio_shoot(s, &shape, &request);
+    tensor steps = tensor_of(k->io, "%s.latents", name), last = steps;
+    last.n = 1;
+    last.data += (size_t)(steps.n - 1) * (size_t)(steps.c * steps.h * steps.w);
+    assert_int_equal(have.stats.evaluations, steps.n);
+    assert_close(name, have.latents, last, 1e-4);
+    char *key = ts_format("%s.image", name);
+    if (ts_safetensors_find(k->io, key)) {
+        tensor image = tensor_of(k->io, "%s", key);
+        hold_image(name, have.rgb, image);
+        tensor_free(image);
+    }
+    free(key);
+    tensor_free(steps);
+    shot_free(have);
+    studio_close(s);
+}
+
+static const struct {
+    const char *how;
+    const ts_backend *backend;
+    int ranks;
+    ts_parallel parallel;
+} devices[] = {
+    {"ref:1", &ts_backend_ref, 1, {.mode = TS_MODE_SINGLE}},
+    {"cpu:1", &ts_backend_cpu, 1, {.mode = TS_MODE_SINGLE}},
+    {"cpu:2 in sync", &ts_backend_cpu, 2, {.mode = TS_MODE_SYNC, .cfg_split = TS_CFG_SPLIT_OFF}},
+    {"cpu:2 by branch", &ts_backend_cpu, 2, {.mode = TS_MODE_PCPP, .cfg_split = TS_CFG_SPLIT_ON}},
+    {"cpu:4 by branch and in sync", &ts_backend_cpu, 4, {.mode = TS_MODE_SYNC, .cfg_split = TS_CFG_SPLIT_ON}},
+    /* As many synchronous evaluations as there are: nothing is ever stale. */
+    {"cpu:2 warmed up to the end",
+     &ts_backend_cpu,
+     2,
+     {.mode = TS_MODE_PCPP, .partial = 0.3, .warmup = 3, .cfg_split = TS_CFG_SPLIT_OFF}},
+};
+
+int main(int argc, char **argv) {
+    fixture_init(argc, argv);
+    parity_init(argc, argv);
+    static const char *const folders[] = {"pipeline_sd1", "pipeline_xl"};
+    test_list tests = {0};
+    cJSON *json[2];
+    ts_safetensors *io[2];
+    for (int f = 0; f < 2; f++) {
+        char *name = ts_format("%s.json", folders[f]);
+        json[f] = fixture_json(name);
+        free(name);
+        name = ts_format("%s.safetensors", folders[f]);
+        io[f] = fixture_tensors(name);
+        free(name);
+        for (size_t d = 0; d < sizeof devices / sizeof *devices; d++) {
+            const cJSON *c;
+            cJSON_ArrayForEach(c, cJSON_GetObjectItemCaseSensitive(json[f], "cases")) {
+                picture_case k = {.json = c,
+                                  .folder = folders[f],
+                                  .io = io[f],
+                                  .backend = devices[d].backend,
+                                  .ranks = devices[d].ranks,
+                                  .parallel = devices[d].parallel};
+                /* Guidance rescale (Lin et al. 2023) is not offered. */
+                if (json_value(c, "guidance_rescale") != 0) continue;
+                if (json_value(c, "guidance") <= 1 && k.parallel.cfg_split == TS_CFG_SPLIT_ON) continue;
+                test_add(&tests, the_picture_is_that_of_diffusers, &k, sizeof k, "%s/%s on %s", folders[f],
+                         json_text(c, "name"), devices[d].how);
+            }
+        }
+    }
+    int failed = test_run(&tests, "pictures");
+    for (int f = 0; f < 2; f++) {
+        cJSON_Delete(json[f]);
+        ts_safetensors_free(io[f]);
+    }
+    return failed;
+}

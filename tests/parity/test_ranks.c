@@ -1,0 +1,93 @@
+/* Several ranks, displaced in every way, against a simulation of them in PyTorch that was written from the
+ * definitions alone (tools/parity/simulate_ranks.py). */
+#include "pictures.h"
+
+static cJSON *fixture;
+static ts_safetensors *io;
+static studio the_studio;
+
+static double partial_of(const cJSON *c) {
+    const cJSON *v = cJSON_GetObjectItemCaseSensitive(c, "partial");
+    if (cJSON_IsNumber(v)) return v->valuedouble;
+    assert_string_equal(json_text(c, "partial"), "all");
+    return INFINITY;
+}
+
+/* The case as a job; noise and text are the fixture's. */
+static shot shoot(const cJSON *c) {
+    const char *size = json_text(c, "size");
+    int height, width;
+    assert_int_equal(sscanf(size, "%dx%d", &height, &width), 2);
+    const int mode = ts_mode_find(json_text(c, "mode"));
+    const int group_norm = ts_group_norm_mode_find(json_text(c, "group_norm"));
+    assert_true(mode >= 0 && group_norm >= 0);
+    char *name = ts_format("noise_%s", size);
+    float *noise = fixture_floats(io, name, NULL), *text = fixture_floats(io, "encoder_hidden_states", NULL);
+    ts_shape shape = {.width = 8 * width,
+                      .height = 8 * height,
+                      .steps = (int)json_value(c, "steps"),
+                      .sampler = ts_sampler_find("ddim"),
+                      .dtype = TS_F32,
+                      .guided = true,
+                      .parallel = {.mode = (ts_mode)mode,
+                                   .ranks = (int)json_value(c, "ranks"),
+                                   .partial = partial_of(c),
+                                   .warmup = (int)json_value(c, "warmup"),
+                                   .group_norm = (ts_group_norm_mode)group_norm,
+                                   .cfg_split = TS_CFG_SPLIT_OFF}};
+    ts_picture request = {.guidance_scale = json_value(c, "guidance"), .text_in = text, .latents_in = noise};
+    shot s = studio_shoot(the_studio, &shape, &request);
+    free(noise);
+    free(text);
+    free(name);
+    return s;
+}
+
+static void latents_are_those_of_the_simulation(void **state) {
+    const cJSON *c = *state;
+    const char *name = json_text(c, "name");
+    shot s = shoot(c);
+    assert_int_equal(s.stats.patches, (int)json_value(c, "ranks"));
+    tensor want = strcmp(json_text(c, "mode"), "sync") == 0 ? tensor_of(io, "single_%s", json_text(c, "size"))
+                                                            : tensor_of(io, "%s", name);
+    assert_close(name, s.latents, want, 1e-3);
+    tensor_free(want);
+    shot_free(s);
+}
+
+/* One rank is the picture that `sync` is held against, and no case is tested with an empty distance. */
+static void one_rank_is_one_device(void **state) {
+    (void)state;
+    const cJSON *c = cJSON_GetArrayItem(cJSON_GetObjectItemCaseSensitive(fixture, "cases"), 0);
+    cJSON *alone = cJSON_Duplicate(c, true);
+    cJSON_ReplaceItemInObjectCaseSensitive(alone, "mode", cJSON_CreateString("single"));
+    cJSON_ReplaceItemInObjectCaseSensitive(alone, "ranks", cJSON_CreateNumber(1));
+    shot s = shoot(alone);
+    tensor want = tensor_of(io, "single_%s", json_text(c, "size"));
+    assert_close("single", s.latents, want, 1e-4);
+    tensor_free(want);
+    shot_free(s);
+    cJSON_Delete(alone);
+}
+
+int main(int argc, char **argv) {
+    fixture_init(argc, argv);
+    parity_init(argc, argv);
+    test_list tests = {0};
+    fixture = fixture_json("ranks.json");
+    io = fixture_tensors("ranks.safetensors");
+    the_studio = studio_open("pipeline_sd1", &ts_backend_cpu, 5);
+    ts_error e = {0};
+    must(ts_schedule_config_read(cJSON_GetObjectItemCaseSensitive(fixture, "scheduler"),
+                                 &the_studio.model->schedule, &e),
+         &e);
+    test_add(&tests, one_rank_is_one_device, NULL, 0, "one rank is one device");
+    const cJSON *c;
+    cJSON_ArrayForEach(c, cJSON_GetObjectItemCaseSensitive(fixture, "cases"))
+        test_add(&tests, latents_are_those_of_the_simulation, c, 0, "%s", json_text(c, "name"));
+    int failed = test_run(&tests, "ranks");
+    studio_close(the_studio);
+    ts_safetensors_free(io);
+    cJSON_Delete(fixture);
+    return failed;
+}
