@@ -60,7 +60,7 @@ ts_code ts_decode(ts_run *run, int picture, unsigned char *pixels, ts_error *e) 
     decoding d = {.run = run, .picture = picture, .pixels = pixels};
     ts_code rc = ts_plan_get(run->group, &key, &layout, &d.plan, e);
     if (rc) return rc;
-    if (d.plan->branch[0]) d.plan->branch[0]->ops->reset(d.plan->branch[0]);
+    if (d.plan->branch[0]) d.plan->branch[0]->ops->reset(d.plan->branch[0], 0);
     for (int i = 0; i < layout.patches; i++) ts_program_reset_stats(d.plan->program[i]);
     ts_group_each(run->group, layout.patches, decode_rank, &d);
     for (int i = 0; i < layout.patches; i++) {

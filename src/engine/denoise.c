@@ -7,8 +7,11 @@
 #include "base/clock.h"
 #include "engine/run.h"
 
+/* A smaller batch is worth compiling only for this many evaluations at least. */
+#define WORTH_SHRINKING 3
+
 /* A rank's own rows of everything the sampler touches; one allocation a job. */
-typedef struct patch {
+struct ts_patch {
     ts_run *run;
     ts_program *program;
     ts_transport *transport; /* between the patches of the branch, or NULL */
@@ -19,96 +22,143 @@ typedef struct patch {
     float *x, *out, *saved, *hist[TS_SAMPLER_HISTORY];
     float *other; /* the other branch's prediction */
     uint64_t noise_wait_ns;
-} patch;
+};
 
 bool ts_run_picture_over(ts_run *run, int k) {
     return atomic_load(&run->job->pictures[k].cancelled) || atomic_load(&run->bad_step[k]);
 }
 
-static bool all_over(ts_run *run) {
-    for (int k = 0; k < run->job->count; k++)
-        if (!ts_run_picture_over(run, k)) return false;
-    return true;
+/* Pictures of the leg's batch that still want work. */
+static int alive(ts_run *run) {
+    int n = 0;
+    for (int k = 0; k < run->count; k++) n += !ts_run_picture_over(run, run->picture[k]);
+    return n;
 }
 
-static ts_code patch_open(patch *p, ts_run *run, const ts_rank *rank) {
+/* ---- the patch ---- */
+
+/* x = init_scale * noise: this rank's rows, from channels first to channels last. */
+static void take_noise(ts_patch *p) {
+    const ts_run *run = p->run;
+    const size_t w = (size_t)run->latent_w, c = (size_t)run->channels, plane = (size_t)run->latent_h * w;
+    for (int k = 0; k < run->count; k++) {
+        const float *from = run->noise + (size_t)k * plane * c + (size_t)p->row * w;
+        float *to = p->x + (size_t)k * p->elements;
+        for (size_t i = 0; i < (size_t)p->rows * w; i++)
+            for (size_t j = 0; j < c; j++) to[i * c + j] = run->plan->init_scale * from[j * plane + i];
+    }
+}
+
+static ts_code patch_new(ts_run *run, int rank, ts_patch **ret) {
     const ts_layout *l = &run->layout;
-    *p = (patch){.run = run,
-                 .rank = rank->index,
-                 .branch = rank->index / l->patches,
-                 .index = rank->index % l->patches,
-                 .program = run->unet->program[rank->index]};
-    p->transport = run->unet->branch[p->branch];
+    ts_patch *p = ts_new0(ts_patch);
+    if (!p) return ts_fail(&run->error[rank], TS_ENOMEM, "starting a job");
+    *p = (ts_patch){.run = run, .rank = rank, .branch = rank / l->patches, .index = rank % l->patches};
     p->row = l->rows.bound[p->index];
     p->rows = ts_rows_of(&l->rows, p->index);
     p->elements = (size_t)p->rows * (size_t)run->latent_w * (size_t)run->channels;
-    const size_t n = p->elements * (size_t)run->job->count;
-    const int buffers = 3 + run->plan->history + run->plan->saves_x;
-    p->memory = ts_array0(float, n *(size_t)buffers);
-    if (!p->memory) return ts_fail(&run->error[p->rank], TS_ENOMEM, "starting a job");
+    const size_t n = p->elements * (size_t)run->count;
+    const size_t buffers = 3 + (size_t)run->plan->history + (run->plan->saves_x ? 1 : 0);
+    p->memory = ts_array0(float, n *buffers);
+    if (!p->memory) {
+        free(p);
+        return ts_fail(&run->error[rank], TS_ENOMEM, "starting a job");
+    }
     float *at = p->memory;
     p->x = at;
     p->out = at += n;
     p->other = at += n;
     for (int i = 0; i < run->plan->history; i++) p->hist[i] = at += n;
     if (run->plan->saves_x) p->saved = at + n;
+    take_noise(p);
+    *ret = p;
     return TS_OK;
 }
 
-/* x = init_scale * noise: this rank's rows, from channels first to channels last. */
-static void take_noise(patch *p) {
-    const ts_run *run = p->run;
-    const int w = run->latent_w, c = run->channels;
-    const size_t plane = (size_t)run->latent_h * (size_t)w;
-    for (int k = 0; k < run->job->count; k++) {
-        const float *from = run->noise + (size_t)k * plane * (size_t)c + (size_t)p->row * (size_t)w;
-        float *to = p->x + (size_t)k * p->elements;
-        for (size_t i = 0; i < (size_t)p->rows * (size_t)w; i++)
-            for (int j = 0; j < c; j++)
-                to[i * (size_t)c + (size_t)j] = run->plan->init_scale * from[(size_t)j * plane + i];
+void ts_denoise_free(ts_run *run) {
+    for (int i = 0; i < run->ranks; i++) {
+        if (run->patch[i]) free(run->patch[i]->memory);
+        free(run->patch[i]);
+        run->patch[i] = NULL;
     }
 }
 
-/* Images that this rank's program runs side by side: [first, first + batch) of the job's. */
-static int images(const patch *p, int *ret_first) {
-    const ts_job *job = p->run->job;
-    *ret_first = p->run->layout.branches == 2 ? p->branch * job->count : 0;
-    return job->shape.guided && p->run->layout.branches == 1 ? 2 * job->count : job->count;
+/* Moves the pictures that stay to the front: picture k of the smaller batch was old[k]. */
+static void keep_pictures(ts_patch *p, const int *old, int count) {
+    float *const buffers[] = {p->x, p->saved, p->hist[0], p->hist[1], p->hist[2]};
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
+        for (int k = 0; buffers[i] && k < count; k++)
+            memmove(buffers[i] + (size_t)k * p->elements, buffers[i] + (size_t)old[k] * p->elements,
+                    p->elements * sizeof(float));
+}
+
+void ts_denoise_shrink(ts_run *run, ts_plan *plan, const int *keep, int count) {
+    int image[2 * TS_MAX_BATCH];
+    for (int k = 0; k < count; k++) run->picture[k] = run->picture[keep[k]];
+    /* A program runs the unconditional images before the conditional ones, or the images of one branch. */
+    for (int i = 0; i < plan->key.batch; i++) image[i] = i < count ? keep[i] : run->count + keep[i - count];
+    for (int r = 0; r < run->ranks; r++) {
+        keep_pictures(run->patch[r], keep, count);
+        ts_program_adopt(plan->program[r], run->unet->program[r], image);
+    }
+    run->count = count;
+    run->unet = plan;
+}
+
+/* ---- a leg ---- */
+
+/* Images that this rank's program runs side by side, as indices into run->text. */
+static int images(const ts_patch *p, int ret[2 * TS_MAX_BATCH]) {
+    const ts_run *run = p->run;
+    const bool guided = run->job->shape.guided, split = run->layout.branches == 2;
+    int n = 0;
+    if (guided && (!split || p->branch == 0))
+        for (int k = 0; k < run->count; k++) ret[n++] = run->picture[k];
+    if (!guided || !split || p->branch == 1)
+        for (int k = 0; k < run->count; k++) ret[n++] = run->picture[k] + (guided ? run->job->count : 0);
+    return n;
 }
 
 /* What stays the same for the whole job: the text, and what is computed from it once. */
-static ts_code begin(patch *p) {
+static ts_code begin(ts_patch *p) {
     ts_run *run = p->run;
-    int first, n = images(p, &first);
+    int image[2 * TS_MAX_BATCH], n = images(p, image);
+    p->program = run->unet->program[p->rank];
+    p->transport = run->unet->branch[p->branch];
+    ts_program_reset_stats(p->program);
+    p->noise_wait_ns = 0;
     ts_view v;
     float *text = ts_program_tensor(p->program, "text", &v);
-    memcpy(text, run->text + (size_t)first * v.pitch, (size_t)n * v.pitch * sizeof *text);
+    for (int i = 0; i < n; i++)
+        memcpy(text + (size_t)i * v.pitch, run->text + (size_t)image[i] * v.pitch, v.pitch * sizeof *text);
     if (run->model->xl) {
-        float *pooled = ts_program_tensor(p->program, "pooled", &v);
-        memcpy(pooled, run->pooled + (size_t)first * v.pitch, (size_t)n * v.pitch * sizeof *pooled);
         float *ids = ts_program_tensor(p->program, "time_ids", NULL);
-        for (int i = 0; i < n; i++) memcpy(ids + 6 * i, run->time_ids, sizeof run->time_ids);
+        float *pooled = ts_program_tensor(p->program, "pooled", &v);
+        for (int i = 0; i < n; i++) {
+            memcpy(ids + 6 * i, run->time_ids, sizeof run->time_ids);
+            memcpy(pooled + (size_t)i * v.pitch, run->pooled + (size_t)image[i] * v.pitch,
+                   v.pitch * sizeof *pooled);
+        }
     }
-    take_noise(p);
     return ts_program_run_once(p->program, &run->error[p->rank]);
 }
 
-static void fill_inputs(patch *p, const ts_sampler_row *row) {
-    int first, n = images(p, &first);
-    const size_t all = p->elements * (size_t)p->run->job->count;
-    float *sample = ts_program_tensor(p->program, "sample", NULL);
+static void fill_inputs(ts_patch *p, const ts_sampler_row *row) {
+    ts_view v;
+    const size_t all = p->elements * (size_t)p->run->count;
+    float *sample = ts_program_tensor(p->program, "sample", &v);
     float *t = ts_program_tensor(p->program, "timestep", NULL);
     for (size_t i = 0; i < all; i++) sample[i] = row->c_in * p->x[i];
-    if (n > p->run->job->count) memcpy(sample + all, sample, all * sizeof *sample);
-    for (int i = 0; i < n; i++) t[i] = (float)row->timestep;
+    if (v.b > p->run->count) memcpy(sample + all, sample, all * sizeof *sample);
+    for (int i = 0; i < v.b; i++) t[i] = (float)row->timestep;
 }
 
 /* p->out = the prediction that the sampler gets: guided where the job is (Ho & Salimans 2022, arXiv
  * 2207.12598). */
-static ts_code collect(patch *p, unsigned number) {
+static ts_code collect(ts_patch *p, unsigned number) {
     ts_run *run = p->run;
     const ts_job *job = run->job;
-    const size_t all = p->elements * (size_t)job->count;
+    const size_t all = p->elements * (size_t)run->count;
     const float *own = ts_program_tensor(p->program, "out", NULL);
     const float *uncond = own, *cond = own + all;
     if (!job->shape.guided) {
@@ -123,13 +173,14 @@ static ts_code collect(patch *p, unsigned number) {
         if (!rc) rc = t->ops->wait(t, me, peer, 0, number);
         p->noise_wait_ns += ts_now_ns() - t0;
         if (rc) return ts_fail(&run->error[p->rank], rc, "exchanging the guidance branches");
+        run->job->stats.sent_bytes[p->rank] += all * sizeof *own;
         const ts_slot *slot = &run->unet->noise_exchange[p->rank].from[peer];
         memcpy(p->other, run->unet->noise_inbox[p->rank] + slot->offset[number & 1], all * sizeof *own);
         uncond = me == 0 ? own : p->other;
         cond = me == 0 ? p->other : own;
     }
-    for (int k = 0; k < job->count; k++) {
-        const float g = (float)job->pictures[k].guidance_scale;
+    for (int k = 0; k < run->count; k++) {
+        const float g = (float)job->pictures[run->picture[k]].guidance_scale;
         const size_t at = (size_t)k * p->elements;
         for (size_t i = at; i < at + p->elements; i++) p->out[i] = uncond[i] + g * (cond[i] - uncond[i]);
     }
@@ -137,18 +188,18 @@ static ts_code collect(patch *p, unsigned number) {
 }
 
 /* A latent that has left the finite numbers fails its picture, not the others of the batch. */
-static void check_finite(patch *p, int evaluation) {
-    for (int k = 0; k < p->run->job->count; k++) {
+static void check_finite(ts_patch *p, int evaluation) {
+    for (int k = 0; k < p->run->count; k++) {
         const float *x = p->x + (size_t)k * p->elements;
-        float sum = 0; /* stays finite unless something in it is not: 0 * inf and 0 * nan are nan */
+        float sum = 0; /* stays zero unless something in it is not finite: 0 * inf and 0 * nan are nan */
         for (size_t i = 0; i < p->elements; i++) sum += 0.0f * x[i];
         if (sum == 0) continue;
         int none = 0;
-        atomic_compare_exchange_strong(&p->run->bad_step[k], &none, evaluation);
+        atomic_compare_exchange_strong(&p->run->bad_step[p->run->picture[k]], &none, evaluation);
     }
 }
 
-static ts_code wait_for_peers(patch *p, unsigned number) {
+static ts_code wait_for_peers(ts_patch *p, unsigned number) {
     for (int j = 0; p->transport && j < p->run->layout.patches; j++) {
         if (j == p->index) continue;
         ts_code rc = p->transport->ops->wait_finished(p->transport, p->index, j, number);
@@ -157,7 +208,18 @@ static ts_code wait_for_peers(patch *p, unsigned number) {
     return TS_OK;
 }
 
-static ts_code evaluate(patch *p, int i) {
+/* Rank 0, before its evaluation i: ends the leg if the batch has become too large. Nobody can begin i + 2
+ * before rank 0 has finished i + 1, so all ranks see the end in time. Naive ranks do not wait for each other.
+ */
+static void consider_shrinking(ts_patch *p, int i) {
+    ts_run *run = p->run;
+    if (p->rank != 0 || atomic_load(&run->stop_at) != INT_MAX || run->plan->rows - i < 2 + WORTH_SHRINKING)
+        return;
+    if (run->unet->key.naive || alive(run) == run->count) return;
+    atomic_store(&run->stop_at, i + 2);
+}
+
+static ts_code evaluate(ts_patch *p, int i) {
     ts_run *run = p->run;
     const ts_sampler_row *row = &run->plan->row[i];
     const unsigned number = (unsigned)i + 1;
@@ -166,30 +228,30 @@ static ts_code evaluate(patch *p, int i) {
     ev.next_displaced = i + 1 < run->plan->rows && i + 1 > run->warmup;
     ts_program_stats before, after;
     ts_program_get_stats(p->program, &before);
-    ts_code rc = wait_for_peers(p, number - 1);
-    if (rc) return rc;
     fill_inputs(p, row);
-    rc = ts_program_run(p->program, p->transport, p->index, ev, &run->error[p->rank]);
+    ts_code rc = ts_program_run(p->program, p->transport, p->index, ev, &run->error[p->rank]);
     if (!rc) rc = collect(p, number);
     if (rc) return rc;
-    ts_sampler_apply(row, p->x, p->out, p->hist, p->saved, NULL, p->elements * (size_t)run->job->count);
+    ts_sampler_apply(row, p->x, p->out, p->hist, p->saved, NULL, p->elements * (size_t)run->count);
     check_finite(p, i + 1);
     if (p->transport) p->transport->ops->finished(p->transport, p->index, number);
     ts_program_get_stats(p->program, &after);
+    ts_job_stats *stats = &run->job->stats;
+    stats->flops[p->rank] += fresh ? after.flops_fresh : after.flops_displaced;
+    stats->sent_bytes[p->rank] += after.sent_bytes - before.sent_bytes;
     /* A steady evaluation is an asynchronous one that another follows; where there are none, any. */
     if ((!fresh && ev.next_displaced) || run->warmup >= run->plan->rows)
-        run->job->stats.sent_steady[p->rank] = after.sent_bytes - before.sent_bytes;
+        stats->sent_steady[p->rank] = after.sent_bytes - before.sent_bytes;
     return TS_OK;
 }
 
-static void give_latents(const patch *p) {
+static void give_latents(const ts_patch *p) {
     ts_run *run = p->run;
-    const size_t picture = (size_t)run->latent_h * (size_t)run->latent_w * (size_t)run->channels;
-    const size_t at = (size_t)p->row * (size_t)run->latent_w * (size_t)run->channels;
+    const size_t row = (size_t)run->latent_w * (size_t)run->channels, picture = (size_t)run->latent_h * row;
     if (p->branch) return; /* both branches hold the same */
-    for (int k = 0; k < run->job->count; k++)
-        memcpy(run->latents + (size_t)k * picture + at, p->x + (size_t)k * p->elements,
-               p->elements * sizeof *p->x);
+    for (int k = 0; k < run->count; k++)
+        memcpy(run->latents + (size_t)run->picture[k] * picture + (size_t)p->row * row,
+               p->x + (size_t)k * p->elements, p->elements * sizeof *p->x);
 }
 
 /* Peers that wait for this rank must not wait for ever. */
@@ -200,33 +262,37 @@ static void abort_all(ts_run *run) {
         if (run->unet->noise[i]) run->unet->noise[i]->ops->abort(run->unet->noise[i]);
 }
 
-void ts_denoise_rank(void *arg, ts_rank *rank) {
-    ts_run *run = arg;
-    patch p;
-    ts_code rc = patch_open(&p, run, rank);
-    ts_program_reset_stats(run->unet->program[rank->index]);
-    if (!rc) rc = begin(&p);
-    for (int i = 0; i < run->plan->rows && !rc; i++) {
-        if (all_over(run))
-            rc = ts_fail(&run->error[rank->index], TS_ECANCELLED, "cancelled");
-        else
-            rc = evaluate(&p, i);
-        if (!rc && rank->index == 0 && run->job->on_step)
+static ts_code leg(ts_patch *p) {
+    ts_run *run = p->run;
+    ts_code rc = begin(p);
+    for (int i = run->next; i < run->plan->rows && !rc; i++) {
+        rc = wait_for_peers(p, (unsigned)i);
+        if (rc || i >= atomic_load(&run->stop_at)) break;
+        if (!alive(run)) return ts_fail(&run->error[p->rank], TS_ECANCELLED, "cancelled");
+        consider_shrinking(p, i);
+        rc = evaluate(p, i);
+        if (!rc && p->rank == 0 && run->job->on_step)
             run->job->on_step(run->job->arg, i + 1, run->plan->rows);
     }
+    return rc;
+}
+
+void ts_denoise_rank(void *arg, ts_rank *rank) {
+    ts_run *run = arg;
+    const int r = rank->index;
+    ts_code rc = run->patch[r] ? TS_OK : patch_new(run, r, &run->patch[r]);
+    if (!rc) rc = leg(run->patch[r]);
     if (rc)
         abort_all(run);
-    else
-        give_latents(&p);
+    else if (atomic_load(&run->stop_at) == INT_MAX)
+        give_latents(run->patch[r]);
+    run->code[r] = rc;
+    if (!run->patch[r]) return;
     ts_program_stats s;
-    ts_program_get_stats(run->unet->program[rank->index], &s);
+    ts_program_get_stats(run->unet->program[r], &s);
     ts_job_stats *stats = &run->job->stats;
-    const int fresh = run->warmup < run->plan->rows ? run->warmup + 1 : run->plan->rows;
-    stats->wait_s[rank->index] = ts_seconds(s.wait_ns + p.noise_wait_ns);
-    stats->sent_bytes[rank->index] = s.sent_bytes;
-    stats->arena_bytes[rank->index] = s.arena_bytes + s.inbox_bytes;
-    stats->flops[rank->index] =
-        s.flops_once + fresh * s.flops_fresh + (run->plan->rows - fresh) * s.flops_displaced;
-    free(p.memory);
-    run->code[rank->index] = rc;
+    stats->wait_s[r] += ts_seconds(s.wait_ns + run->patch[r]->noise_wait_ns);
+    stats->flops[r] += s.flops_once;
+    if (s.arena_bytes + s.inbox_bytes > stats->arena_bytes[r])
+        stats->arena_bytes[r] = s.arena_bytes + s.inbox_bytes;
 }

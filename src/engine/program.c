@@ -225,6 +225,25 @@ ts_code ts_program_run(ts_program *p, ts_transport *transport, int rank, ts_eval
     return run_items(&r, false, e);
 }
 
+/* ---- fewer images ---- */
+
+void ts_program_adopt(ts_program *p, const ts_program *from, const int *image) {
+    ts_assert(p->b->exchange_count == from->b->exchange_count);
+    for (size_t x = 0; x < p->b->exchange_count; x++) {
+        const ts_exchange *to_ex = &p->b->exchanges[x], *from_ex = &from->b->exchanges[x];
+        if (to_ex->kind == TS_EXCHANGE_GATHER) continue; /* nothing of it outlives its evaluation */
+        for (int j = 0; j < TS_MAX_RANKS; j++) {
+            const ts_slot *s = &to_ex->from[j];
+            if (!s->runs) continue;
+            const size_t bytes = (size_t)s->runs * s->run_bytes / (size_t)p->b->build.batch; /* of an image */
+            for (int parity = 0; parity < 2; parity++)
+                for (int k = 0; k < p->b->build.batch; k++)
+                    memcpy(p->inbox + s->offset[parity] + (size_t)k * bytes,
+                           from->inbox + from_ex->from[j].offset[parity] + (size_t)image[k] * bytes, bytes);
+        }
+    }
+}
+
 /* ---- looking inside ---- */
 
 void *ts_program_tensor(const ts_program *p, const char *name, ts_view *ret_view) {

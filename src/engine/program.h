@@ -37,6 +37,10 @@ ts_code ts_program_run_once(ts_program *p, ts_error *e);
 /* All others. transport NULL: no peers. TS_ECANCELLED when the transport was aborted, TS_EDEVICE. */
 ts_code ts_program_run(ts_program *p, ts_transport *transport, int rank, ts_evaluation evaluation, ts_error *e);
 
+/* Goes on where `from` stopped, with fewer images: image k of p is image[k] of from. Both were built from the
+ * same model for the same rows and patch; what peers have sent is taken over. Neither is running. */
+void ts_program_adopt(ts_program *p, const ts_program *from, const int *image);
+
 /* Figures. Waiting and sending add up until they are reset. */
 typedef struct ts_program_stats {
     size_t arena_bytes, inbox_bytes;

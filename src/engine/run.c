@@ -132,14 +132,15 @@ static ts_code denoise(ts_run *run, ts_error *e) {
         int stopped = atomic_load(&run->stop_at);
         if (rc || stopped == INT_MAX) return rc;
         run->next = stopped;
-        int alive = 0;
-        for (int k = 0; k < run->count; k++) alive += !ts_run_picture_over(run, run->picture[k]);
-        if (!alive) return ts_fail(e, TS_ECANCELLED, "cancelled");
-        ts_plan_key key = unet_key(run, alive);
+        int keep[TS_MAX_BATCH], count = 0;
+        for (int k = 0; k < run->count; k++)
+            if (!ts_run_picture_over(run, run->picture[k])) keep[count++] = k;
+        if (!count) return ts_fail(e, TS_ECANCELLED, "cancelled");
+        ts_plan_key key = unet_key(run, count);
         ts_plan *plan;
         rc = ts_plan_get(run->group, &key, &run->layout, &plan, e);
         if (rc) return rc;
-        ts_denoise_shrink(run, plan);
+        ts_denoise_shrink(run, plan, keep, count);
     }
 }
 

@@ -1,8 +1,13 @@
-/* A job while it runs: what its ranks share. Private to run.c, denoise.c and decode.c. */
+/* A job while it runs: what its ranks share. Private to run.c, denoise.c and decode.c.
+ *
+ * Denoising goes in legs. A leg ends with the last evaluation, or earlier, when pictures of the batch have been
+ * cancelled: then the batch is made smaller and the next leg goes on with the rest. */
 #ifndef TS_ENGINE_RUN_H
 #define TS_ENGINE_RUN_H
 
 #include "engine/group.h"
+
+typedef struct ts_patch ts_patch;
 
 typedef struct ts_run {
     ts_group *group;
@@ -11,28 +16,41 @@ typedef struct ts_run {
     ts_layout layout;
     int ranks;
     int latent_h, latent_w, channels;
-    int warmup; /* the last synchronous evaluation, counted from 0; INT_MAX: all are */
+    int warmup; /* the last synchronous evaluation, counted from 0; past the last row: all are */
     ts_sampler_plan *plan;
+
+    /* The batch of this leg: pictures of the job that still run. */
+    int count, picture[TS_MAX_BATCH];
+    int next;           /* evaluation that the leg begins with */
+    atomic_int stop_at; /* evaluation before which it ends */
     ts_plan *unet;
-    /* By picture. */
-    float *noise;      /* [count][channels][h][w] unit normal; then, by rows, [count][h][w][channels] latents */
-    float *latents;    /* [count][h][w][channels], written row-wise by the ranks at the end */
-    float *text;       /* [images][tokens][width]: the unconditional ones first where the job is guided */
-    float *pooled;     /* XL: [images][width] */
+    ts_patch *patch[TS_MAX_RANKS];
+
+    /* By picture of the job. */
+    float *noise;    /* [pictures][channels][h][w], unit normal */
+    float *latents;  /* [pictures][h][w][channels], written row-wise by the ranks at the end */
+    float *text;     /* [images][tokens][width]: the unconditional ones first where the job is guided */
+    float *pooled;   /* XL: [images][width] */
     float time_ids[6]; /* XL: original size, crop, target size */
     atomic_int bad_step[TS_MAX_BATCH]; /* the evaluation after which a latent was not finite; 0: none */
+
     /* By rank. */
     ts_code code[TS_MAX_RANKS];
     ts_error error[TS_MAX_RANKS];
 } ts_run;
 
-/* True when picture k needs no more work: cancelled, or not finite. */
+/* True when picture k of the job needs no more work: cancelled, or not finite. */
 bool ts_run_picture_over(ts_run *run, int k);
 
-/* One rank's part: all evaluations, then its rows into run->latents. A task for ts_group_each. */
+/* One rank's part of a leg; after the last one its rows are in run->latents. A task for ts_group_each. */
 void ts_denoise_rank(void *run, ts_rank *rank);
 
-/* Decodes run->latents of picture k on all ranks of the job, into pixels [8h][8w][3]. */
+/* Between two legs, ranks idle: the batch becomes its pictures keep[0..count), on the programs of `plan`, which
+ * take over what peers had sent to those of run->unet. */
+void ts_denoise_shrink(ts_run *run, ts_plan *plan, const int *keep, int count);
+void ts_denoise_free(ts_run *run);
+
+/* Decodes run->latents of picture k of the job on all ranks, into pixels [8h][8w][3]. */
 ts_code ts_decode(ts_run *run, int k, unsigned char *pixels, ts_error *e);
 
 #endif

@@ -41,8 +41,9 @@ typedef struct ts_transport_ops {
     void (*free)(ts_transport *t);
     /* Rank's own thread, before the first post of anyone: where its inbox is. `exchanges` stays the caller's. */
     void (*attach)(ts_transport *t, int rank, char *inbox, const ts_exchange *exchanges);
-    /* All ranks idle: evaluation numbers start again at 1, an abort is forgotten. */
-    void (*reset)(ts_transport *t);
+    /* All ranks idle: everything up to `evaluation` counts as posted and finished, nothing after it; an abort
+     * is forgotten. 0 before a job. */
+    void (*reset)(ts_transport *t, unsigned evaluation);
     /* Sends `runs` runs, `pitch` bytes apart, as exchange x of evaluation t to `peer`. The source may be
      * reused when it returns. */
     ts_code (*post)(ts_transport *t, int rank, int peer, int x, unsigned evaluation, const void *source,

@@ -73,11 +73,11 @@ static void local_attach(ts_transport *t, int rank, char *inbox, const ts_exchan
     l->table[rank] = exchanges;
 }
 
-static void local_reset(ts_transport *t) {
+static void local_reset(ts_transport *t, unsigned evaluation) {
     local *l = (local *)t;
     size_t n = (size_t)t->ranks * (size_t)t->ranks * (size_t)l->exchanges;
-    for (size_t i = 0; i < n; i++) atomic_store(&l->arrived[i], 0);
-    for (int i = 0; i < t->ranks; i++) atomic_store(&l->finished[i], 0);
+    for (size_t i = 0; i < n; i++) atomic_store(&l->arrived[i], evaluation);
+    for (int i = 0; i < t->ranks; i++) atomic_store(&l->finished[i], evaluation);
     atomic_store(&l->aborted, false);
 }
 

@@ -173,7 +173,7 @@ static void *run_rank(void *arg) {
 
 void parity_run(parity *p, int count) {
     rank ranks[TS_MAX_RANKS] = {0};
-    if (p->transport) p->transport->ops->reset(p->transport);
+    if (p->transport) p->transport->ops->reset(p->transport, 0);
     for (int i = 0; i < p->ranks; i++) {
         ranks[i] = (rank){.p = p, .index = i, .count = count};
         assert_int_equal(pthread_create(&ranks[i].thread, NULL, run_rank, &ranks[i]), 0);

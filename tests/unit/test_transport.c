@@ -104,7 +104,7 @@ static void every_read_sees_the_post_of_its_evaluation(void **state) {
     (void)state;
     open_transport();
     for (int job = 0; job < 3; job++) {
-        transport->ops->reset(transport);
+        transport->ops->reset(transport, 0);
         run_ranks();
         for (int i = 0; i < RANKS; i++) {
             assert_int_equal(codes[i], TS_OK);
@@ -117,14 +117,14 @@ static void every_read_sees_the_post_of_its_evaluation(void **state) {
 static void an_abort_ends_every_wait_until_the_reset(void **state) {
     (void)state;
     open_transport();
-    transport->ops->reset(transport);
+    transport->ops->reset(transport, 0);
     stop_at = 7;
     run_ranks();
     for (int i = 0; i < RANKS; i++)
         if (i != 2) assert_int_equal(codes[i], TS_ECANCELLED);
     assert_int_equal(transport->ops->wait(transport, 0, 1, 0, EVALUATIONS), TS_ECANCELLED);
     stop_at = 0;
-    transport->ops->reset(transport);
+    transport->ops->reset(transport, 0);
     run_ranks();
     for (int i = 0; i < RANKS; i++) {
         assert_int_equal(codes[i], TS_OK);
