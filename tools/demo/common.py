@@ -100,8 +100,8 @@ class _GroupNorm(torch.autograd.Function):
         b, c = x.shape[:2]
         k = c // groups
         n = x[0, 0].numel() * k
-        sg = g.flatten(2).sum(-1, dtype=torch.float32)                           # b, c
-        sgx = (g * x).flatten(2).sum(-1, dtype=torch.float32)
+        sg = g.flatten(2).sum(-1).float()                                        # b, c
+        sgx = (g * x).flatten(2).sum(-1).float()
         m, r = mean.repeat_interleave(k, 1), rstd.repeat_interleave(k, 1)
         xhat_g = r * (sgx - m * sg)                                              # sum of g * xhat by channel
         dweight, dbias = xhat_g.sum(0), sg.sum(0)

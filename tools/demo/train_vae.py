@@ -3,8 +3,9 @@
     nice -n 19 python train_vae.py --hours 0.5            # resumes from --dir/vae.pt
     python train_vae.py --hours 0.5 --decoder-only        # the latents, and so the U-Net, stay valid
 
-The loss is L1, L1 of the differences to the neighbours at three scales (edges), and a small KL term. The learning
-rate falls to zero over the run's --hours.
+The loss is L1, L1 of the differences to the neighbours at three scales (edges), and a small KL term. A fresh run
+begins with three latent channels held to the picture's own light and colours, shrunk eight times: left alone, the
+latents stay colourless for long. The learning rate falls to zero over the run's --hours.
 """
 import math
 import random
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 import common
 import models
 import scenes
+from muon import Muon
 
 
 def batch(rng, size, n, crops=2):
@@ -40,7 +42,13 @@ def edges(d):
     return (d[..., 1:, :] - d[..., :-1, :]).abs().mean() + (d[..., 1:] - d[..., :-1]).abs().mean()
 
 
-def loss_of(vae, x, kl_weight, decoder_only):
+def opponent(x):
+    """Light, blue to red, magenta to green, at a latent's size and about its spread."""
+    r, g, b = F.avg_pool2d(x, 8).unbind(1)
+    return torch.stack([(r + g + b) * .5, (r - b) * 1.2, (g - (r + b) / 2) * 3], 1)
+
+
+def loss_of(vae, x, kl_weight, decoder_only, hint):
     with torch.set_grad_enabled(not decoder_only):
         q = vae.encode(x).latent_dist
         z = q.sample()
@@ -52,6 +60,8 @@ def loss_of(vae, x, kl_weight, decoder_only):
         loss = loss + weight * edges(e)
         e = F.avg_pool2d(e, 2)
     kl = 0.5 * (q.mean.float() ** 2 + q.var.float() - 1 - q.logvar.float()).mean()
+    if hint > 0:
+        loss = loss + hint * (q.mean[:, :3].float() - opponent(x)).abs().mean()
     return loss + kl_weight * kl, (d * d).mean(), kl
 
 
@@ -80,6 +90,11 @@ def train(args, rank, device):
     elif args.from_model:
         from diffusers import AutoencoderKL
         vae = AutoencoderKL.from_pretrained(common.MODEL_DIR / "vae", torch_dtype=torch.float32)
+    else:
+        # Almost no noise in the latents at first: with the usual unit variance colour drowns in it for long.
+        with torch.no_grad():
+            vae.quant_conv.weight[4:] = 0
+            vae.quant_conv.bias[4:] = -5
     rng = random.Random(f"{args.seed} {step} {rank}")
     torch.manual_seed(rng.getrandbits(40))
     clock = common.Clock(saved and saved["clock"])
@@ -89,21 +104,20 @@ def train(args, rank, device):
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
     params = [q for q in vae.parameters() if q.requires_grad]
-    opt = torch.optim.AdamW(params, lr=args.lr, betas=(.9, .98), weight_decay=1e-4)
-    first, mean, early = step, 0.0, step == 0                # small batches at first: more steps
+    opt = Muon(params, lr=args.lr, adam_lr=1e-3)
+    first, mean, early = step, 0.0, step == 0                # small crops at first: more steps
     n = max(2, args.batch // common.workers())
     done = 0.0
     while done < 1:
         if done > 1 - args.whole:
             x = batch(rng, 256, max(1, n // 4), 1)
         else:
-            x = batch(rng, args.size, max(2, n // 2) if early and done < .3 else n)
+            x = batch(rng, args.size // 2 if early and done < .3 else args.size, n)
         x = x.to(device)
-        lr = args.lr * min(1, (step - first + 1) / 60) * (.5 * (1 + math.cos(math.pi * done)) + .01)
-        for group in opt.param_groups:
-            group["lr"] = lr
+        rate = min(1, (step - first + 1) / 15) * (.5 * (1 + math.cos(math.pi * done)) + .005)
+        opt.set_rate(rate)
         with common.autocast(device):
-            loss, mse, kl = loss_of(vae, x, args.kl, args.decoder_only)
+            loss, mse, kl = loss_of(vae, x, args.kl, args.decoder_only, max(0, 1 - done / .3) if early else 0)
         opt.zero_grad(set_to_none=True)
         loss.backward()
         done = common.average([q.grad for q in params], clock.here() / (args.hours * 3600))
@@ -115,7 +129,7 @@ def train(args, rank, device):
         ema.update(vae)
         mean += float(mse)
         if step % 50 == 0:
-            common.log(args.dir / "vae.log", step=step, minutes=clock.here() / 60, lr=lr, loss=float(loss),
+            common.log(args.dir / "vae.log", step=step, minutes=clock.here() / 60, rate=rate, loss=float(loss),
                        kl=float(kl), psnr_crops=10 * math.log10(4 * 50 / mean))
             mean = 0.0
         if step % 300 == 0:
@@ -132,8 +146,8 @@ def main():
     p.add_argument("--batch", type=int, default=8, help="crops of a step, over all workers")
     p.add_argument("--size", type=int, default=128, help="crop size")
     p.add_argument("--whole", type=float, default=.2, help="the last share of the time, on whole pictures of 256²")
-    p.add_argument("--lr", type=float, default=1e-3)
-    p.add_argument("--kl", type=float, default=3e-4)
+    p.add_argument("--lr", type=float, default=.01)
+    p.add_argument("--kl", type=float, default=5e-5)
     p.add_argument("--decoder-only", action="store_true")
     p.add_argument("--from-model", action="store_true", help="start from models/demo when there is no checkpoint")
     common.launch(train, p.parse_args())
