@@ -282,24 +282,52 @@ static ts_code fail_at(reading *r, ts_code rc) {
     return r->rc;
 }
 
-/* Feeds inih and counts. inih would silently break a line that is longer than its buffer. */
+static bool section_known(const char *section, size_t n) {
+    for (size_t i = 0; i < COUNT; i++)
+        if (!strncmp(options[i].section, section, n) && !options[i].section[n]) return true;
+    return false;
+}
+
+/* Up to a line's end or what the room holds, terminated; false at the end of the file. fgets would not tell of
+ * a NUL among the bytes. */
+static bool take_line(FILE *file, char *room, size_t size, size_t *ret_n) {
+    size_t n = 0;
+    int c = 0;
+    while (n + 1 < size && c != '\n' && (c = getc(file)) != EOF) room[n++] = (char)c;
+    room[n] = 0;
+    *ret_n = n;
+    return n > 0;
+}
+
+/* Feeds inih and counts. inih would silently break a line that is longer than its buffer, end one at a NUL, and
+ * say nothing of a section without options. */
 static char *next_line(char *room, int size, void *arg) {
     reading *r = arg;
-    if (r->rc || !fgets(room, size, r->file)) return NULL;
+    size_t n;
+    if (r->rc || !take_line(r->file, room, (size_t)size, &n)) return NULL;
     r->line++;
-    size_t n = strlen(room);
-    if (n + 1 == (size_t)size && room[n - 1] != '\n') {
-        ts_fail(r->e, TS_EINVAL, "the line is longer than %d bytes", size - 2);
+    const char *wrong = NULL;
+    if (n + 1 == (size_t)size && room[n - 1] != '\n')
+        wrong = "the line is too long";
+    else if (!ts_utf8_valid(room, n))
+        wrong = "the line is not UTF-8 text";
+    if (wrong) {
+        ts_fail(r->e, TS_EINVAL, "%s", wrong);
         fail_at(r, TS_EINVAL);
         return NULL;
     }
     /* A line of blanks at the front would continue the option above it, an accident more often than not. */
     char *text = room;
     while (*text == ' ' || *text == '\t') text++;
-    if (!ts_utf8_valid(text, strlen(text))) {
-        ts_fail(r->e, TS_EINVAL, "the line is not UTF-8");
-        fail_at(r, TS_EINVAL);
-        return NULL;
+    if (*text == '[') {
+        size_t name = strcspn(text + 1, "]\r\n");
+        bool closed = text[1 + name] == ']';
+        if (!closed || !section_known(text + 1, name)) {
+            ts_fail(r->e, TS_EINVAL, closed ? "there is no section [%.*s]" : "[%.*s is not closed",
+                    (int)name, text + 1);
+            fail_at(r, TS_EINVAL);
+            return NULL;
+        }
     }
     return memmove(room, text, strlen(text) + 1);
 }
@@ -310,12 +338,10 @@ static int on_value(void *arg, const char *section, const char *key, const char 
     ts_config *c = r->c;
     int i = find(section, key);
     if (i < 0) {
-        bool known = false;
-        for (size_t k = 0; k < COUNT; k++) known |= !strcmp(options[k].section, section);
-        if (known)
+        if (*section)
             ts_fail_param(r->e, TS_EINVAL, key, "there is no option %.100s in [%s]", key, section);
         else
-            ts_fail_param(r->e, TS_EINVAL, key, "there is no section [%.100s]", section);
+            ts_fail_param(r->e, TS_EINVAL, key, "%.100s comes before any [section]", key);
         return !fail_at(r, TS_EINVAL);
     }
     if (c->lines[i] > 0 && options[i].type != TS_OPTION_LIST) {
