@@ -26,6 +26,7 @@
     X(ENONFINITE, 500, "non_finite", "a value became infinite or not a number")                              \
     X(EDEVICE, 500, "device_error", "a device failed")                                                       \
     X(ENOMEM, 503, "out_of_memory", "memory ran out")                                                        \
+    X(ELOADING, 503, "loading", "the models are being loaded")                                               \
     X(ESHUTDOWN, 503, "shutting_down", "the server is stopping")
 
 typedef enum ts_code {

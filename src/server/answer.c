@@ -1,0 +1,128 @@
+#include "server/answer.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include "server/reply.h"
+
+#define MAX_EXACT ((uint64_t)1 << 53) /* as a number; as a string beyond */
+
+static ts_code seed(ts_buffer *b, const ts_answer *a, int index) {
+    uint64_t value = a->r->request.seed + (uint64_t)index;
+    return ts_buffer_printf(b, value <= MAX_EXACT ? "\"seed\": %llu" : "\"seed\": \"%llu\"",
+                            (unsigned long long)value);
+}
+
+/* Tokens of the prompt, and for each picture the places of its latent, which is what costs time. */
+static ts_code usage(ts_buffer *b, const ts_answer *a, int pictures) {
+    const ts_shape *s = &a->r->request.shape;
+    long long in = a->prompt_tokens, out = (long long)(s->width / 8) * (s->height / 8) * pictures;
+    return ts_buffer_printf(
+        b,
+        "\"usage\": {\"input_tokens\": %lld, \"input_tokens_details\": {\"image_tokens\": 0, "
+        "\"text_tokens\": %lld}, \"output_tokens\": %lld, \"total_tokens\": %lld}",
+        in, in, out, in + out);
+}
+
+static ts_code format(ts_buffer *b, const ts_answer *a) {
+    const ts_shape *s = &a->r->request.shape;
+    return ts_buffer_printf(
+        b,
+        "\"size\": \"%dx%d\", \"output_format\": \"png\", \"quality\": \"auto\", \"background\": \"opaque\"",
+        s->width, s->height);
+}
+
+/* How it was made, enough to make it again. */
+static ts_code made(ts_buffer *b, const ts_answer *a, const ts_answer_picture *picture) {
+    const ts_request *r = &a->r->request;
+    const ts_parallel *p = &r->shape.parallel;
+    const ts_job_stats *t = &picture->stats;
+    bool split = t->patches > 0 && t->ranks > t->patches;
+    ts_code rc = ts_buffer_printf(b, "\"tessera\": {\"mode\": \"%s\", \"devices\": %d, \"patches\": %d, ",
+                                  ts_mode_name(p->mode), t->ranks, t->patches);
+    if (!rc)
+        rc = isinf(p->partial) ? ts_buffer_printf(b, "\"partial\": \"all\"")
+                               : ts_buffer_printf(b, "\"partial\": %g", p->partial);
+    if (!rc)
+        rc = ts_buffer_printf(b, ", \"warmup_steps\": %d, \"group_norm\": \"%s\", \"cfg_split\": \"%s\", ",
+                              p->warmup, ts_group_norm_mode_name(p->group_norm), split ? "on" : "off");
+    if (!rc) rc = seed(b, a, picture->index);
+    if (!rc)
+        rc = ts_buffer_printf(b, ", \"steps\": %d, \"guidance_scale\": %g, \"sampler\": \"%s\", \"model\": ",
+                              r->shape.steps, r->guidance_scale, r->shape.sampler->name);
+    if (!rc) rc = ts_json_quote(b, ts_model_get_info(a->model)->id);
+    if (!rc)
+        rc = ts_buffer_printf(b, ", \"dtype\": \"%s\", \"evaluations\": %d, \"synchronous\": %d}",
+                              ts_dtype_name(r->shape.dtype), t->evaluations, t->synchronous);
+    return rc;
+}
+
+static ts_code base64(ts_buffer *b, const ts_answer_picture *picture) {
+    ts_code rc = ts_buffer_printf(b, "\"b64_json\": \"");
+    if (!rc) rc = ts_buffer_append(b, picture->base64, picture->base64_size);
+    return rc ? rc : ts_buffer_append(b, "\"", 1);
+}
+
+ts_code ts_answer_json(ts_buffer *b, const ts_answer *a, const ts_answer_picture *pictures, int n) {
+    ts_code rc = ts_buffer_printf(b, "{\"created\": %lld, \"data\": [", (long long)a->created);
+    for (int i = 0; i < n && !rc; i++) {
+        rc = ts_buffer_printf(b, "%s{", i ? ", " : "");
+        if (!rc) rc = base64(b, &pictures[i]);
+        if (!rc) rc = ts_buffer_append(b, ", ", 2);
+        if (!rc) rc = seed(b, a, pictures[i].index);
+        if (!rc) rc = ts_buffer_append(b, "}", 1);
+    }
+    if (!rc) rc = ts_buffer_printf(b, "], ");
+    if (!rc) rc = format(b, a);
+    if (!rc) rc = ts_buffer_append(b, ", ", 2);
+    if (!rc) rc = usage(b, a, n);
+    if (!rc) rc = ts_buffer_append(b, ", ", 2);
+    if (!rc) rc = made(b, a, &pictures[0]);
+    return rc ? rc : ts_buffer_append(b, "}\n", 2);
+}
+
+ts_code ts_answer_queued(ts_buffer *b, int position) {
+    return ts_buffer_printf(b,
+                            "event: image_generation.queued\n"
+                            "data: {\"type\": \"image_generation.queued\", \"position\": %d}\n\n",
+                            position);
+}
+
+ts_code ts_answer_progress(ts_buffer *b, int step, int total, double eta_s) {
+    char eta[32] = "null";
+    if (eta_s >= 0 && eta_s < 1e9) snprintf(eta, sizeof eta, "%.0f", eta_s * 1e3);
+    return ts_buffer_printf(
+        b,
+        "event: image_generation.progress\n"
+        "data: {\"type\": \"image_generation.progress\", \"step\": %d, \"total_steps\": %d, "
+        "\"eta_ms\": %s}\n\n",
+        step, total, eta);
+}
+
+ts_code ts_answer_completed(ts_buffer *b, const ts_answer *a, const ts_answer_picture *picture) {
+    ts_code rc = ts_buffer_printf(b,
+                                  "event: image_generation.completed\n"
+                                  "data: {\"type\": \"image_generation.completed\", \"created_at\": %lld, "
+                                  "\"index\": %d, ",
+                                  (long long)a->created, picture->index);
+    if (!rc) rc = seed(b, a, picture->index);
+    if (!rc) rc = ts_buffer_append(b, ", ", 2);
+    if (!rc) rc = format(b, a);
+    if (!rc) rc = ts_buffer_append(b, ", ", 2);
+    if (!rc) rc = usage(b, a, 1);
+    if (!rc) rc = ts_buffer_append(b, ", ", 2);
+    if (!rc) rc = made(b, a, picture);
+    if (!rc) rc = ts_buffer_append(b, ", ", 2);
+    if (!rc) rc = base64(b, picture);
+    return rc ? rc : ts_buffer_append(b, "}\n\n", 3);
+}
+
+ts_code ts_answer_failed(ts_buffer *b, const ts_error *error) {
+    ts_code rc = ts_buffer_printf(b, "event: error\ndata: ");
+    if (!rc) rc = ts_json_error(b, error);
+    return rc ? rc : ts_buffer_append(b, "\n\n", 2);
+}
+
+ts_code ts_answer_done(ts_buffer *b) {
+    return ts_buffer_printf(b, "data: [DONE]\n\n");
+}

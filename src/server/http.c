@@ -1,0 +1,559 @@
+#include "server/http.h"
+
+#include <errno.h>
+#include <microhttpd.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/epoll.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include "base/alloc.h"
+#include "base/buffer.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "server/guard.h"
+#include "server/reply.h"
+
+#define POOL_BYTES  (16 * 1024) /* of a connection; headers must fit */
+#define SEND_BYTES  (64 * 1024) /* SO_SNDBUF: a slow reader must not hold megabytes in the kernel */
+#define BLOCK_BYTES (16 * 1024)
+#define NOTE_BYTES  160
+/* A refused body is read and dropped up to here, so that the client gets to see the answer instead of a
+ * reset. */
+#define SWALLOW_BYTES   ((uint64_t)16 * 1024 * 1024)
+#define SWEEP_MS        500
+#define USER_TIMEOUT_MS 30000
+
+typedef struct connection {
+    ts_http *http;
+    struct connection *next, *previous;
+    ts_exchange *exchange; /* the request that it carries now, or NULL */
+    int fd;
+    uint64_t deadline_ns; /* when it is cut off; UINT64_MAX while we are the ones who are awaited */
+} connection;
+
+struct ts_exchange {
+    ts_http *http;
+    connection *owner;
+    struct MHD_Connection *mhd;
+    const ts_route *route;
+    char id[24], method[16], *path, note[NOTE_BYTES];
+    uint64_t started_ns, body_bytes;
+    size_t body_limit;
+    ts_buffer body;
+    ts_error refusal; /* code: answered once the body has been swallowed */
+    struct MHD_Response *response;
+    int status;
+    bool dispatched, suspended, watched, gone, queued;
+    ssize_t (*read)(void *arg, char *to, size_t room);
+    void *read_arg;
+    void (*on_end)(void *arg, bool gone);
+    void *end_arg;
+};
+
+struct ts_http {
+    ts_http_config c;
+    struct MHD_Daemon *daemon;
+    connection *connections;
+    size_t connection_count, exchange_count;
+    int watch_fd; /* epoll of the connections whose client we wait with */
+    uint64_t id_base, id_next;
+    bool draining, closing;
+    uv_poll_t poll, watch;
+    uv_timer_t timer, sweep;
+    uv_idle_t idle;
+    int open_handles;
+    void (*closed)(void *arg);
+    void *closed_arg;
+};
+
+/* ---- the loop ---- */
+
+static void pump(ts_http *h);
+
+static void on_idle(uv_idle_t *idle) {
+    pump(idle->data);
+}
+static void on_timer(uv_timer_t *timer) {
+    pump(timer->data);
+}
+static void on_poll(uv_poll_t *poll, int status, int events) {
+    (void)status;
+    (void)events;
+    pump(poll->data);
+}
+
+/* Lets libmicrohttpd work and asks when it wants to again. A timeout of 0 is an idle handle: a timer of 0
+ * that is started from its own callback never lets the loop go on (libuv < 1.48). */
+static void pump(ts_http *h) {
+    if (h->closing) return;
+    uv_idle_stop(&h->idle);
+    MHD_run(h->daemon);
+    MHD_UNSIGNED_LONG_LONG ms;
+    if (MHD_get_timeout(h->daemon, &ms) != MHD_YES)
+        uv_timer_stop(&h->timer);
+    else if (ms == 0)
+        uv_idle_start(&h->idle, on_idle);
+    else
+        uv_timer_start(&h->timer, on_timer, ms, 0);
+}
+
+/* Soon, and once for however many resumed connections: each run looks at all suspended ones. */
+static void pump_soon(ts_http *h) {
+    if (!h->closing) uv_idle_start(&h->idle, on_idle);
+}
+
+static void resume(ts_exchange *x) {
+    if (!x->suspended) return;
+    x->suspended = false;
+    MHD_resume_connection(x->mhd);
+    pump_soon(x->http);
+}
+
+/* ---- clients that go away ---- */
+
+static void watch(ts_exchange *x) {
+    struct epoll_event event = {.events = EPOLLRDHUP | EPOLLONESHOT, .data.ptr = x};
+    if (!x->watched) x->watched = epoll_ctl(x->http->watch_fd, EPOLL_CTL_ADD, x->owner->fd, &event) == 0;
+}
+
+static void unwatch(ts_exchange *x) {
+    struct epoll_event event = {0};
+    if (x->watched) epoll_ctl(x->http->watch_fd, EPOLL_CTL_DEL, x->owner->fd, &event);
+    x->watched = false;
+}
+
+static void on_watch(uv_poll_t *poll, int status, int events) {
+    (void)status;
+    (void)events;
+    ts_http *h = poll->data;
+    struct epoll_event found[64];
+    int n = epoll_wait(h->watch_fd, found, 64, 0);
+    for (int i = 0; i < n; i++) {
+        ts_exchange *x = found[i].data.ptr;
+        x->gone = true;
+        resume(x);
+    }
+}
+
+/* libmicrohttpd's own timeout does not stop a client that sends a byte now and then. */
+static void on_sweep(uv_timer_t *timer) {
+    ts_http *h = timer->data;
+    uint64_t now = ts_now_ns();
+    for (connection *c = h->connections; c; c = c->next) {
+        if (c->deadline_ns > now) continue;
+        c->deadline_ns = UINT64_MAX;
+        shutdown(c->fd, SHUT_RDWR);
+    }
+}
+
+static uint64_t in_seconds(unsigned seconds) {
+    return ts_now_ns() + (uint64_t)seconds * 1000000000u;
+}
+
+/* ---- exchanges ---- */
+
+const char *ts_exchange_id(const ts_exchange *x) {
+    return x->id;
+}
+const char *ts_exchange_method(const ts_exchange *x) {
+    return x->method;
+}
+const char *ts_exchange_path(const ts_exchange *x) {
+    return x->path;
+}
+const char *ts_exchange_body(const ts_exchange *x, size_t *ret_size) {
+    *ret_size = x->body.size;
+    return x->body.data ? x->body.data : "";
+}
+const char *ts_exchange_header(const ts_exchange *x, const char *name) {
+    return MHD_lookup_connection_value(x->mhd, MHD_HEADER_KIND, name);
+}
+void ts_exchange_on_end(ts_exchange *x, void (*on_end)(void *arg, bool gone), void *arg) {
+    x->on_end = on_end;
+    x->end_arg = arg;
+}
+
+void ts_exchange_note(ts_exchange *x, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    vsnprintf(x->note, sizeof x->note, format, args);
+    va_end(args);
+}
+
+const char *ts_exchange_note_text(const ts_exchange *x) {
+    return x->note;
+}
+
+static ts_exchange *exchange_new(ts_http *h, connection *owner, struct MHD_Connection *mhd, const char *url,
+                                 const char *method) {
+    ts_exchange *x = ts_new0(ts_exchange);
+    if (x) x->path = ts_strdup(url);
+    if (!x || !x->path) {
+        free(x);
+        return NULL;
+    }
+    x->http = h;
+    x->owner = owner;
+    x->mhd = mhd;
+    x->started_ns = ts_now_ns();
+    snprintf(x->method, sizeof x->method, "%s", method);
+    /* Unique in this process, and not guessable from outside how many there were. */
+    snprintf(x->id, sizeof x->id, "req_%016llx",
+             (unsigned long long)(h->id_base ^ (h->id_next++ * 0x9e3779b97f4a7c15u)));
+    h->exchange_count++;
+    owner->exchange = x;
+    return x;
+}
+
+static void exchange_free(ts_exchange *x) {
+    x->http->exchange_count--;
+    x->owner->exchange = NULL;
+    unwatch(x);
+    if (x->response) MHD_destroy_response(x->response);
+    ts_buffer_free(&x->body);
+    free(x->path);
+    free(x);
+}
+
+static bool add_headers(ts_exchange *x, const char *type, const ts_header *headers, size_t count) {
+    struct MHD_Response *r = x->response;
+    bool ok = MHD_add_response_header(r, "content-type", type) == MHD_YES &&
+              MHD_add_response_header(r, "x-request-id", x->id) == MHD_YES &&
+              MHD_add_response_header(r, "cache-control", "no-store") == MHD_YES;
+    if (x->http->draining) ok = ok && MHD_add_response_header(r, "connection", "close") == MHD_YES;
+    for (size_t i = 0; ok && i < count; i++)
+        ok = MHD_add_response_header(r, headers[i].name, headers[i].value) == MHD_YES;
+    if (!ok) {
+        MHD_destroy_response(r);
+        x->response = NULL;
+    }
+    return ok;
+}
+
+void ts_exchange_reply(ts_exchange *x, int status, const char *type, char *bytes, size_t n,
+                       const ts_header *headers, size_t header_count) {
+    ts_assert(!x->response);
+    x->status = status;
+    if (bytes) x->response = MHD_create_response_from_buffer(n, bytes, MHD_RESPMEM_MUST_FREE);
+    if (!x->response) free(bytes);
+    if (!x->response || !add_headers(x, type, headers, header_count)) x->gone = true;
+    resume(x);
+}
+
+static ssize_t on_read(void *arg, uint64_t position, char *to, size_t room) {
+    (void)position;
+    ts_exchange *x = arg;
+    if (x->gone) return MHD_CONTENT_READER_END_WITH_ERROR;
+    ssize_t n = x->read(x->read_arg, to, room);
+    if (n > 0) return n;
+    if (n == -1) return MHD_CONTENT_READER_END_OF_STREAM;
+    if (n < 0) return MHD_CONTENT_READER_END_WITH_ERROR;
+    /* Returning 0 without this would be asked again at once, for ever. */
+    MHD_suspend_connection(x->mhd);
+    x->suspended = true;
+    return 0;
+}
+
+void ts_exchange_stream(ts_exchange *x, const char *type, ssize_t (*read)(void *arg, char *to, size_t room),
+                        void *arg) {
+    ts_assert(!x->response);
+    /* Proxies that buffer would hold events back. */
+    static const ts_header headers[] = {{"x-accel-buffering", "no"}};
+    x->status = MHD_HTTP_OK;
+    x->read = read;
+    x->read_arg = arg;
+    x->response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK_BYTES, on_read, x, NULL);
+    if (!x->response || !add_headers(x, type, headers, 1)) x->gone = true;
+    resume(x);
+}
+
+void ts_exchange_wake(ts_exchange *x) {
+    resume(x);
+}
+
+/* ---- what libmicrohttpd calls ---- */
+
+static bool matches(const char *pattern, const char *path) {
+    const char *brace = strchr(pattern, '{');
+    if (!brace) return !strcmp(pattern, path);
+    size_t n = (size_t)(brace - pattern);
+    return !strncmp(pattern, path, n) && path[n] && !strchr(path + n, '/');
+}
+
+static const ts_route *find_route(const ts_http *h, const char *path, const char *method, ts_error *e) {
+    const ts_route *same_path = NULL;
+    /* HEAD is GET without the body; libmicrohttpd leaves it out. */
+    const char *wanted = strcmp(method, "HEAD") ? method : "GET";
+    for (size_t i = 0; i < h->c.route_count; i++) {
+        const ts_route *r = &h->c.routes[i];
+        if (!matches(r->path, path)) continue;
+        same_path = r;
+        if (!strcmp(r->method, wanted)) return r;
+    }
+    if (same_path)
+        ts_fail(e, TS_EMETHOD, "%.200s is for %s, not %.16s", path, same_path->method, method);
+    else
+        ts_fail(e, TS_ENOTFOUND, "there is nothing at %.200s", path);
+    return same_path;
+}
+
+static enum MHD_Result queue(ts_exchange *x) {
+    if (x->gone || !x->response) return MHD_NO;
+    x->queued = true;
+    /* While the answer is on its way nobody waits for the client; libmicrohttpd's timeout sees slow readers.
+     */
+    x->owner->deadline_ns = UINT64_MAX;
+    return MHD_queue_response(x->mhd, (unsigned)x->status, x->response);
+}
+
+static enum MHD_Result refuse(ts_exchange *x, bool close) {
+    ts_header headers[2];
+    size_t n = 0;
+    if (x->refusal.code == TS_EMETHOD)
+        headers[n++] = (ts_header){"allow", strcmp(x->route->method, "GET") ? x->route->method : "GET, HEAD"};
+    if (close && !x->http->draining) headers[n++] = (ts_header){"connection", "close"};
+    ts_reply_error_headers(x, &x->refusal, headers, n);
+    return queue(x);
+}
+
+/* The headers are there, the body is not. */
+static enum MHD_Result on_headers(ts_exchange *x, const char *url, const char *method, const char *version) {
+    ts_http *h = x->http;
+    x->owner->deadline_ns = in_seconds(h->c.body_timeout);
+    if (ts_guard(x->mhd, url, method, version, &x->refusal)) return refuse(x, true);
+
+    const char *length = ts_exchange_header(x, "content-length");
+    uint64_t announced = length ? strtoull(length, NULL, 10) : 0;
+    x->route = find_route(h, url, method, &x->refusal);
+    if (!x->refusal.code) {
+        x->body_limit = x->route->body_limit < h->c.body_limit ? x->route->body_limit : h->c.body_limit;
+        ts_buffer_init(&x->body, x->body_limit);
+        if (announced > x->body_limit && x->body_limit)
+            ts_fail(&x->refusal, TS_ETOOLARGE, "the body has %llu bytes; the limit is %zu",
+                    (unsigned long long)announced, x->body_limit);
+    }
+    bool waits = ts_exchange_header(x, "expect") != NULL;
+    if (x->refusal.code && (announced > SWALLOW_BYTES || (announced && waits))) return refuse(x, true);
+    return MHD_YES;
+}
+
+static enum MHD_Result on_body(ts_exchange *x, const char *bytes, size_t *size) {
+    size_t n = *size;
+    *size = 0;
+    x->body_bytes += n;
+    if (x->body_bytes > SWALLOW_BYTES + x->body_limit) return MHD_NO;
+    if (x->refusal.code || !x->body_limit) return MHD_YES;
+    ts_code rc = ts_buffer_append(&x->body, bytes, n);
+    if (rc == TS_ETOOLARGE)
+        ts_fail(&x->refusal, rc, "the body is larger than the limit of %zu bytes", x->body_limit);
+    else if (rc)
+        ts_fail(&x->refusal, rc, "there is no memory for the body");
+    if (rc) ts_buffer_free(&x->body);
+    return MHD_YES;
+}
+
+static enum MHD_Result on_complete(ts_exchange *x) {
+    x->dispatched = true;
+    x->owner->deadline_ns = UINT64_MAX;
+    if (x->refusal.code) return refuse(x, false);
+    x->route->handle(x->http->c.arg, x);
+    if (x->response || x->gone) return queue(x);
+    /* Suspend first: from then on a resume may come. */
+    MHD_suspend_connection(x->mhd);
+    x->suspended = true;
+    return MHD_YES;
+}
+
+static enum MHD_Result on_access(void *arg, struct MHD_Connection *mhd, const char *url, const char *method,
+                                 const char *version, const char *upload, size_t *upload_size,
+                                 void **exchange) {
+    ts_http *h = arg;
+    ts_exchange *x = *exchange;
+    if (!x) {
+        const union MHD_ConnectionInfo *info =
+            MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+        if (!info || !info->socket_context) return MHD_NO;
+        x = exchange_new(h, info->socket_context, mhd, url, method);
+        if (!x) return MHD_NO;
+        *exchange = x;
+        return on_headers(x, url, method, version);
+    }
+    if (*upload_size) return on_body(x, upload, upload_size);
+    enum MHD_Result result = x->dispatched ? queue(x) : on_complete(x);
+    if (!x->gone) watch(x);
+    return result;
+}
+
+static void on_completed(void *arg, struct MHD_Connection *mhd, void **exchange,
+                         enum MHD_RequestTerminationCode code) {
+    (void)mhd;
+    ts_http *h = arg;
+    ts_exchange *x = *exchange;
+    if (!x) return;
+    *exchange = NULL;
+    bool gone = x->gone || code != MHD_REQUEST_TERMINATED_COMPLETED_OK;
+    x->owner->deadline_ns = in_seconds(h->c.idle_timeout);
+    if (x->on_end) x->on_end(x->end_arg, gone);
+    int route = x->route && x->refusal.code != TS_EMETHOD ? (int)(x->route - h->c.routes) : -1;
+    h->c.on_done(h->c.arg, x, route, x->queued ? x->status : 0, ts_seconds(ts_now_ns() - x->started_ns),
+                 gone);
+    exchange_free(x);
+}
+
+/* The request line is there: the headers have so long and no longer. */
+static void *on_request_line(void *arg, const char *uri, struct MHD_Connection *mhd) {
+    ts_http *h = arg;
+    (void)uri;
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    connection *c = info ? info->socket_context : NULL;
+    if (c) c->deadline_ns = in_seconds(h->c.header_timeout);
+    return NULL;
+}
+
+static void set_up_socket(int fd) {
+    int bytes = SEND_BYTES;
+    unsigned ms = USER_TIMEOUT_MS;
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof ms);
+}
+
+static void on_connection(void *arg, struct MHD_Connection *mhd, void **context,
+                          enum MHD_ConnectionNotificationCode code) {
+    ts_http *h = arg;
+    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+        const union MHD_ConnectionInfo *info =
+            MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
+        connection *c = info ? ts_new0(connection) : NULL;
+        if (!c) return; /* without a context its first request is refused */
+        c->http = h;
+        c->fd = info->connect_fd;
+        c->deadline_ns = in_seconds(h->c.header_timeout);
+        c->next = h->connections;
+        if (c->next) c->next->previous = c;
+        h->connections = c;
+        h->connection_count++;
+        set_up_socket(c->fd);
+        *context = c;
+    } else {
+        connection *c = *context;
+        if (!c) return;
+        *context = NULL;
+        if (c->previous)
+            c->previous->next = c->next;
+        else
+            h->connections = c->next;
+        if (c->next) c->next->previous = c->previous;
+        h->connection_count--;
+        free(c);
+    }
+}
+
+static void on_mhd_log(void *arg, const char *format, va_list args) {
+    (void)arg;
+    static ts_log_limit limit;
+    char text[400];
+    int n = vsnprintf(text, sizeof text, format, args);
+    while (n > 0 && n < (int)sizeof text && text[n - 1] == '\n') text[--n] = 0;
+    ts_log_limited(&limit, 10, 10, TS_LOG_DEBUG, "http: %s", text);
+}
+
+/* ---- begin and end ---- */
+
+static ts_code start_daemon(ts_http *h, ts_error *e) {
+    const ts_http_config *c = &h->c;
+    h->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
+                                 on_access, h, MHD_OPTION_EXTERNAL_LOGGER, on_mhd_log,
+                                 NULL,                            /* first: the others may log */
+                                 MHD_OPTION_LISTEN_SOCKET, c->fd, /* */
+                                 MHD_OPTION_CONNECTION_LIMIT, c->connection_limit,       /* */
+                                 MHD_OPTION_CONNECTION_TIMEOUT, c->idle_timeout,         /* */
+                                 MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)POOL_BYTES, /* */
+                                 MHD_OPTION_URI_LOG_CALLBACK, on_request_line, h,        /* */
+                                 MHD_OPTION_NOTIFY_CONNECTION, on_connection, h,         /* */
+                                 MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,           /* */
+                                 MHD_OPTION_END);
+    return h->daemon ? TS_OK : ts_fail_errno(e, TS_EIO, errno, "starting libmicrohttpd");
+}
+
+ts_code ts_http_new(const ts_http_config *config, ts_http **ret, ts_error *e) {
+    ts_http *h = ts_new0(ts_http);
+    if (!h) return ts_fail(e, TS_ENOMEM, "the HTTP server");
+    h->c = *config;
+    if (getrandom(&h->id_base, sizeof h->id_base, 0) != sizeof h->id_base) h->id_base = ts_now_ns();
+    h->watch_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (h->watch_fd < 0) {
+        ts_fail_errno(e, TS_EIO, errno, "the HTTP server");
+        goto fail;
+    }
+    if (start_daemon(h, e)) goto fail;
+    const union MHD_DaemonInfo *info = MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_EPOLL_FD);
+    uv_loop_t *loop = config->loop;
+    /* None of these fails on Linux with descriptors that epoll takes. */
+    ts_assert(info && info->epoll_fd >= 0);
+    ts_assert(uv_poll_init(loop, &h->poll, info->epoll_fd) == 0);
+    ts_assert(uv_poll_init(loop, &h->watch, h->watch_fd) == 0);
+    uv_timer_init(loop, &h->timer);
+    uv_timer_init(loop, &h->sweep);
+    uv_idle_init(loop, &h->idle);
+    h->poll.data = h->watch.data = h->timer.data = h->sweep.data = h->idle.data = h;
+    uv_poll_start(&h->poll, UV_READABLE, on_poll);
+    uv_poll_start(&h->watch, UV_READABLE, on_watch);
+    uv_timer_start(&h->sweep, on_sweep, SWEEP_MS, SWEEP_MS);
+    pump(h);
+    *ret = h;
+    return TS_OK;
+fail:
+    if (h->daemon)
+        MHD_stop_daemon(h->daemon);
+    else
+        close(config->fd);
+    if (h->watch_fd >= 0) close(h->watch_fd);
+    ts_code rc = e && e->code ? e->code : TS_EIO;
+    free(h);
+    return rc;
+}
+
+void ts_http_drain(ts_http *h) {
+    h->draining = true;
+}
+size_t ts_http_connections(const ts_http *h) {
+    return h->connection_count;
+}
+size_t ts_http_exchanges(const ts_http *h) {
+    return h->exchange_count;
+}
+
+static void on_handle_closed(uv_handle_t *handle) {
+    ts_http *h = handle->data;
+    if (--h->open_handles) return;
+    close(h->watch_fd);
+    void (*closed)(void *arg) = h->closed;
+    void *arg = h->closed_arg;
+    free(h);
+    if (closed) closed(arg);
+}
+
+void ts_http_close(ts_http *h, void (*closed)(void *arg), void *arg) {
+    /* libmicrohttpd must not be stopped with suspended connections. */
+    for (connection *c = h->connections; c; c = c->next) {
+        if (!c->exchange) continue;
+        c->exchange->gone = true;
+        resume(c->exchange);
+    }
+    MHD_run(h->daemon);
+    h->closing = true;
+    MHD_stop_daemon(h->daemon);
+    h->closed = closed;
+    h->closed_arg = arg;
+    uv_handle_t *handles[] = {(uv_handle_t *)&h->poll, (uv_handle_t *)&h->watch, (uv_handle_t *)&h->timer,
+                              (uv_handle_t *)&h->sweep, (uv_handle_t *)&h->idle};
+    h->open_handles = (int)(sizeof handles / sizeof *handles);
+    for (size_t i = 0; i < sizeof handles / sizeof *handles; i++) uv_close(handles[i], on_handle_closed);
+}

@@ -1,0 +1,114 @@
+/* The routes that only tell: models, health, metrics, the API's description. */
+#include <stdlib.h>
+#include <string.h>
+#include "base/clock.h"
+#include "server/openapi.h"
+#include "server/reply.h"
+#include "server/server_internal.h"
+
+#define TEXT_BYTES ((size_t)1024 * 1024)
+
+/* TS_OK when requests are taken. */
+static ts_code ready(const ts_server *s, ts_error *e) {
+    if (s->state == TS_STATE_LOADING) return ts_fail(e, TS_ELOADING, "the models are being loaded");
+    if (s->state == TS_STATE_DRAINING) return ts_fail(e, TS_ESHUTDOWN, "the server is stopping");
+    return TS_OK;
+}
+
+static ts_code model(ts_buffer *b, const ts_server *s, const ts_model_info *m) {
+    ts_code rc = ts_buffer_printf(b, "{\"id\": ");
+    if (!rc) rc = ts_json_quote(b, m->id);
+    if (!rc)
+        rc = ts_buffer_printf(b,
+                              ", \"object\": \"model\", \"created\": %lld, \"owned_by\": \"tessera\", "
+                              "\"tessera\": {\"kind\": \"%s\", \"default_size\": \"%dx%d\", "
+                              "\"default_sampler\": \"%s\", \"max_tokens\": %d, \"parameters\": %zu, "
+                              "\"samplers\": [",
+                              (long long)s->started_at, m->kind, m->default_width, m->default_height,
+                              m->default_sampler, m->max_tokens, m->parameters);
+    for (int i = 0; i < ts_sampler_count() && !rc; i++)
+        rc = ts_buffer_printf(b, "%s\"%s\"", i ? ", " : "", ts_sampler_at(i)->name);
+    return rc ? rc : ts_buffer_printf(b, "]}}");
+}
+
+void ts_models_handle(void *server, ts_exchange *x) {
+    const ts_server *s = server;
+    ts_error e = {0};
+    /* While the models are being loaded they belong to another thread. */
+    if (!s->sched && ready(s, &e)) {
+        ts_reply_error(x, &e);
+        return;
+    }
+    ts_buffer b;
+    ts_buffer_init(&b, TEXT_BYTES);
+    ts_code rc = ts_buffer_printf(&b, "{\"object\": \"list\", \"data\": [");
+    for (int i = 0; i < s->model_count && !rc; i++) {
+        if (i) rc = ts_buffer_append(&b, ", ", 2);
+        if (!rc) rc = model(&b, s, ts_model_get_info(s->models[i]));
+    }
+    if (!rc) rc = ts_buffer_printf(&b, "]}\n");
+    ts_reply_buffer(x, rc, "application/json", &b);
+}
+
+void ts_model_handle(void *server, ts_exchange *x) {
+    const ts_server *s = server;
+    ts_error e = {0};
+    if (!s->sched && ready(s, &e)) {
+        ts_reply_error(x, &e);
+        return;
+    }
+    const char *id = ts_exchange_path(x) + strlen("/v1/models/");
+    const ts_model_info *found = NULL;
+    for (int i = 0; i < s->model_count; i++)
+        if (!strcmp(ts_model_get_info(s->models[i])->id, id)) found = ts_model_get_info(s->models[i]);
+    if (!found) {
+        ts_fail_param(&e, TS_ENOTFOUND, "model", "there is no model %.100s", id);
+        ts_reply_error(x, &e);
+        return;
+    }
+    ts_buffer b;
+    ts_buffer_init(&b, TEXT_BYTES);
+    ts_code rc = model(&b, s, found);
+    if (!rc) rc = ts_buffer_append(&b, "\n", 1);
+    ts_reply_buffer(x, rc, "application/json", &b);
+}
+
+void ts_health_handle(void *server, ts_exchange *x) {
+    ts_error e = {0};
+    if (ready(server, &e)) {
+        ts_reply_error(x, &e);
+        return;
+    }
+    ts_buffer b;
+    ts_buffer_init(&b, TEXT_BYTES);
+    ts_code rc = ts_buffer_printf(&b, "{\"status\": \"ok\", \"version\": \"%s\"}\n", TS_VERSION);
+    ts_reply_buffer(x, rc, "application/json", &b);
+}
+
+void ts_metrics_handle(void *server, ts_exchange *x) {
+    ts_server *s = server;
+    const char *names[TS_METRIC_ROUTES];
+    ts_sched_stats stats;
+    if (s->sched) ts_sched_get_stats(s->sched, &stats);
+    ts_assert(ts_route_count < TS_METRIC_ROUTES);
+    for (size_t i = 0; i < ts_route_count; i++) names[i] = ts_routes[i].path;
+    ts_metrics_now now = {.route_names = names,
+                          .route_count = (int)ts_route_count,
+                          .sched = s->sched ? &stats : NULL,
+                          .ready = s->state == TS_STATE_READY,
+                          .models = s->sched ? s->model_count : 0,
+                          .connections = ts_http_connections(s->http),
+                          .uptime_s = ts_seconds(ts_now_ns() - s->started_ns)};
+    ts_buffer b;
+    ts_buffer_init(&b, TEXT_BYTES);
+    ts_code rc = ts_metrics_write(&b, &s->metrics, &now);
+    ts_reply_buffer(x, rc, "text/plain; version=0.0.4; charset=utf-8", &b);
+}
+
+void ts_openapi_handle(void *server, ts_exchange *x) {
+    (void)server;
+    ts_buffer b;
+    ts_buffer_init(&b, TEXT_BYTES);
+    ts_code rc = ts_buffer_append(&b, ts_openapi, ts_openapi_size);
+    ts_reply_buffer(x, rc, "application/yaml", &b);
+}

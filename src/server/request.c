@@ -1,0 +1,406 @@
+#include "server/request.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include "base/json.h"
+
+#define DEPTH       16
+#define VALUES      1024
+#define MAX_EXACT   9007199254740992.0 /* 2^53: beyond it JSON numbers are no longer whole */
+#define OTHER_BYTES 4096
+#define MODEL_BYTES 256
+
+/* All fields as they came; pointers into the JSON. What is absent is NULL, 0 or the default put in before. */
+typedef struct fields {
+    const ts_request_context *context;
+    const char *prompt, *negative, *model, *size, *other;
+    const char *output_format, *response_format, *sampler, *scheduler, *on_disconnect;
+    int64_t n, width, height, steps, partial_images, output_compression;
+    double guidance;
+    bool stream, progress, has_seed;
+    uint64_t seed;
+    const char *mode, *group_norm, *cfg_split;
+    ts_parallel parallel;
+} fields;
+
+typedef struct field field;
+struct field {
+    const char *name;
+    enum { TEXT, CHOICE, INT, NUMBER, BOOL, CUSTOM } type;
+    double low, high; /* TEXT: bytes */
+    size_t offset;
+    const char *choices; /* "a|b" */
+    ts_code (*read)(const field *f, const char *param, const cJSON *v, fields *to, ts_error *e);
+};
+
+#define TO(member) offsetof(fields, member)
+
+static bool one_of(const char *choices, const char *text) {
+    size_t n = strlen(text);
+    for (const char *s = choices; n && s; s = strchr(s, '|')) {
+        if (*s == '|') s++;
+        if (!strncmp(s, text, n) && (s[n] == '|' || !s[n])) return true;
+    }
+    return false;
+}
+
+static ts_code read_text(const field *f, const char *param, const cJSON *v, fields *to, ts_error *e) {
+    if (!cJSON_IsString(v)) return ts_fail_param(e, TS_EINVAL, param, "%s must be a string", param);
+    size_t n = strlen(v->valuestring);
+    if (f->type == CHOICE && !one_of(f->choices, v->valuestring))
+        return ts_fail_param(e, TS_EINVAL, param, "%s must be one of %s", param, f->choices);
+    if (f->type == TEXT && ((double)n < f->low || (double)n > f->high))
+        return ts_fail_param(e, TS_EINVAL, param, "%s must have %.0f to %.0f bytes, not %zu", param, f->low,
+                             f->high, n);
+    *(const char **)((char *)to + f->offset) = v->valuestring;
+    return TS_OK;
+}
+
+static ts_code read_int(const char *param, const cJSON *v, double low, double high, int64_t *ret,
+                        ts_error *e) {
+    double x = cJSON_IsNumber(v) ? v->valuedouble : NAN;
+    if (!(x >= low && x <= high) || x != floor(x))
+        return ts_fail_param(e, TS_EINVAL, param, "%s must be a whole number from %.0f to %.0f", param, low,
+                             high);
+    *ret = (int64_t)x;
+    return TS_OK;
+}
+
+static ts_code read_number(const char *param, const cJSON *v, double low, double high, double *ret,
+                           ts_error *e) {
+    double x = cJSON_IsNumber(v) ? v->valuedouble : NAN;
+    if (!(x >= low && x <= high))
+        return ts_fail_param(e, TS_EINVAL, param, "%s must be a number from %g to %g", param, low, high);
+    *ret = x;
+    return TS_OK;
+}
+
+static ts_code read_field(const field *f, const char *param, const cJSON *v, fields *to, ts_error *e) {
+    void *at = (char *)to + f->offset;
+    switch (f->type) {
+    case TEXT:
+    case CHOICE: return read_text(f, param, v, to, e);
+    case INT: return read_int(param, v, f->low, f->high, at, e);
+    case NUMBER: return read_number(param, v, f->low, f->high, at, e);
+    case BOOL:
+        if (!cJSON_IsBool(v)) return ts_fail_param(e, TS_EINVAL, param, "%s must be true or false", param);
+        *(bool *)at = cJSON_IsTrue(v);
+        return TS_OK;
+    case CUSTOM: return f->read(f, param, v, to, e);
+    }
+    return TS_EINTERNAL;
+}
+
+/* ---- fields with a way of their own ---- */
+
+static ts_code read_prompt(const field *f, const char *param, const cJSON *v, fields *to, ts_error *e) {
+    field with_limit = *f;
+    with_limit.type = TEXT;
+    with_limit.high = (double)to->context->config->limits.max_prompt_bytes;
+    return read_text(&with_limit, param, v, to, e);
+}
+
+static ts_code read_seed(const field *f, const char *param, const cJSON *v, fields *to, ts_error *e) {
+    (void)f;
+    to->has_seed = true;
+    if (cJSON_IsString(v)) {
+        char *end;
+        const char *s = v->valuestring;
+        errno = 0;
+        unsigned long long n = strtoull(s, &end, 10);
+        if (*s >= '0' && *s <= '9' && !*end && !errno) {
+            to->seed = n;
+            return TS_OK;
+        }
+    } else if (cJSON_IsNumber(v)) {
+        double x = v->valuedouble;
+        if (x >= 0 && x <= MAX_EXACT && x == floor(x)) {
+            to->seed = (uint64_t)x;
+            return TS_OK;
+        }
+    }
+    return ts_fail_param(e, TS_EINVAL, param,
+                         "%s must be a whole number from 0 to 2^53, or a string of digits up to 2^64 - 1",
+                         param);
+}
+
+static ts_code read_limited(const field *f, const char *param, const cJSON *v, fields *to, ts_error *e) {
+    const ts_config *c = to->context->config;
+    const struct {
+        size_t offset;
+        int64_t low, high;
+    } limits[] = {{TO(n), 1, c->limits.max_n},
+                  {TO(steps), 1, c->limits.max_steps},
+                  {TO(width), 8, c->limits.max_width},
+                  {TO(height), 8, c->limits.max_height}};
+    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++)
+        if (limits[i].offset == f->offset)
+            return read_int(param, v, (double)limits[i].low, (double)limits[i].high,
+                            (int64_t *)(void *)((char *)to + f->offset), e);
+    return TS_EINTERNAL;
+}
+
+static ts_code read_guidance(const field *f, const char *param, const cJSON *v, fields *to, ts_error *e) {
+    (void)f;
+    return read_number(param, v, 0, to->context->config->limits.max_guidance_scale, &to->guidance, e);
+}
+
+static ts_code read_devices(const field *f, const char *param, const cJSON *v, fields *to, ts_error *e) {
+    (void)f;
+    if (cJSON_IsString(v) && one_of("all|auto", v->valuestring)) {
+        to->parallel.ranks = 0;
+        return TS_OK;
+    }
+    int64_t n = 0;
+    if (!cJSON_IsNumber(v) || read_int(param, v, 1, TS_MAX_RANKS, &n, NULL))
+        return ts_fail_param(e, TS_EINVAL, param, "%s must be a whole number from 1 to %d, all or auto",
+                             param, TS_MAX_RANKS);
+    to->parallel.ranks = (int)n;
+    return TS_OK;
+}
+
+static ts_code read_partial(const field *f, const char *param, const cJSON *v, fields *to, ts_error *e) {
+    (void)f;
+    if (cJSON_IsString(v) && !strcmp(v->valuestring, "all")) {
+        to->parallel.partial = INFINITY;
+        return TS_OK;
+    }
+    if (read_number(param, v, 0, 1e6, &to->parallel.partial, NULL))
+        return ts_fail_param(e, TS_EINVAL, param, "%s must be a number that is not negative, or all", param);
+    return TS_OK;
+}
+
+static ts_code read_warmup(const field *f, const char *param, const cJSON *v, fields *to, ts_error *e) {
+    (void)f;
+    int64_t n = 0;
+    ts_code rc = read_int(param, v, 0, TS_MAX_STEPS, &n, e);
+    if (!rc) to->parallel.warmup = (int)n;
+    return rc;
+}
+
+static ts_code unsupported(const field *f, const char *param, const cJSON *v, fields *to, ts_error *e) {
+    (void)f;
+    (void)v;
+    (void)to;
+    return ts_fail_param(e, TS_EUNSUPPORTED, param, "%s is not offered by this server", param);
+}
+
+static ts_code read_parallel(const field *f, const char *param, const cJSON *v, fields *to, ts_error *e);
+
+#define CHOICES(member, text)       .type = CHOICE, .offset = TO(member), .choices = text
+#define CUSTOM_AS(function, member) .type = CUSTOM, .offset = TO(member), .read = function
+
+static const field table[] = {
+    {"prompt", CUSTOM_AS(read_prompt, prompt)},
+    {"negative_prompt", CUSTOM_AS(read_prompt, negative)},
+    {"model", TEXT, 1, MODEL_BYTES, TO(model)},
+    {"n", CUSTOM_AS(read_limited, n)},
+    {"size", TEXT, 1, 32, TO(size)},
+    {"width", CUSTOM_AS(read_limited, width)},
+    {"height", CUSTOM_AS(read_limited, height)},
+    {"seed", CUSTOM_AS(read_seed, seed)},
+    {"steps", CUSTOM_AS(read_limited, steps)},
+    {"guidance_scale", CUSTOM_AS(read_guidance, guidance)},
+    {"sampler", TEXT, 1, 64, TO(sampler)},
+    {"scheduler", TEXT, 1, 64, TO(scheduler)},
+    {"parallel", .type = CUSTOM, .read = read_parallel},
+    {"stream", BOOL, .offset = TO(stream)},
+    {"progress", BOOL, .offset = TO(progress)},
+    {"partial_images", INT, 0, 3, TO(partial_images)},
+    {"on_disconnect", CHOICES(on_disconnect, "cancel|finish")},
+    {"output_format", CHOICES(output_format, "png|jpeg|webp")},
+    {"output_compression", INT, 0, 100, TO(output_compression)},
+    {"response_format", CHOICES(response_format, "b64_json|url")},
+    /* Without a meaning here; OpenAI's clients send them. */
+    {"quality", TEXT, 0, OTHER_BYTES, TO(other)},
+    {"background", TEXT, 0, OTHER_BYTES, TO(other)},
+    {"style", TEXT, 0, OTHER_BYTES, TO(other)},
+    {"moderation", TEXT, 0, OTHER_BYTES, TO(other)},
+    {"user", TEXT, 0, OTHER_BYTES, TO(other)},
+    {"priority", .type = CUSTOM, .read = unsupported},
+    {"deadline_ms", .type = CUSTOM, .read = unsupported},
+};
+
+static const field parallel_table[] = {
+    {"mode", CHOICES(mode, "pcpp|distrifusion|sync|naive|single")},
+    {"devices", .type = CUSTOM, .read = read_devices},
+    {"partial", .type = CUSTOM, .read = read_partial},
+    {"warmup_steps", .type = CUSTOM, .read = read_warmup},
+    {"cfg_split", CHOICES(cfg_split, "auto|on|off")},
+    {"group_norm", CHOICES(group_norm, "sync|stale|corrected|local")},
+};
+
+/* Every member is a field of the table; null is absent, as OpenAI's clients send it. */
+static ts_code read_object(const field *fields_of, size_t count, const char *prefix, const cJSON *object,
+                           fields *to, ts_error *e) {
+    const cJSON *v;
+    cJSON_ArrayForEach(v, object) {
+        char param[64];
+        const field *f = NULL;
+        for (size_t i = 0; i < count && !f; i++)
+            if (!strcmp(fields_of[i].name, v->string)) f = &fields_of[i];
+        snprintf(param, sizeof param, "%s%s", prefix, v->string);
+        if (!f) return ts_fail_param(e, TS_EINVAL, param, "there is no field %s", param);
+        ts_code rc = cJSON_IsNull(v) ? TS_OK : read_field(f, param, v, to, e);
+        if (rc) return rc;
+    }
+    return TS_OK;
+}
+
+static ts_code read_parallel(const field *f, const char *param, const cJSON *v, fields *to, ts_error *e) {
+    (void)f;
+    if (!cJSON_IsObject(v)) return ts_fail_param(e, TS_EINVAL, param, "%s must be an object", param);
+    return read_object(parallel_table, sizeof parallel_table / sizeof *parallel_table, "parallel.", v, to, e);
+}
+
+/* ---- what the fields mean together ---- */
+
+static ts_code find_model(const fields *f, int *ret, ts_error *e) {
+    const ts_request_context *c = f->context;
+    for (int i = 0; i < c->model_count; i++)
+        if (!f->model || !strcmp(f->model, ts_model_get_info(c->models[i])->id)) {
+            *ret = i;
+            return TS_OK;
+        }
+    return ts_fail_param(e, TS_ENOTFOUND, "model", "there is no model %.100s; GET /v1/models lists them",
+                         f->model);
+}
+
+static ts_code check_side(const char *param, int value, int64_t high, ts_error *e) {
+    if (value >= 8 && value <= high && value % 8 == 0) return TS_OK;
+    return ts_fail_param(e, TS_EINVAL, param,
+                         "width and height must be multiples of 8, from 8 to %lld and %s", (long long)high,
+                         "no larger than the server's limits");
+}
+
+/* "WxH" with nothing else in it. */
+static bool parse_size(const char *text, int *w, int *h) {
+    int n = 0;
+    return strspn(text, "0123456789x") == strlen(text) && sscanf(text, "%5dx%5d%n", w, h, &n) == 2 &&
+           !text[n];
+}
+
+static ts_code find_size(const fields *f, const ts_model_info *model, ts_shape *shape, ts_error *e) {
+    const ts_config *c = f->context->config;
+    bool named = f->size && strcmp(f->size, "auto");
+    const char *width = "width", *height = "height";
+    if (named && (f->width || f->height))
+        return ts_fail_param(e, TS_EINVAL, f->width ? "width" : "height",
+                             "either size, or width and height: not both");
+    if (!f->width != !f->height)
+        return ts_fail_param(e, TS_EINVAL, f->width ? "height" : "width", "width and height come together");
+    if (named) {
+        width = height = "size";
+        if (!parse_size(f->size, &shape->width, &shape->height))
+            return ts_fail_param(e, TS_EINVAL, "size", "size must be WIDTHxHEIGHT in pixels, or auto");
+    } else if (f->width) {
+        shape->width = (int)f->width;
+        shape->height = (int)f->height;
+    } else if (c->defaults.size.width) {
+        shape->width = c->defaults.size.width;
+        shape->height = c->defaults.size.height;
+    } else {
+        shape->width = model->default_width;
+        shape->height = model->default_height;
+    }
+    ts_code rc = check_side(width, shape->width, c->limits.max_width, e);
+    if (!rc) rc = check_side(height, shape->height, c->limits.max_height, e);
+    if (!rc && (int64_t)shape->width * shape->height > c->limits.max_pixels)
+        rc = ts_fail_param(e, TS_EINVAL, named ? "size" : "width", "%dx%d has more than %lld pixels",
+                           shape->width, shape->height, (long long)c->limits.max_pixels);
+    return rc;
+}
+
+static ts_code find_sampler(const fields *f, const ts_model_info *model, ts_shape *shape, ts_error *e) {
+    const char *name = f->sampler ? f->sampler : model->default_sampler;
+    shape->sampler =
+        f->sampler || !f->context->setup->sampler ? ts_sampler_find(name) : f->context->setup->sampler;
+    if (!shape->sampler) return ts_fail_param(e, TS_EINVAL, "sampler", "there is no sampler %.64s", name);
+    if (f->scheduler && strcmp(f->scheduler, "default"))
+        return ts_fail_param(e, TS_EUNSUPPORTED, "scheduler",
+                             "scheduler: only default, the model's own, is offered by this server");
+    return TS_OK;
+}
+
+static ts_code check_offered(const fields *f, ts_error *e) {
+    if (f->output_format && strcmp(f->output_format, "png"))
+        return ts_fail_param(e, TS_EUNSUPPORTED, "output_format", "output_format: only png is offered");
+    if (f->response_format && strcmp(f->response_format, "b64_json"))
+        return ts_fail_param(e, TS_EUNSUPPORTED, "response_format",
+                             "response_format: only b64_json is offered");
+    if (f->partial_images > 0)
+        return ts_fail_param(e, TS_EUNSUPPORTED, "partial_images", "partial_images: only 0 is offered");
+    if (f->progress && !f->stream) return ts_fail_param(e, TS_EINVAL, "progress", "progress needs stream");
+    return TS_OK;
+}
+
+static ts_code make(const fields *f, ts_images_request *ret, ts_error *e) {
+    const ts_setup *setup = f->context->setup;
+    ts_request *r = &ret->request;
+    if (!f->prompt) return ts_fail_param(e, TS_EINVAL, "prompt", "prompt is required");
+    ts_code rc = check_offered(f, e);
+    if (!rc) rc = find_model(f, &r->model, e);
+    if (rc) return rc;
+    const ts_model_info *model = ts_model_get_info(f->context->models[r->model]);
+    rc = find_size(f, model, &r->shape, e);
+    if (!rc) rc = find_sampler(f, model, &r->shape, e);
+    if (rc) return rc;
+
+    r->shape.steps = (int)f->steps;
+    r->shape.parallel = f->parallel;
+    /* Names that the tables allow are the engine's. */
+    if (f->mode) r->shape.parallel.mode = (ts_mode)ts_mode_find(f->mode);
+    if (f->group_norm)
+        r->shape.parallel.group_norm = (ts_group_norm_mode)ts_group_norm_mode_find(f->group_norm);
+    if (f->cfg_split) r->shape.parallel.cfg_split = (ts_cfg_split)ts_cfg_split_find(f->cfg_split);
+    r->shape.dtype = setup->dtype >= 0                          ? (ts_dtype)setup->dtype
+                     : ts_group_prefers_bf16(f->context->group) ? TS_BF16
+                                                                : TS_F32;
+    r->shape.guided = f->guidance > 1;
+    r->prompt = f->prompt;
+    r->negative = f->negative;
+    r->guidance_scale = f->guidance;
+    r->n = (int)f->n;
+    r->seed = f->seed;
+    if (!f->has_seed) {
+        /* 32 bits, which is all that PyTorch's generator takes, and short to write down. */
+        uint32_t seed;
+        if (getrandom(&seed, sizeof seed, 0) != sizeof seed)
+            return ts_fail(e, TS_EINTERNAL, "there is no randomness for a seed");
+        r->seed = seed;
+    }
+    ret->stream = f->stream;
+    ret->progress = f->progress;
+    ret->finish = f->on_disconnect && !strcmp(f->on_disconnect, "finish");
+    return TS_OK;
+}
+
+ts_code ts_images_request_read(const ts_request_context *context, const char *body, size_t size,
+                               ts_images_request *ret, ts_error *e) {
+    const ts_config *c = context->config;
+    ts_images_request r = {0};
+    fields f = {.context = context,
+                .n = 1,
+                .steps = c->defaults.steps,
+                .guidance = c->defaults.guidance_scale,
+                .parallel = context->setup->parallel};
+    ts_code rc = ts_json_parse(body, size, (ts_json_limits){DEPTH, VALUES}, &r.json, e);
+    if (!rc && !cJSON_IsObject(r.json)) rc = ts_fail(e, TS_EINVAL, "the body must be a JSON object");
+    if (!rc) rc = read_object(table, sizeof table / sizeof *table, "", r.json, &f, e);
+    if (!rc) rc = make(&f, &r, e);
+    if (rc) {
+        ts_images_request_free(&r);
+        return rc;
+    }
+    *ret = r;
+    return TS_OK;
+}
+
+void ts_images_request_free(ts_images_request *r) {
+    cJSON_Delete(r->json);
+    *r = (ts_images_request){0};
+}

@@ -1,0 +1,254 @@
+#include "server/server.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <systemd/sd-daemon.h>
+#include <time.h>
+#include <unistd.h>
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "server/listen.h"
+#include "server/server_internal.h"
+
+#define TICK_MS 250
+
+ts_code ts_server_check(const ts_config *config, ts_error *e) {
+    ts_setup setup;
+    return ts_setup_make(config, &setup, e);
+}
+
+/* ---- the end ---- */
+
+static void on_closed(uv_handle_t *handle) {
+    (void)handle;
+}
+
+static void close_handles(ts_server *s) {
+    uv_close((uv_handle_t *)&s->wake, on_closed);
+    uv_close((uv_handle_t *)&s->sigterm, on_closed);
+    uv_close((uv_handle_t *)&s->sigint, on_closed);
+    uv_close((uv_handle_t *)&s->tick, on_closed);
+    uv_close((uv_handle_t *)&s->flush, on_closed);
+}
+
+/* The loop ends by itself when the last handle is closed and the pool has nothing more to do. */
+static void stop(ts_server *s) {
+    if (s->stopping) return;
+    s->stopping = true;
+    if (s->http) ts_http_close(s->http, NULL, NULL);
+    s->http = NULL;
+    close_handles(s);
+}
+
+static bool finished(ts_server *s) {
+    return !s->loading && s->generation_count == 0 && ts_http_exchanges(s->http) == 0 &&
+           (!s->sched || ts_sched_idle(s->sched));
+}
+
+static void on_signal(uv_signal_t *signal, int number) {
+    ts_server *s = signal->data;
+    if (s->state == TS_STATE_DRAINING) {
+        ts_log(TS_LOG_WARNING, "a second signal: what still runs is cancelled");
+        stop(s);
+        return;
+    }
+    ts_sched_stats stats = {0};
+    if (s->sched) {
+        ts_sched_drain(s->sched);
+        ts_sched_get_stats(s->sched, &stats);
+    }
+    ts_log(TS_LOG_INFO, "signal %d: %d pictures run and %d wait; the server stops after them", number,
+           stats.running, stats.waiting);
+    sd_notifyf(0, "STOPPING=1\nSTATUS=finishing %d pictures", stats.running + stats.waiting);
+    atomic_store(&s->abandon, true);
+    ts_http_drain(s->http);
+    s->state = TS_STATE_DRAINING;
+    s->signalled_ns = ts_now_ns();
+}
+
+/* ---- every quarter of a second ---- */
+
+static void feed_watchdog(ts_server *s, uint64_t now) {
+    if (!s->watchdog_ns || now - s->fed_ns < s->watchdog_ns) return;
+    if (s->sched) {
+        ts_sched_stats stats;
+        ts_sched_get_stats(s->sched, &stats);
+        uint64_t last = atomic_load_explicit(&s->last_event_ns, memory_order_relaxed);
+        if (stats.groups_busy && now > last &&
+            now - last > (uint64_t)s->config->server.stall_timeout * 1000000000u) {
+            static ts_log_limit limit;
+            ts_log_limited(&limit, 1, 10, TS_LOG_ERROR, "no progress for %lld s: the watchdog is not fed",
+                           (long long)s->config->server.stall_timeout);
+            return;
+        }
+    }
+    s->fed_ns = now;
+    sd_notify(0, "WATCHDOG=1");
+}
+
+static void on_tick(uv_timer_t *timer) {
+    ts_server *s = timer->data;
+    uint64_t now = ts_now_ns();
+    feed_watchdog(s, now);
+    ts_images_ping(s);
+    /* Loading may take longer than systemd would wait for READY. */
+    if (s->loading) sd_notify(0, "EXTEND_TIMEOUT_USEC=30000000");
+    if (s->state != TS_STATE_DRAINING) return;
+    uint64_t limit = (uint64_t)s->config->server.drain_timeout * 1000000000u;
+    if (finished(s)) {
+        stop(s);
+    } else if (!s->loading && now - s->signalled_ns > limit) {
+        ts_log(TS_LOG_WARNING, "the drain timeout has passed: what still runs is cancelled");
+        stop(s);
+    }
+}
+
+/* ---- loading ---- */
+
+static void load(uv_work_t *work) {
+    ts_server *s = work->data;
+    ts_server_load(s, &s->load_error);
+}
+
+static void loaded(uv_work_t *work, int status) {
+    ts_server *s = work->data;
+    (void)status;
+    s->loading = false;
+    if (s->stopping) return;
+    if (s->state == TS_STATE_DRAINING) {
+        s->load_error = (ts_error){0};
+        stop(s);
+        return;
+    }
+    if (s->load_error.code) {
+        stop(s);
+        return;
+    }
+    s->sched = s->loaded;
+    s->state = TS_STATE_READY;
+    ts_log(TS_LOG_INFO, "ready after %.2f s", ts_seconds(ts_now_ns() - s->started_ns));
+    sd_notify(0, "READY=1\nSTATUS=ready");
+}
+
+/* ---- the beginning ---- */
+
+static void on_wake(uv_async_t *async) {
+    ts_images_take_events(async->data);
+}
+
+static void wake(void *arg) {
+    ts_server *s = arg;
+    uv_async_send(&s->wake);
+}
+
+static void on_done(void *arg, const ts_exchange *x, int route, int status, double seconds, bool gone) {
+    ts_server *s = arg;
+    ts_metrics_count(&s->metrics, route, status, gone);
+    if (route == 0 && status == 200 && !gone) ts_metrics_time(&s->metrics, seconds);
+    if (!s->config->log.requests) return;
+    const char *note = ts_exchange_note_text(x);
+    ts_log(TS_LOG_INFO, "%s %s %.200s %d %.1f ms%s%s%s", ts_exchange_id(x), ts_exchange_method(x),
+           ts_exchange_path(x), status, seconds * 1e3, *note ? ", " : "", note,
+           gone ? ", the client left" : "");
+}
+
+static ts_code open_socket(const ts_config *c, int *ret_fd, ts_error *e) {
+    char name[160];
+    int port, fd = ts_listen_inherited();
+    ts_code rc = fd >= 0 ? TS_OK : ts_listen(c->server.listen, &fd, e);
+    if (rc) return rc;
+    rc = ts_listen_name(fd, name, sizeof name, &port, e);
+    if (!rc) ts_log(TS_LOG_INFO, "tesserad %s listens on %s", TS_VERSION, name);
+    if (!rc && *c->server.port_file) {
+        char text[16];
+        int n = snprintf(text, sizeof text, "%d\n", port);
+        rc = ts_write_file(c->server.port_file, text, (size_t)n, e);
+    }
+    if (rc) {
+        close(fd);
+        return rc;
+    }
+    *ret_fd = fd;
+    return TS_OK;
+}
+
+static ts_code start_http(ts_server *s, ts_error *e) {
+    const ts_config *c = s->config;
+    int fd;
+    ts_code rc = open_socket(c, &fd, e);
+    if (rc) return rc;
+    const ts_http_config http = {.loop = &s->loop,
+                                 .fd = fd,
+                                 .connection_limit = (unsigned)c->server.connection_limit,
+                                 .header_timeout = (unsigned)c->server.header_timeout,
+                                 .body_timeout = (unsigned)c->server.body_timeout,
+                                 .idle_timeout = (unsigned)c->server.idle_timeout,
+                                 .body_limit = (size_t)c->server.body_limit,
+                                 .routes = ts_routes,
+                                 .route_count = ts_route_count,
+                                 .arg = s,
+                                 .on_done = on_done};
+    return ts_http_new(&http, &s->http, e);
+}
+
+static void init_handles(ts_server *s) {
+    uv_async_init(&s->loop, &s->wake, on_wake);
+    uv_signal_init(&s->loop, &s->sigterm);
+    uv_signal_init(&s->loop, &s->sigint);
+    uv_timer_init(&s->loop, &s->tick);
+    uv_timer_init(&s->loop, &s->flush);
+    s->wake.data = s->sigterm.data = s->sigint.data = s->tick.data = s->flush.data = s;
+    s->load.data = s;
+}
+
+static ts_code start(ts_server *s, ts_error *e) {
+    uint64_t interval;
+    ts_code rc = start_http(s, e);
+    if (rc) return rc;
+    if (uv_signal_start(&s->sigterm, on_signal, SIGTERM) || uv_signal_start(&s->sigint, on_signal, SIGINT) ||
+        uv_timer_start(&s->tick, on_tick, TICK_MS, TICK_MS) ||
+        uv_queue_work(&s->loop, &s->load, load, loaded))
+        return ts_fail(e, TS_EINTERNAL, "starting the loop");
+    s->loading = true;
+    if (sd_watchdog_enabled(0, &interval) > 0) s->watchdog_ns = interval * 1000 / 2;
+    return TS_OK;
+}
+
+ts_code ts_server_run(const ts_config *config, ts_error *e) {
+    ts_server s = {.config = config, .started_ns = ts_now_ns(), .started_at = (int64_t)time(NULL)};
+    if (!config->models.path.count)
+        return ts_fail_param(e, TS_EINVAL, "path", "no model is given: --model DIR, or path in [models]");
+    ts_code rc = ts_setup_make(config, &s.setup, e);
+    if (rc) return rc;
+    signal(SIGPIPE, SIG_IGN);
+    pthread_mutex_init(&s.events, NULL);
+    if (uv_loop_init(&s.loop)) {
+        pthread_mutex_destroy(&s.events);
+        return ts_fail(e, TS_ENOMEM, "the event loop");
+    }
+    init_handles(&s);
+    rc = ts_mailbox_new(SIZE_MAX, wake, &s, &s.mailbox);
+    if (rc) ts_fail(e, rc, "the mailbox");
+    if (!rc) rc = start(&s, e);
+    if (rc) stop(&s);
+    uv_run(&s.loop, UV_RUN_DEFAULT);
+
+    /* What was cut off ends now, with events that nobody waits for. */
+    ts_server_unload(&s);
+    s.loading = false;
+    if (s.mailbox) ts_images_take_events(&s);
+    uv_run(&s.loop, UV_RUN_DEFAULT);
+    ts_mailbox_free(s.mailbox);
+    ts_assert(uv_loop_close(&s.loop) == 0);
+    pthread_mutex_destroy(&s.events);
+    if (!rc && s.load_error.code) {
+        if (e) *e = s.load_error;
+        rc = s.load_error.code;
+    }
+    if (!rc) ts_log(TS_LOG_INFO, "stopped");
+    return rc;
+}
