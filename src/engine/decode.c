@@ -46,7 +46,7 @@ static void decode_rank(void *arg, ts_rank *rank) {
     for (size_t i = 0; i < n; i++) to[i] = to_byte(from[i]);
 }
 
-ts_code ts_decode(ts_run *run, int picture, unsigned char *pixels, ts_error *e) {
+ts_code ts_decode_plan(const ts_run *run, ts_plan **ret, ts_error *e) {
     ts_layout layout = {.branches = 1};
     layout.patches = ts_rows_split(run->latent_h, 0, run->ranks, &layout.rows);
     ts_plan_key key = {.kind = TS_PLAN_DECODER,
@@ -57,13 +57,18 @@ ts_code ts_decode(ts_run *run, int picture, unsigned char *pixels, ts_error *e) 
                        .dtype = run->job->shape.dtype,
                        .patches = layout.patches,
                        .branches = 1};
+    return ts_plan_get(run->group, &key, &layout, ret, e);
+}
+
+ts_code ts_decode(ts_run *run, int picture, unsigned char *pixels, ts_error *e) {
     decoding d = {.run = run, .picture = picture, .pixels = pixels};
-    ts_code rc = ts_plan_get(run->group, &key, &layout, &d.plan, e);
+    ts_code rc = ts_decode_plan(run, &d.plan, e);
     if (rc) return rc;
+    const int patches = d.plan->layout.patches;
     if (d.plan->branch[0]) d.plan->branch[0]->ops->reset(d.plan->branch[0], 0);
-    for (int i = 0; i < layout.patches; i++) ts_program_reset_stats(d.plan->program[i]);
-    ts_group_each(run->group, layout.patches, decode_rank, &d);
-    for (int i = 0; i < layout.patches; i++) {
+    for (int i = 0; i < patches; i++) ts_program_reset_stats(d.plan->program[i]);
+    ts_group_each(run->group, patches, decode_rank, &d);
+    for (int i = 0; i < patches; i++) {
         ts_program_stats s;
         ts_program_get_stats(d.plan->program[i], &s);
         run->job->stats.wait_s[i] += (double)s.wait_ns * 1e-9;
@@ -72,7 +77,7 @@ ts_code ts_decode(ts_run *run, int picture, unsigned char *pixels, ts_error *e) 
     }
     /* A rank that failed makes the others stop with TS_ECANCELLED: the cause is the code that is not that. */
     for (int pass = 0; pass < 2; pass++)
-        for (int i = 0; i < layout.patches; i++) {
+        for (int i = 0; i < patches; i++) {
             if (!d.code[i] || (pass == 0 && d.code[i] == TS_ECANCELLED)) continue;
             if (e) *e = d.error[i];
             return d.code[i];

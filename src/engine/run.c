@@ -214,6 +214,15 @@ static ts_code prepare(ts_run *run, ts_error *e) {
     return rc;
 }
 
+static void release(ts_run *run) {
+    ts_denoise_free(run);
+    free(run->plan);
+    free(run->noise);
+    free(run->latents);
+    free(run->text);
+    free(run->pooled);
+}
+
 ts_code ts_group_run(ts_group *g, ts_model *model, ts_job *job, ts_error *e) {
     ts_error local;
     if (!e) e = &local;
@@ -257,28 +266,22 @@ done:
         stats->total_s = ts_seconds(ts_now_ns() - t0);
         give_picture(&run, k, one, &error);
     }
-    ts_denoise_free(&run);
-    free(run.plan);
-    free(run.noise);
-    free(run.latents);
-    free(run.text);
-    free(run.pooled);
+    release(&run);
     return rc;
 }
 
+/* Everything that the first job of the shape would have to make: U-Net, decoder and text encoders. */
 ts_code ts_group_compile(ts_group *g, ts_model *model, const ts_shape *shape, int count, ts_error *e) {
     ts_job job = {.shape = *shape, .count = count};
     ts_run run = {.group = g, .model = model, .job = &job};
+    ts_plan *plan;
     ts_code rc = prepare(&run, e);
     if (!rc) {
-        ts_plan_key key = unet_key(&run, run.job->count);
-        rc = ts_plan_get(g, &key, &run.layout, &run.unet, e);
+        ts_plan_key key = unet_key(&run, count);
+        rc = ts_plan_get(g, &key, &run.layout, &plan, e);
     }
-    ts_denoise_free(&run);
-    free(run.plan);
-    free(run.noise);
-    free(run.latents);
-    free(run.text);
-    free(run.pooled);
+    if (!rc) rc = ts_decode_plan(&run, &plan, e);
+    if (!rc) rc = ts_text_encode(g, model, shape->dtype, "", run.text, run.pooled, e);
+    release(&run);
     return rc;
 }

@@ -50,6 +50,9 @@ void ts_denoise_rank(void *run, ts_rank *rank);
 void ts_denoise_shrink(ts_run *run, ts_plan *plan, const int *keep, int count);
 void ts_denoise_free(ts_run *run);
 
+/* The decoder's programs for the job's shape; all ranks of the job decode, whatever their branch. */
+ts_code ts_decode_plan(const ts_run *run, ts_plan **ret, ts_error *e);
+
 /* Decodes run->latents of picture k of the job on all ranks, into pixels [8h][8w][3]. */
 ts_code ts_decode(ts_run *run, int k, unsigned char *pixels, ts_error *e);
 
