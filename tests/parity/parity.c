@@ -147,8 +147,9 @@ tensor parity_get(parity *p, const char *name) {
 
 typedef struct rank {
     parity *p;
-    int index, count;
+    int index;
     pthread_t thread;
+    ts_evaluation evaluation; /* number 0: the ops that run once */
     ts_code code;
     ts_error error;
 } rank;
@@ -157,29 +158,51 @@ static void *run_rank(void *arg) {
     rank *r = arg;
     parity *p = r->p;
     ts_transport *t = p->transport;
+    ts_program *program = p->program[r->index];
     p->spec.backend->thread_begin(p->device[r->index]);
-    r->code = ts_program_run_once(p->program[r->index], &r->error);
-    for (unsigned i = 1; i <= (unsigned)r->count && !r->code; i++) {
-        for (int j = 0; t && j < p->ranks && !r->code; j++)
-            if (j != r->index) r->code = t->ops->wait_finished(t, r->index, j, i - 1);
-        if (!r->code)
-            r->code = ts_program_run(p->program[r->index], t, r->index,
-                                     (ts_evaluation){.number = i, .fresh = true}, &r->error);
-        if (t) t->ops->finished(t, r->index, i);
-    }
+    if (!r->evaluation.number)
+        r->code = ts_program_run_once(program, &r->error);
+    else
+        r->code = ts_program_run(program, t, r->index, r->evaluation, &r->error);
     if (r->code && t) t->ops->abort(t);
+    if (!r->code && t && r->evaluation.number) t->ops->finished(t, r->index, r->evaluation.number);
     return NULL;
 }
 
-void parity_run(parity *p, int count) {
+/* Joining the threads is the barrier that ts_transport asks for between evaluations. */
+ts_code parity_evaluate(parity *p, ts_evaluation evaluation, ts_error *e) {
     rank ranks[TS_MAX_RANKS] = {0};
-    if (p->transport) p->transport->ops->reset(p->transport, 0);
     for (int i = 0; i < p->ranks; i++) {
-        ranks[i] = (rank){.p = p, .index = i, .count = count};
+        ranks[i] = (rank){.p = p, .index = i, .evaluation = evaluation};
         assert_int_equal(pthread_create(&ranks[i].thread, NULL, run_rank, &ranks[i]), 0);
     }
     for (int i = 0; i < p->ranks; i++) pthread_join(ranks[i].thread, NULL);
-    for (int i = 0; i < p->ranks; i++) must(ranks[i].code, &ranks[i].error);
+    for (int i = 0; i < p->ranks; i++) {
+        if (!ranks[i].code) continue;
+        *e = ranks[i].error;
+        return ranks[i].code;
+    }
+    return TS_OK;
+}
+
+void parity_begin(parity *p) {
+    ts_error e = {0};
+    if (p->transport) p->transport->ops->reset(p->transport, 0);
+    must(parity_evaluate(p, (ts_evaluation){0}, &e), &e);
+}
+
+void parity_run(parity *p, int count) {
+    ts_error e = {0};
+    parity_begin(p);
+    for (unsigned i = 1; i <= (unsigned)count; i++)
+        must(parity_evaluate(p, (ts_evaluation){.number = i, .fresh = true}, &e), &e);
+}
+
+ts_program *parity_program(parity *p, int index) {
+    return p->program[index];
+}
+ts_transport *parity_transport(parity *p) {
+    return p->transport;
 }
 
 /* ---- lists of tests ---- */
@@ -202,6 +225,8 @@ void test_add(test_list *l, void (*test)(void **state), const void *state, size_
 }
 
 int test_run(test_list *l, const char *group) {
+    const char *filter = getenv("TS_PARITY_FILTER");
+    if (filter) cmocka_set_test_filter(filter);
     int failed = _cmocka_run_group_tests(group, l->items, l->count, NULL, NULL);
     for (size_t i = 0; i < l->count; i++) {
         free((char *)(uintptr_t)l->items[i].name);

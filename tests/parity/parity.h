@@ -55,8 +55,14 @@ void parity_free(parity *p);
 void parity_put(parity *p, const char *name, tensor t);
 void parity_put_flat(parity *p, const char *name, const void *data, size_t n);
 
-/* Runs once-a-job ops and evaluations 1..count, all synchronous, each rank on a thread of its own. */
+/* A job from its beginning: the ops that run once. */
+void parity_begin(parity *p);
+/* One evaluation, each rank on a thread of its own. The first failure by rank. */
+ts_code parity_evaluate(parity *p, ts_evaluation evaluation, ts_error *e);
+/* Both: evaluations 1..count, all synchronous, which must not fail. */
 void parity_run(parity *p, int count);
+ts_program *parity_program(parity *p, int rank);
+ts_transport *parity_transport(parity *p); /* NULL where nobody talks to anybody */
 
 /* The ranks' rows of an output put together, as float32. */
 tensor parity_get(parity *p, const char *name);
@@ -73,6 +79,7 @@ typedef struct test_list {
 /* A copy of the `size` bytes at `state` is handed to the test as *state; size 0: the pointer itself. */
 void test_add(test_list *l, void (*test)(void **state), const void *state, size_t size, const char *format,
               ...) __attribute__((format(printf, 5, 6)));
-int test_run(test_list *l, const char *group); /* also frees the list; the number of failures */
+/* Runs them, or those that TS_PARITY_FILTER matches, and frees the list. The number of failures. */
+int test_run(test_list *l, const char *group);
 
 #endif
