@@ -6,79 +6,23 @@
  * and the sum of values, rescaled when the maximum grows. Both products are the same register tile of ROWS
  * queries by COLS vectors. With AVX512-BF16 the operands are pairs of bf16 (adjacent channels of the first
  * product, adjacent keys of the second) and accumulate in float32; everywhere else they are float32. */
-#include "kernels/cpu/vec_isa.h"
-
-#include <math.h>
 #include "kernels/cpu/vec_math.h"
 
+#include "kernels/cpu/vec_isa.h"
+
 #if defined(__AVX512F__)
-enum { LANES = 16, ROWS = 6, COLS = 4 };
+enum { ROWS = 6, COLS = 4 };
 #elif defined(__AVX__)
-enum { LANES = 8, ROWS = 6, COLS = 2 };
+enum { ROWS = 6, COLS = 2 };
 #else
-enum { LANES = 4, ROWS = 4, COLS = 2 };
-#endif
-#if defined(__SSE2__)
-#include <immintrin.h>
+enum { ROWS = 4, COLS = 2 };
 #endif
 
 enum { BLOCK = TS_ATTEND_BLOCK, KEYS = 256, GROUP = LANES * COLS, CHUNK_BYTES = 512 << 10 };
 
-typedef float vf __attribute__((vector_size(LANES * 4)));
-typedef int32_t vi __attribute__((vector_size(LANES * 4)));
-typedef float vf_any __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-
-TS_INLINE vf load(const void *p) {
-    return *(const vf_any *)p;
-}
-TS_INLINE void store(void *p, vf v) {
-    *(vf_any *)p = v;
-}
-TS_INLINE vf splat(float x) {
-    return x - (vf){0};
-}
-
-/* The larger; b where either is NaN. */
-TS_INLINE vf larger(vf a, vf b) {
-#if defined(__AVX512F__)
-    return (vf)_mm512_max_ps((__m512)a, (__m512)b);
-#elif defined(__AVX__)
-    return (vf)_mm256_max_ps((__m256)a, (__m256)b);
-#elif defined(__SSE2__)
-    return (vf)_mm_max_ps((__m128)a, (__m128)b);
-#else
-    for (int i = 0; i < LANES; i++) a[i] = a[i] > b[i] ? a[i] : b[i];
-    return a;
-#endif
-}
-
-/* e^x for x <= 0, as ts_exp, and exactly 0 below -87: a masked key has no weight. */
-TS_INLINE vf exp_negative(vf x) {
-    vi gone = x < splat(-87.0f);
-    x = larger(splat(-87.0f), x);
-    vf n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
-    vf r = x - n * 0.693359375f;
-    r = r + n * 2.12194440e-4f;
-    vf p = 1.9875691500e-4f * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    vi power = (__builtin_convertvector(n, vi) + 127) << 23;
-    return (vf)((vi)(p * (vf)power) & ~gone);
-}
-
-TS_INLINE float lane_sum(vf v) {
-    float s = 0;
-    for (int i = 0; i < LANES; i++) s += v[i];
-    return s;
-}
-TS_INLINE float lane_max(vf v) {
-    float s = v[0];
-    for (int i = 1; i < LANES; i++) s = v[i] > s ? v[i] : s;
-    return s;
-}
+/* Scores carry log2(e), so that their softmax is in powers of two. */
+#define LOG2_E 1.44269504f
+#define LN_2   0.693147181f
 
 /* --------------------------------------------------------------------------------------------- the layout */
 
@@ -133,7 +77,7 @@ static void pack_key(const layout *l, const void *from, size_t at, ts_dtype dtyp
         if (l->d & 1) to[(l->d / 2) * 2 * GROUP + 1] = 0;
     } else {
         float *to = (float *)(void *)group + lane;
-        for (int i = 0; i < l->d; i++) to[i * GROUP] = ts_get(from, at + (size_t)i, dtype);
+        for (int i = 0; i < l->d; i++) to[i * GROUP] = get_one(from, at + (size_t)i, dtype);
     }
 }
 
@@ -144,7 +88,7 @@ static void pack_value(const layout *l, const void *from, size_t at, ts_dtype dt
         for (int i = 0; i < l->d; i++) to[2 * i] = v[i];
     } else {
         float *to = (float *)(void *)values + (size_t)key * (size_t)l->dv;
-        for (int i = 0; i < l->d; i++) to[i] = ts_get(from, at + (size_t)i, dtype);
+        for (int i = 0; i < l->d; i++) to[i] = get_one(from, at + (size_t)i, dtype);
     }
 }
 
@@ -178,7 +122,7 @@ static void pack_queries(const layout *l, const ts_attend *a, int first, int n, 
             memcpy(query + (size_t)(r * l->dk) * 2, (const uint16_t *)a->q + at, (size_t)l->d * 2);
         else
             for (int i = 0; i < l->d; i++)
-                ((float *)(void *)query)[r * l->dk + i] = ts_get(a->q, at + (size_t)i, a->dtype);
+                ((float *)(void *)query)[r * l->dk + i] = get_one(a->q, at + (size_t)i, a->dtype);
     }
 }
 
@@ -277,7 +221,7 @@ TS_INLINE void soften(float *s, int n, void *weights, float *top, float *total, 
     float before = *top, now = lane_max(most);
     now = now > before ? now : before;
     for (int j = 0; j < n; j += LANES) {
-        vf p = exp_negative(load(s + j) - now);
+        vf p = exp2_negative(load(s + j) - now, pairs);
         added += p;
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
         if (pairs) {
@@ -291,7 +235,7 @@ TS_INLINE void soften(float *s, int n, void *weights, float *top, float *total, 
         store((float *)weights + j, p);
     }
     if (now > before) {
-        float factor = before > -INFINITY ? ts_exp(before - now) : 0;
+        float factor = before > -INFINITY ? expf((before - now) * LN_2) : 0;
         *total *= factor;
         for (int i = 0; i < dv; i += LANES) store(sum + i, load(sum + i) * factor);
         *top = now;
@@ -320,8 +264,8 @@ TS_INLINE void attend_chunk(const layout *l, const ts_attend *a, int64_t first, 
         for (int j = 0; j < n; j += KEYS) {
             int some = n - j < KEYS ? n - j : KEYS, padded = round_up(some, GROUP);
             if (a->causal && first + j > q + rows - 1) break;
-            score_block(l, query, base + l->keys + (size_t)j * (size_t)l->dk * l->size, padded, a->scale,
-                        scores, pairs);
+            score_block(l, query, base + l->keys + (size_t)j * (size_t)l->dk * l->size, padded,
+                        a->scale * LOG2_E, scores, pairs);
             if (padded > some || a->causal) mask(scores, BLOCK, some, padded, a->causal, q, first + j);
             for (int r = 0; r < rows; r++)
                 soften(scores + r * KEYS, padded, base + l->weights + (size_t)(r * KEYS) * l->size,
@@ -351,10 +295,13 @@ void TS_ISA_NAME(ts_attend)(const ts_attend *a) {
         else
             attend_chunk(&l, a, first, n, false);
     }
-    for (int r = 0; r < a->end - a->begin; r++)
-        for (int i = 0; i < l.d; i++) {
-            /* Without any key there is nothing to attend to: zero. */
-            float v = all ? sums[(size_t)r * (size_t)l.dv + (size_t)i] / state[2 * r + 1] : 0;
-            ts_put(a->y, (size_t)(a->begin + r) * a->ldy + (size_t)i, a->dtype, v);
+    for (int r = 0; r < a->end - a->begin; r++) {
+        void *y = (char *)a->y + (size_t)(a->begin + r) * a->ldy * ts_dtype_size(a->dtype);
+        /* Without any key there is nothing to attend to: zero. */
+        float factor = all ? 1 / state[2 * r + 1] : 0;
+        for (int i = 0; i < l.d; i += LANES) {
+            size_t n = l.d - i < LANES ? (size_t)(l.d - i) : LANES;
+            put(y, (size_t)i, n, a->dtype, load(sums + (size_t)r * (size_t)l.dv + (size_t)i) * factor);
         }
+    }
 }

@@ -15,12 +15,6 @@
 #define TS_ISA_QUOTED(isa)       TS_ISA_QUOTE(isa)
 #define TS_ISA_STRING            TS_ISA_QUOTED(TS_ISA)
 
-#if defined(__AVX512BF16__) && defined(__AVX512BW__)
-#define TS_ISA_BF16 true
-#else
-#define TS_ISA_BF16 false
-#endif
-
 void TS_ISA_NAME(ts_attend)(const ts_attend *a);
 size_t TS_ISA_NAME(ts_attend_scratch)(int d, int queries, int keys, ts_dtype dtype);
 

@@ -1,10 +1,8 @@
-/* Elementwise ops and norms over rows of channels. Each function is written once with the dtype as a constant
- * and instantiated for float32 and bf16; TS_IVDEP says that y is x itself or apart from it. */
-#include "kernels/cpu/vec.h"
-
-#include <math.h>
-#include "kernels/cpu/vec_isa.h"
+/* Elementwise ops and norms over rows of channels, a vector at a time; a row's last vector may be a part.
+ * Each function is written once with the dtype as a constant and instantiated for float32 and bf16. */
 #include "kernels/cpu/vec_math.h"
+
+#include "kernels/cpu/vec_isa.h"
 
 /* Two instances of a body, by the dtype of its rows. */
 #define BY_DTYPE(rows, call_f32, call_bf16)                                                                  \
@@ -15,6 +13,21 @@
             call_bf16;                                                                                       \
     } while (0)
 
+/* Runs the body for i = 0, LANES, ...; n is the number of elements there: the constant LANES but at the end.
+ */
+#define EACH_VECTOR(count, ...)                                                                              \
+    do {                                                                                                     \
+        size_t i = 0;                                                                                        \
+        for (; i + LANES <= (count); i += LANES) {                                                           \
+            const size_t n = LANES;                                                                          \
+            __VA_ARGS__;                                                                                     \
+        }                                                                                                    \
+        if (i < (count)) {                                                                                   \
+            const size_t n = (count)-i;                                                                      \
+            __VA_ARGS__;                                                                                     \
+        }                                                                                                    \
+    } while (0)
+
 TS_INLINE const void *row_in(const void *base, size_t token, size_t ld, ts_dtype t) {
     return (const char *)base + token * ld * (t == TS_F32 ? 4 : 2);
 }
@@ -22,31 +35,38 @@ TS_INLINE void *row_out(void *base, size_t token, size_t ld, ts_dtype t) {
     return (char *)base + token * ld * (t == TS_F32 ? 4 : 2);
 }
 
-/* Four rows at a time: the sums in double are loaded and stored once for them. */
-TS_INLINE void stats_rows(const ts_rows *rows, size_t t0, int n, const float *add, double *restrict sum,
-                          double *restrict square, ts_dtype t) {
-    const void *x0 = row_in(rows->x, t0, rows->ldx, t),
-               *x1 = n > 1 ? row_in(rows->x, t0 + 1, rows->ldx, t) : x0;
-    const void *x2 = n > 2 ? row_in(rows->x, t0 + 2, rows->ldx, t) : x0;
-    const void *x3 = n > 3 ? row_in(rows->x, t0 + 3, rows->ldx, t) : x0;
-    for (size_t i = 0; i < (size_t)rows->c; i++) {
-        double a = add ? (double)add[i] : 0, s, q, v;
-        v = (double)ts_get(x0, i, t) + a, s = v, q = v * v;
-        if (n > 1) v = (double)ts_get(x1, i, t) + a, s += v, q += v * v;
-        if (n > 2) v = (double)ts_get(x2, i, t) + a, s += v, q += v * v;
-        if (n > 3) v = (double)ts_get(x3, i, t) + a, s += v, q += v * v;
-        sum[i] += s;
-        square[i] += q;
-    }
+/* ------------------------------------------------------------------------------------------------ GroupNorm
+ */
+
+TS_INLINE void accumulate(double *to, size_t n, vdd v) {
+    vdd old = {{0}, {0}};
+    memcpy(&old, to, n * sizeof *to);
+    old.low += v.low, old.high += v.high;
+    memcpy(to, &old, n * sizeof *to);
+}
+
+/* `count` rows (a constant) from row k on: the sums in memory are visited once for all of them. In double. */
+TS_INLINE void stats_rows(const ts_rows *rows, size_t k, size_t count, const float *add, double *sum,
+                          double *square, ts_dtype t) {
+    EACH_VECTOR((size_t)rows->c, {
+        vdd a = {{0}, {0}}, s = a, q = a;
+        if (add) a = widen(get(add, i, n, TS_F32));
+        TS_UNROLL(4)
+        for (size_t j = 0; j < count; j++) {
+            vdd v = widen(get(row_in(rows->x, k + j, rows->ldx, t), i, n, t));
+            v.low += a.low, v.high += a.high;
+            s.low += v.low, s.high += v.high;
+            q.low += v.low * v.low, q.high += v.high * v.high;
+        }
+        accumulate(sum + i, n, s);
+        accumulate(square + i, n, q);
+    });
 }
 
 TS_INLINE void stats_as(const ts_rows *rows, const float *add, double *sum, double *square, ts_dtype t) {
-    size_t i = 0;
-    if (add)
-        for (; i + 4 <= rows->tokens; i += 4) stats_rows(rows, i, 4, add, sum, square, t);
-    else
-        for (; i + 4 <= rows->tokens; i += 4) stats_rows(rows, i, 4, NULL, sum, square, t);
-    for (; i < rows->tokens; i++) stats_rows(rows, i, 1, add, sum, square, t);
+    size_t k = 0;
+    for (; k + 4 <= rows->tokens; k += 4) stats_rows(rows, k, 4, add, sum, square, t);
+    for (; k < rows->tokens; k++) stats_rows(rows, k, 1, add, sum, square, t);
 }
 
 static void stats(const ts_rows *rows, const float *add, double *sum, double *square) {
@@ -58,11 +78,11 @@ TS_INLINE void affine_as(const ts_rows *rows, const float *add, const float *sca
     for (size_t k = 0; k < rows->tokens; k++) {
         const void *x = row_in(rows->x, k, rows->ldx, t);
         void *y = row_out(rows->y, k, rows->ldy, t);
-        TS_IVDEP
-        for (size_t i = 0; i < (size_t)rows->c; i++) {
-            float v = (ts_get(x, i, t) + add[i]) * scale[i] + shift[i];
-            ts_put(y, i, t, silu ? ts_silu(v) : v);
-        }
+        EACH_VECTOR((size_t)rows->c, {
+            vf v = (get(x, i, n, t) + get(add, i, n, TS_F32)) * get(scale, i, n, TS_F32) +
+                   get(shift, i, n, TS_F32);
+            put(y, i, n, t, silu ? silu_vf(v, t == TS_BF16) : v);
+        });
     }
 }
 
@@ -75,24 +95,8 @@ static void affine(const ts_rows *rows, const float *add, const float *scale, co
                  affine_as(rows, add, scale, shift, false, TS_BF16));
 }
 
-/* Sums over a row in LANES separate double sums, so that they run as vectors. */
-enum { LANES = 16 };
-
-TS_INLINE double row_sum(const void *x, size_t c, double mean, bool square, ts_dtype t) {
-    double lane[LANES] = {0}, all = 0;
-    size_t i = 0;
-    for (; i + LANES <= c; i += LANES)
-        for (size_t j = 0; j < LANES; j++) {
-            double v = (double)ts_get(x, i + j, t) - mean;
-            lane[j] += square ? v * v : v;
-        }
-    for (; i < c; i++) {
-        double v = (double)ts_get(x, i, t) - mean;
-        all += square ? v * v : v;
-    }
-    for (size_t j = 0; j < LANES; j++) all += lane[j];
-    return all;
-}
+/* ------------------------------------------------------------------------------------------------ LayerNorm
+ */
 
 TS_INLINE void layer_norm_as(const ts_rows *rows, const float *weight, const float *bias, float eps,
                              ts_dtype t) {
@@ -100,16 +104,33 @@ TS_INLINE void layer_norm_as(const ts_rows *rows, const float *weight, const flo
     for (size_t k = 0; k < rows->tokens; k++) {
         const void *x = row_in(rows->x, k, rows->ldx, t);
         void *y = row_out(rows->y, k, rows->ldy, t);
-        double mean = row_sum(x, c, 0, false, t) / (double)c;
-        float factor = (float)(1 / sqrt(row_sum(x, c, mean, true, t) / (double)c + (double)eps));
+        vdd wide = {{0}, {0}};
+        vf sum = {0}, square = {0};
+        EACH_VECTOR(c, {
+            vf v = get(x, i, n, t);
+            vdd w = widen(v);
+            if (t == TS_BF16)
+                sum += v; /* float32 is enough for it */
+            else
+                wide.low += w.low, wide.high += w.high;
+        });
+        double mean = (t == TS_BF16 ? (double)lane_sum(sum) : lane_sum_d(wide)) / (double)c;
         /* The mean in two floats: what the first drops matters where it is large against the deviation. */
-        float high = (float)mean, low = (float)(mean - (double)high);
-        if (weight && bias) TS_IVDEP
-        for (size_t i = 0; i < c; i++)
-            ts_put(y, i, t, (ts_get(x, i, t) - high - low) * factor * weight[i] + bias[i]);
-        else for (size_t i = 0; i < c; i++)
-            ts_put(y, i, t,
-                   (ts_get(x, i, t) - high - low) * factor * (weight ? weight[i] : 1) + (bias ? bias[i] : 0));
+        vf high = splat((float)mean), low = splat((float)(mean - (double)(float)mean));
+        EACH_VECTOR(c, {
+            vf v = get(x, i, n, t) - high - low;
+            if (n < LANES)
+                for (size_t j = n; j < LANES; j++) v[j] = 0;
+            square += v * v;
+        });
+        float variance = lane_sum(square) / (float)c;
+        vf factor = splat((float)(1 / sqrt((double)variance + (double)eps)));
+        EACH_VECTOR(c, {
+            vf v = (get(x, i, n, t) - high - low) * factor;
+            if (weight) v *= get(weight, i, n, TS_F32);
+            if (bias) v += get(bias, i, n, TS_F32);
+            put(y, i, n, t, v);
+        });
     }
 }
 
@@ -118,27 +139,14 @@ static void layer_norm(const ts_rows *rows, const float *weight, const float *bi
              layer_norm_as(rows, weight, bias, eps, TS_BF16));
 }
 
-TS_INLINE void activation_as(const ts_rows *rows, ts_act act, ts_dtype t) {
-    for (size_t k = 0; k < rows->tokens; k++) {
-        const void *x = row_in(rows->x, k, rows->ldx, t);
-        void *y = row_out(rows->y, k, rows->ldy, t);
-        TS_IVDEP
-        for (size_t i = 0; i < (size_t)rows->c; i++) {
-            float v = ts_get(x, i, t);
-            ts_put(y, i, t,
-                   act == TS_ACT_SILU   ? ts_silu(v)
-                   : act == TS_ACT_GELU ? ts_gelu(v)
-                                        : ts_quick_gelu(v));
-        }
-    }
-}
+/* ---------------------------------------------------------------------------------------------- elementwise
+ */
 
 TS_INLINE void copy_as(const ts_rows *rows, float scale, ts_dtype from, ts_dtype to) {
     for (size_t k = 0; k < rows->tokens; k++) {
         const void *x = row_in(rows->x, k, rows->ldx, from);
         void *y = row_out(rows->y, k, rows->ldy, to);
-        TS_IVDEP
-        for (size_t i = 0; i < (size_t)rows->c; i++) ts_put(y, i, to, scale * ts_get(x, i, from));
+        EACH_VECTOR((size_t)rows->c, put(y, i, n, to, scale * get(x, i, n, from)));
     }
 }
 
@@ -147,6 +155,21 @@ static void copy(const ts_rows *rows, ts_dtype to, float scale) {
         BY_DTYPE(rows, copy_as(rows, scale, TS_F32, TS_F32), copy_as(rows, scale, TS_BF16, TS_F32));
     else
         BY_DTYPE(rows, copy_as(rows, scale, TS_F32, TS_BF16), copy_as(rows, scale, TS_BF16, TS_BF16));
+}
+
+TS_INLINE void activation_as(const ts_rows *rows, ts_act act, ts_dtype t) {
+    const bool rough = t == TS_BF16;
+    for (size_t k = 0; k < rows->tokens; k++) {
+        const void *x = row_in(rows->x, k, rows->ldx, t);
+        void *y = row_out(rows->y, k, rows->ldy, t);
+        EACH_VECTOR((size_t)rows->c, {
+            vf v = get(x, i, n, t);
+            put(y, i, n, t,
+                act == TS_ACT_SILU   ? silu_vf(v, rough)
+                : act == TS_ACT_GELU ? gelu_vf(v, rough)
+                                     : quick_gelu_vf(v, rough));
+        });
+    }
 }
 
 static void activation(const ts_rows *rows, ts_act act) {
@@ -169,9 +192,10 @@ TS_INLINE void geglu_as(const ts_rows *rows, ts_dtype t) {
     for (size_t k = 0; k < rows->tokens; k++) {
         const void *x = row_in(rows->x, k, rows->ldx, t);
         void *y = row_out(rows->y, k, rows->ldy, t);
-        TS_IVDEP
-        for (size_t i = 0; i < (size_t)rows->c; i++)
-            ts_put(y, i, t, ts_get(x, i, t) * ts_gelu(ts_get(x, (size_t)rows->c + i, t)));
+        EACH_VECTOR((size_t)rows->c, {
+            vf gate = gelu_vf(get(x, (size_t)rows->c + i, n, t), t == TS_BF16);
+            put(y, i, n, t, get(x, i, n, t) * gate);
+        });
     }
 }
 
@@ -183,8 +207,7 @@ TS_INLINE void add_as(const ts_rows *rows, ts_dtype t) {
     for (size_t k = 0; k < rows->tokens; k++) {
         const void *x = row_in(rows->x, k, rows->ldx, t), *r = row_in(rows->r, k, rows->ldr, t);
         void *y = row_out(rows->y, k, rows->ldy, t);
-        TS_IVDEP
-        for (size_t i = 0; i < (size_t)rows->c; i++) ts_put(y, i, t, ts_get(x, i, t) + ts_get(r, i, t));
+        EACH_VECTOR((size_t)rows->c, put(y, i, n, t, get(x, i, n, t) + get(r, i, n, t)));
     }
 }
 
