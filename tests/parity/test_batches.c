@@ -1,0 +1,203 @@
+/* Pictures that run together: each is the picture that it would be alone, whoever leaves the batch on the
+ * way. */
+#include "pictures.h"
+
+enum { COUNT = 3, STEPS = 9 };
+
+typedef struct batch_case {
+    const char *how;
+    int ranks;
+    ts_parallel parallel;
+    const char *sampler;
+    int leaves; /* picture 0 goes after this many evaluations; 0: it stays */
+} batch_case;
+
+/* Pictures that differ in all that they may. */
+static const ts_picture requests[COUNT] = {
+    {.prompt = "a red house", .negative = "", .seed = 1, .guidance_scale = 3},
+    {.prompt = "the sea at night", .negative = "blurry", .seed = 22, .guidance_scale = 7.5},
+    {.prompt = "", .negative = NULL, .seed = 333, .guidance_scale = 5},
+};
+
+/* 96 x 256 pixels are 32 rows of the latent and 4 of the deepest level. */
+static ts_shape shape_of(const batch_case *k) {
+    return (ts_shape){.width = 96,
+                      .height = 256,
+                      .steps = STEPS,
+                      .sampler = ts_sampler_find(k->sampler),
+                      .parallel = k->parallel,
+                      .dtype = TS_F32,
+                      .guided = true};
+}
+
+typedef struct album {
+    ts_picture pictures[COUNT];
+    shot shots[COUNT];
+    int given, leaves, last_step;
+} album;
+
+static void take(void *arg, ts_picture *picture) {
+    album *a = arg;
+    shot *s = &a->shots[picture - a->pictures];
+    s->error = picture->error;
+    s->latents.data = picture->latents_out;
+    s->rgb = picture->rgb;
+    picture->latents_out = NULL;
+    picture->rgb = NULL;
+    a->given++;
+}
+
+static void step(void *arg, int at, int total) {
+    album *a = arg;
+    assert_int_equal(total, STEPS);
+    assert_int_equal(at, a->last_step + 1);
+    a->last_step = at;
+    if (at == a->leaves) atomic_store(&a->pictures[0].cancelled, true);
+}
+
+static void album_open(album *a, int leaves) {
+    *a = (album){.leaves = leaves};
+    for (int i = 0; i < COUNT; i++) {
+        a->pictures[i].prompt = requests[i].prompt;
+        a->pictures[i].negative = requests[i].negative;
+        a->pictures[i].seed = requests[i].seed;
+        a->pictures[i].guidance_scale = requests[i].guidance_scale;
+        a->shots[i].latents = (tensor){1, 4, 32, 12, NULL};
+    }
+}
+
+static ts_code album_run(album *a, studio s, const batch_case *k, ts_error *e) {
+    ts_job job = {.shape = shape_of(k),
+                  .pictures = a->pictures,
+                  .count = COUNT,
+                  .keep_latents = true,
+                  .on_step = step,
+                  .on_picture = take,
+                  .arg = a};
+    return ts_group_run(s.group, s.model, &job, e);
+}
+
+static void album_free(album *a) {
+    for (int i = 0; i < COUNT; i++) shot_free(a->shots[i]);
+}
+
+static void hold_alone(const album *a, int i, studio s, const batch_case *k) {
+    ts_shape shape = shape_of(k);
+    shot alone = studio_shoot(s, &shape, &requests[i]);
+    must(a->shots[i].error.code, &a->shots[i].error);
+    assert_close(requests[i].prompt, a->shots[i].latents, alone.latents, 1e-4);
+    for (size_t n = 0; n < (size_t)96 * 256 * 3; n++)
+        assert_true(abs(a->shots[i].rgb[n] - alone.rgb[n]) <= 1);
+    shot_free(alone);
+}
+
+static void each_picture_is_as_if_alone(void **state) {
+    const batch_case *k = *state;
+    studio s = studio_open("pipeline_sd1", &ts_backend_cpu, k->ranks);
+    album a;
+    ts_error e = {0};
+    album_open(&a, k->leaves);
+    must(album_run(&a, s, k, &e), &e);
+    assert_int_equal(a.given, COUNT);
+    assert_int_equal(a.last_step, STEPS);
+    if (k->leaves) {
+        assert_int_equal(a.shots[0].error.code, TS_ECANCELLED);
+        assert_true(!a.shots[0].rgb && !a.shots[0].latents.data);
+    }
+    for (int i = k->leaves > 0; i < COUNT; i++) hold_alone(&a, i, s, k);
+    album_free(&a);
+    studio_close(s);
+}
+
+static void a_latent_that_is_not_finite_fails_its_picture_only(void **state) {
+    const batch_case *k = *state;
+    studio s = studio_open("pipeline_sd1", &ts_backend_cpu, k->ranks);
+    tensor noise = {1, 4, 32, 12, ts_array0(float, 4 * 32 * 12)};
+    assert_non_null(noise.data);
+    noise.data[777] = INFINITY;
+    album a;
+    ts_error e = {0};
+    album_open(&a, 0);
+    a.pictures[0].latents_in = noise.data;
+    must(album_run(&a, s, k, &e), &e);
+    assert_int_equal(a.given, COUNT);
+    assert_int_equal(a.shots[0].error.code, TS_ENONFINITE);
+    assert_null(a.shots[0].rgb);
+    for (int i = 1; i < COUNT; i++) hold_alone(&a, i, s, k);
+    album_free(&a);
+    tensor_free(noise);
+    studio_close(s);
+}
+
+static void when_all_have_left_the_job_is_over(void **state) {
+    const batch_case *k = *state;
+    studio s = studio_open("pipeline_sd1", &ts_backend_cpu, k->ranks);
+    album a;
+    ts_error e = {0};
+    album_open(&a, 2);
+    atomic_store(&a.pictures[1].cancelled, true);
+    atomic_store(&a.pictures[2].cancelled, true);
+    assert_int_equal(album_run(&a, s, k, &e), TS_ECANCELLED);
+    assert_int_equal(a.given, COUNT);
+    assert_true(a.last_step < STEPS);
+    for (int i = 0; i < COUNT; i++) assert_int_equal(a.shots[i].error.code, TS_ECANCELLED);
+    album_free(&a);
+    /* The group is as good as new. */
+    album_open(&a, 0);
+    must(album_run(&a, s, k, &e), &e);
+    for (int i = 0; i < COUNT; i++) hold_alone(&a, i, s, k);
+    album_free(&a);
+    studio_close(s);
+}
+
+int main(int argc, char **argv) {
+    fixture_init(argc, argv);
+    parity_init(argc, argv);
+    static const batch_case cases[] = {
+        {"one rank", 1, {.mode = TS_MODE_SINGLE}, "dpmpp_2m"},
+        {"two ranks in sync", 2, {.mode = TS_MODE_SYNC, .cfg_split = TS_CFG_SPLIT_OFF}, "euler"},
+        {"three ranks, pcpp, corrected",
+         3,
+         {.mode = TS_MODE_PCPP,
+          .partial = 0.3,
+          .warmup = 1,
+          .group_norm = TS_GROUP_NORM_CORRECTED,
+          .cfg_split = TS_CFG_SPLIT_OFF},
+         "dpmpp_2m"},
+        {"two ranks, distrifusion, stale",
+         2,
+         {.mode = TS_MODE_DISTRIFUSION,
+          .warmup = 2,
+          .group_norm = TS_GROUP_NORM_STALE,
+          .cfg_split = TS_CFG_SPLIT_OFF},
+         "ddim"},
+        {"two ranks, naive", 2, {.mode = TS_MODE_NAIVE, .cfg_split = TS_CFG_SPLIT_OFF}, "ddim"},
+        {"two branches", 2, {.mode = TS_MODE_PCPP, .cfg_split = TS_CFG_SPLIT_ON}, "dpmpp_2m"},
+        {"two branches of two patches, pcpp",
+         4,
+         {.mode = TS_MODE_PCPP,
+          .partial = 0.3,
+          .warmup = 0,
+          .group_norm = TS_GROUP_NORM_STALE,
+          .cfg_split = TS_CFG_SPLIT_ON},
+         "dpmpp_2m"},
+    };
+    test_list tests = {0};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        batch_case k = cases[i];
+        test_add(&tests, each_picture_is_as_if_alone, &k, sizeof k, "%s, %s: each picture is as if alone",
+                 k.how, k.sampler);
+        /* During the warm-up, after it, and too late for a smaller batch to be worth it. */
+        static const int leaves[] = {1, 3, STEPS - 1};
+        for (int l = 0; l < 3; l++) {
+            k.leaves = leaves[l];
+            test_add(&tests, each_picture_is_as_if_alone, &k, sizeof k,
+                     "%s, %s: one that leaves after %d takes nothing along", k.how, k.sampler, k.leaves);
+        }
+        test_add(&tests, a_latent_that_is_not_finite_fails_its_picture_only, &k, sizeof k,
+                 "%s, %s: a latent that is not finite fails its picture only", k.how, k.sampler);
+        test_add(&tests, when_all_have_left_the_job_is_over, &k, sizeof k,
+                 "%s, %s: when all have left the job is over", k.how, k.sampler);
+    }
+    return test_run(&tests, "batches");
+}
