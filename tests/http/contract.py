@@ -1,0 +1,38 @@
+"""openapi.yaml as what answers are held against."""
+import jsonschema_rs
+import yaml
+
+from daemon import ROOT
+
+FILE = ROOT / "openapi.yaml"
+DOCUMENT = yaml.safe_load(FILE.read_text())
+
+
+def validator(schema):
+    """Of a schema of the document, whose references lead back into it."""
+    return jsonschema_rs.Draft202012Validator({**schema, "components": DOCUMENT["components"]})
+
+
+def check(name, value):
+    """Raises unless the value is what components/schemas/NAME says."""
+    validator({"$ref": f"#/components/schemas/{name}"}).validate(value)
+
+
+def is_valid(name, value):
+    return validator({"$ref": f"#/components/schemas/{name}"}).is_valid(value)
+
+
+def check_error(answer, status, param=..., code=None):
+    """The answer is an error in OpenAI's shape, and says what it should."""
+    assert answer.status == status, (answer.status, answer.body)
+    assert answer.headers["content-type"].startswith("application/json")
+    assert answer.headers["x-request-id"]
+    check("Error", answer.json())
+    error = answer.error
+    expected = "rate_limit_error" if status == 429 else "server_error" if status >= 500 else "invalid_request_error"
+    assert error["type"] == expected, error
+    if param is not ...:
+        assert error["param"] == param, error
+    if code:
+        assert error["code"] == code, error
+    return error
