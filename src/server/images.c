@@ -481,10 +481,12 @@ void ts_images_handle(void *server, ts_exchange *x) {
         g->r.request.token = token_of(g);
         g->references++; /* the scheduler's, which may already send events */
         rc = ts_sched_submit(s->sched, &g->r.request, &e);
-        if (rc) g->references--;
+        if (rc) {
+            g->references--;
+            rename_param(g, &e);
+        }
     }
     if (rc) {
-        rename_param(g, &e);
         refuse(g, &e);
         return;
     }
