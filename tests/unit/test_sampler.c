@@ -129,7 +129,7 @@ static void every_step_is_that_of_diffusers(void **state) {
         free(timesteps), free(latents), free(x), free(out), free(plan);
         cases++;
     }
-    print_message("%d cases, worst relative L2 of a step %.3g\n", cases, worst);
+    print_message("# %d cases, worst relative L2 of a step %.3g\n", cases, worst);
     assert_true(cases > 200);
     assert_int_equal(failed, 0);
     free(noise);
