@@ -196,7 +196,7 @@ static void encode(uv_work_t *work) {
     if (!p->answer.base64) ts_fail(&p->error, TS_ENOMEM, "encoding the picture");
 }
 
-static void advance(ts_generation *g);
+static void advance(ts_generation *g, bool at_once);
 
 static void encoded(uv_work_t *work, int status) {
     picture *p = work->data;
@@ -204,7 +204,7 @@ static void encoded(uv_work_t *work, int status) {
     if (status && !p->error.code) ts_fail(&p->error, TS_ECANCELLED, "encoding was cancelled");
     p->ready = true;
     if (p->error.code && !g->error.code) g->error = p->error;
-    advance(g);
+    advance(g, true);
     release(g);
 }
 
@@ -255,12 +255,20 @@ static void reply(ts_generation *g) {
     }
 }
 
-/* Something has changed: answers when all is there, or lets the stream know. */
-static void advance(ts_generation *g) {
+static void on_flush(uv_timer_t *timer) {
+    ts_images_flush(timer->data);
+}
+
+/* Something has changed: answers when all is there, or lets the stream know, of steps a little later. */
+static void advance(ts_generation *g, bool at_once) {
     if (!g->x) return;
-    if (g->streams)
+    if (g->streams) {
+        uv_timer_t *flush = &g->server->flush;
+        uint64_t ms = at_once ? 1 : FLUSH_MS;
         g->stale = true;
-    else if (all_ready(g) && !g->done) {
+        if (!g->server->stopping && (!uv_is_active((uv_handle_t *)flush) || uv_timer_get_due_in(flush) > ms))
+            uv_timer_start(flush, on_flush, ms, 0);
+    } else if (all_ready(g) && !g->done) {
         g->done = true;
         reply(g);
     }
@@ -311,10 +319,6 @@ static ssize_t read_stream(void *arg, char *to, size_t room) {
     return (ssize_t)n;
 }
 
-static void on_flush(uv_timer_t *timer) {
-    ts_images_flush(timer->data);
-}
-
 void ts_images_flush(ts_server *s) {
     for (ts_generation *g = s->generations; g; g = g->next)
         if (g->stale && g->x) ts_exchange_wake(g->x);
@@ -339,6 +343,7 @@ static void take(ts_generation *g) {
     bool arrived[MAX_PICTURES] = {false};
     pthread_mutex_lock(&g->server->events);
     h->posted = false;
+    bool moved = g->position != h->position;
     g->position = h->position;
     g->step = h->step;
     g->total = h->total;
@@ -361,7 +366,7 @@ static void take(ts_generation *g) {
 
     for (int i = 0; i < g->r.request.n; i++)
         if (arrived[i]) begin_encoding(&g->pictures[i]);
-    advance(g);
+    advance(g, ended || moved);
     if (ended) release(g);
 }
 
@@ -371,10 +376,6 @@ void ts_images_take_events(ts_server *s) {
         next = m->next;
         take((ts_generation *)(void *)m);
     }
-    if (!s->stopping && !uv_is_active((uv_handle_t *)&s->flush))
-        uv_timer_start(&s->flush, on_flush, 1, 0);
-    else if (!s->stopping && uv_timer_get_due_in(&s->flush) > FLUSH_MS)
-        uv_timer_start(&s->flush, on_flush, FLUSH_MS, 0);
 }
 
 static void on_end(void *arg, bool gone) {
