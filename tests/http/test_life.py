@@ -126,7 +126,7 @@ def test_a_client_that_leaves_the_queue_never_runs(start):
 
 
 def test_one_that_leaves_a_batch_does_not_disturb_the_others(start):
-    daemon = start({"scheduler": {"max_batch": 2, "max_wait_ms": 5000}})
+    daemon = start({"scheduler": {"max_batch": 2, "max_wait_ms": 1500}})
     fields = {"steps": 300, "size": "128x128", "parallel": {"mode": "single"}}
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         stays = pool.submit(daemon.pictures, seed=5, **fields)
