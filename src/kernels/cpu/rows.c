@@ -243,25 +243,26 @@ static ts_code run_upsample(const ts_kernel *kernel, const ts_args *args) {
 
 /* Work items are blocks of queries, ordered by image, head and query; a thread takes a run of them, packs
  * each head's keys once, and has a scratch of its own. */
-static size_t query_blocks(const ts_op *op) {
-    return (ts_view_tokens(&op->out) + TS_ATTEND_BLOCK - 1) / TS_ATTEND_BLOCK;
+static size_t query_blocks(const ts_cpu_kernel *k) {
+    size_t block = (size_t)*k->vec->attend_block;
+    return (ts_view_tokens(&k->op.out) + block - 1) / block;
 }
-static size_t attention_items(const ts_op *op) {
-    return (size_t)op->out.b * (size_t)op->attention.heads * query_blocks(op);
+static size_t attention_items(const ts_cpu_kernel *k) {
+    return (size_t)k->op.out.b * (size_t)k->op.attention.heads * query_blocks(k);
 }
 
 /* One thread does what takes about 20 microseconds; more is worth sharing. */
-static size_t attention_grain(const ts_op *op) {
-    double work = ts_op_flops(op, 0) / (double)attention_items(op);
+static size_t attention_grain(const ts_cpu_kernel *k) {
+    double work = ts_op_flops(&k->op, 0) / (double)attention_items(k);
     double items = 4e6 / work;
     return items < 1 ? 1 : items > 1e6 ? 1000000 : (size_t)items;
 }
 
 static size_t attention_scratch(const ts_cpu_kernel *k) {
-    size_t items = attention_items(&k->op);
-    size_t parts = (size_t)ts_parallel_parts(k->threads, items, attention_grain(&k->op));
-    size_t blocks = (items + parts - 1) / parts, all = query_blocks(&k->op);
-    size_t queries = (blocks < all ? blocks : all) * TS_ATTEND_BLOCK;
+    size_t items = attention_items(k);
+    size_t parts = (size_t)ts_parallel_parts(k->threads, items, attention_grain(k));
+    size_t blocks = (items + parts - 1) / parts, all = query_blocks(k);
+    size_t queries = (blocks < all ? blocks : all) * (size_t)*k->vec->attend_block;
     return k->vec->attend_scratch(k->op.out.c / k->op.attention.heads, (int)queries,
                                   k->op.attention.max_tokens, k->op.in[0].dtype);
 }
@@ -270,7 +271,8 @@ static void attention_part(void *arg, int part, size_t begin, size_t end) {
     const job *j = arg;
     const ts_op *op = &j->k->op;
     const ts_view *x = &op->in[0], *y = &op->out;
-    size_t blocks = query_blocks(op), heads = (size_t)op->attention.heads, d = (size_t)y->c / heads;
+    size_t blocks = query_blocks(j->k), heads = (size_t)op->attention.heads, d = (size_t)y->c / heads;
+    size_t block = (size_t)*j->k->vec->attend_block;
     int tokens = (int)ts_view_tokens(x);
     while (begin < end) {
         size_t head = begin / blocks % heads, image = begin / blocks / heads, first = begin % blocks;
@@ -285,8 +287,8 @@ static void attention_part(void *arg, int part, size_t begin, size_t end) {
             .image = image,
             .first = head * d,
             .d = (int)d,
-            .begin = (int)(first * TS_ATTEND_BLOCK),
-            .end = (int)((first + n) * TS_ATTEND_BLOCK),
+            .begin = (int)(first * block),
+            .end = (int)((first + n) * block),
             .scale = op->scale,
             .causal = op->attention.causal,
             .dtype = x->dtype,
@@ -304,7 +306,7 @@ static ts_code run_attention(const ts_kernel *kernel, const ts_args *args) {
     int64_t keys = 0;
     for (int i = 0; i < args->segment_count; i++) keys += args->segments[i].tokens;
     if (keys > k->op.attention.max_tokens) return TS_EDEVICE; /* the scratch would not hold them */
-    ts_parallel_for(k->threads, attention_items(&k->op), attention_grain(&k->op), attention_part, &j);
+    ts_parallel_for(k->threads, attention_items(k), attention_grain(k), attention_part, &j);
     return TS_OK;
 }
 

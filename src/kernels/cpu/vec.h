@@ -16,7 +16,7 @@ typedef struct ts_rows {
     ts_dtype dtype; /* of x and r, and of y but for copy */
 } ts_rows;
 
-enum { TS_ATTEND_BLOCK = 24, TS_ATTEND_ALIGN = 64 }; /* queries computed together; of its scratch's parts */
+enum { TS_ATTEND_ALIGN = 64 }; /* of its scratch */
 
 /* Queries [begin, end) of one head of one image against all keys of the segments. */
 typedef struct ts_attend {
@@ -48,6 +48,7 @@ typedef struct ts_vec {
     void (*add)(const ts_rows *rows);
     void (*copy)(const ts_rows *rows, ts_dtype to, float scale);
     void (*attend)(const ts_attend *a);
+    const int *attend_block; /* queries that are computed together: ranges are best multiples of it */
     /* Bytes for at most `queries` queries and `keys` keys of d channels. */
     size_t (*attend_scratch)(int d, int queries, int keys, ts_dtype dtype);
 } ts_vec;

@@ -1,37 +1,39 @@
 /* Attention with a running softmax (Milakov & Gimelshein 2018; Dao 2022): never the whole score matrix.
  *
- * Keys and values are packed in chunks that stay in the second-level cache: keys so that a vector holds one
- * channel of many keys, values as padded rows. Over a chunk go blocks of BLOCK queries, and for each of them
- * blocks of KEYS keys: scores (first-level cache), the running maximum and sum of every query, probabilities,
- * and the sum of values, rescaled when the maximum grows. Both products are the same register tile of ROWS
- * queries by COLS vectors. With AVX512-BF16 the operands are pairs of bf16 (adjacent channels of the first
- * product, adjacent keys of the second) and accumulate in float32; everywhere else they are float32. */
+ * A vector holds a number for each of LANES queries, so the softmax needs nothing from other lanes, and keys
+ * and values are broadcast, so that any head size runs without padding. Keys and values are packed in chunks
+ * that stay in the second-level cache. Over a chunk go blocks of BLOCK queries, and for each of them blocks
+ * of KEYS keys: scores (first-level cache), the running maximum and sum of every query, weights, and the
+ * weighted sum of values, rescaled as the maximum grows. Both products are the same register tile: up to ROWS
+ * keys (or channels) by COLS vectors of queries. With AVX512-BF16 the operands are pairs of bf16 (adjacent
+ * channels in the first product, adjacent keys in the second) that accumulate in float32; elsewhere they are
+ * float32. */
 #include "kernels/cpu/vec_math.h"
 
+#include "base/alloc.h"
 #include "kernels/cpu/vec_isa.h"
 
 #if defined(__AVX512F__)
-enum { ROWS = 6, COLS = 4 };
-#elif defined(__AVX__)
-enum { ROWS = 6, COLS = 2 };
+enum { COLS = 4 };
 #else
-enum { ROWS = 4, COLS = 2 };
+enum { COLS = 2 };
 #endif
 
-enum { BLOCK = TS_ATTEND_BLOCK, KEYS = 256, GROUP = LANES * COLS, CHUNK_BYTES = 512 << 10 };
+/* KEYS: whole tiles, and pairs; its scores fit into the first-level cache. */
+enum { ROWS = 6, BLOCK = LANES * COLS, KEYS = 144, CHUNK_BYTES = 512 << 10 };
 
 /* Scores carry log2(e), so that their softmax is in powers of two. */
 #define LOG2_E 1.44269504f
-#define LN_2   0.693147181f
 
-/* --------------------------------------------------------------------------------------------- the layout */
+/* ---------------------------------------------------------------------------------------------- the layout
+ */
 
-/* Sizes in elements; `pair` channels or keys lie together, each of `size` bytes. */
+/* A word is four bytes: a float32, or a pair of bf16. */
 typedef struct layout {
     bool pairs;
-    int d, dk, dv, chunk; /* dk: d in whole pairs; dv: d in whole vectors; chunk: keys packed at a time */
-    size_t size;
-    size_t keys, values, query, scores, weights, sums, state, bytes; /* offsets of the parts, and the end */
+    int d, steps, dv, chunk; /* steps: words of a key; dv: channels of a value, even; chunk: keys at a time */
+    size_t size;             /* of an element */
+    size_t keys, values, query, scores, sums, state, bytes; /* offsets of the parts, and the end */
 } layout;
 
 static int round_up(int n, int to) {
@@ -45,18 +47,17 @@ static size_t place(size_t *at, size_t bytes) {
 }
 
 static layout make_layout(int d, int queries, int keys, ts_dtype dtype) {
-    layout l = {.pairs = TS_ISA_BF16 && dtype == TS_BF16, .d = d};
+    layout l = {.pairs = TS_ISA_BF16 && dtype == TS_BF16, .d = d, .dv = round_up(d, 2)};
     l.size = l.pairs ? 2 : 4;
-    l.dk = l.pairs ? round_up(d, 2) : d;
-    l.dv = round_up(d, LANES);
-    int fit = (int)((size_t)CHUNK_BYTES / ((size_t)(l.dk + l.dv) * l.size)) / KEYS * KEYS;
-    l.chunk = keys <= fit ? round_up(keys, GROUP) : fit ? fit : KEYS;
-    size_t at = 0, rows = (size_t)round_up(queries, BLOCK), chunk = (size_t)round_up(l.chunk, GROUP);
-    l.keys = place(&at, chunk * (size_t)l.dk * l.size);
-    l.values = place(&at, chunk * (size_t)l.dv * l.size);
-    l.query = place(&at, (size_t)BLOCK * (size_t)l.dk * l.size);
-    l.scores = place(&at, (size_t)BLOCK * KEYS * 4);
-    l.weights = l.pairs ? place(&at, (size_t)BLOCK * KEYS * 2) : l.scores;
+    l.steps = l.pairs ? l.dv / 2 : d;
+    size_t key = (size_t)l.steps * 4, value = (size_t)l.dv * l.size;
+    int fit = (int)(CHUNK_BYTES / (key + value)) / KEYS * KEYS;
+    l.chunk = keys <= fit ? round_up(keys, ROWS) : fit ? fit : KEYS;
+    size_t at = 0, rows = (size_t)round_up(queries, BLOCK);
+    l.keys = place(&at, (size_t)l.chunk * key);
+    l.values = place(&at, (size_t)l.chunk * value);
+    l.query = place(&at, (size_t)l.steps * BLOCK * 4);
+    l.scores = place(&at, (size_t)KEYS * BLOCK * 4);
     l.sums = place(&at, rows * (size_t)l.dv * 4);
     l.state = place(&at, rows * 2 * 4);
     l.bytes = at;
@@ -69,36 +70,37 @@ size_t TS_ISA_NAME(ts_attend_scratch)(int d, int queries, int keys, ts_dtype dty
 
 /* ---------------------------------------------------------------------------------------------- packing */
 
-static void pack_key(const layout *l, const void *from, size_t at, ts_dtype dtype, char *group, int lane) {
-    if (l->pairs) {
-        const uint16_t *k = (const uint16_t *)from + at;
-        uint16_t *to = (uint16_t *)(void *)group + 2 * lane;
-        for (int i = 0; i < l->d; i++) to[(i / 2) * 2 * GROUP + (i & 1)] = k[i];
-        if (l->d & 1) to[(l->d / 2) * 2 * GROUP + 1] = 0;
-    } else {
-        float *to = (float *)(void *)group + lane;
-        for (int i = 0; i < l->d; i++) to[i * GROUP] = get_one(from, at + (size_t)i, dtype);
+static void pack_row(const layout *l, const void *from, size_t at, ts_dtype dtype, void *to) {
+    if (l->pairs || dtype == TS_F32) {
+        memcpy(to, (const char *)from + at * l->size, (size_t)l->d * l->size);
+        if (l->pairs && (l->d & 1)) ((uint16_t *)to)[l->d] = 0;
+        return;
+    }
+    for (size_t i = 0; i < (size_t)l->d; i += LANES) {
+        size_t n = (size_t)l->d - i < LANES ? (size_t)l->d - i : LANES;
+        put(to, i, n, TS_F32, get(from, at + i, n, dtype));
     }
 }
 
+/* Values of pairs lie [key / 2][channel][2], others as rows. */
 static void pack_value(const layout *l, const void *from, size_t at, ts_dtype dtype, char *values, int key) {
-    if (l->pairs) {
-        const uint16_t *v = (const uint16_t *)from + at;
-        uint16_t *to = (uint16_t *)(void *)values + (size_t)(key / 2) * 2 * (size_t)l->dv + (key & 1);
-        for (int i = 0; i < l->d; i++) to[2 * i] = v[i];
-    } else {
-        float *to = (float *)(void *)values + (size_t)key * (size_t)l->dv;
-        for (int i = 0; i < l->d; i++) to[i] = get_one(from, at + (size_t)i, dtype);
+    size_t dv = (size_t)l->dv;
+    if (!l->pairs) {
+        pack_row(l, from, at, dtype, values + (size_t)key * dv * 4);
+        return;
     }
+    const uint16_t *v = (const uint16_t *)from + at;
+    uint16_t *to = (uint16_t *)(void *)values + (size_t)(key / 2) * 2 * dv + (key & 1);
+    for (int i = 0; i < l->d; i++) to[2 * i] = v[i];
 }
 
-/* Keys [first, first + n) of all segments, n <= chunk; what is beyond them in the last group is zero. */
+/* Keys [first, first + n) of all segments, n <= chunk; zeros behind them up to a whole tile. */
 static void pack(const layout *l, const ts_attend *a, int64_t first, int n, char *keys, char *values) {
-    size_t group_bytes = (size_t)GROUP * (size_t)l->dk * l->size, row = (size_t)l->dv * l->size;
-    int padded = round_up(n, GROUP);
-    if (padded > n) memset(keys + (size_t)(n / GROUP) * group_bytes, 0, group_bytes);
-    /* The padding channels of values, and the values of keys that do not exist. */
-    if (l->dv != l->d || padded > n) memset(values, 0, (size_t)padded * row);
+    size_t key_bytes = (size_t)l->steps * 4, value_bytes = (size_t)l->dv * l->size;
+    int padded = round_up(n, ROWS), whole = n & ~1;
+    memset(keys + (size_t)n * key_bytes, 0, (size_t)(padded - n) * key_bytes);
+    memset(values + (size_t)whole * value_bytes, 0, (size_t)(padded - whole) * value_bytes);
+    if (l->dv != l->d) memset(values, 0, (size_t)whole * value_bytes);
     int64_t start = 0;
     for (int s = 0; s < a->segment_count; s++) {
         const ts_segment *g = &a->segments[s];
@@ -107,172 +109,246 @@ static void pack(const layout *l, const ts_attend *a, int64_t first, int n, char
         for (int64_t t = from; t < to; t++) {
             size_t at = a->image * g->pitch + (size_t)t * g->ld + a->first;
             int key = (int)(start + t - first);
-            pack_key(l, g->k, at, a->dtype, keys + (size_t)(key / GROUP) * group_bytes, key % GROUP);
+            pack_row(l, g->k, at, a->dtype, keys + (size_t)key * key_bytes);
             pack_value(l, g->v, at, a->dtype, values, key);
         }
         start += g->tokens;
     }
 }
 
-static void pack_queries(const layout *l, const ts_attend *a, int first, int n, char *query) {
-    memset(query, 0, (size_t)BLOCK * (size_t)l->dk * l->size);
-    for (int r = 0; r < n; r++) {
-        size_t at = (size_t)(first + r) * a->ldq;
-        if (l->pairs)
-            memcpy(query + (size_t)(r * l->dk) * 2, (const uint16_t *)a->q + at, (size_t)l->d * 2);
-        else
-            for (int i = 0; i < l->d; i++)
-                ((float *)(void *)query)[r * l->dk + i] = get_one(a->q, at + (size_t)i, a->dtype);
+#if defined(__AVX512F__)
+#define LANE_NUMBERS                                                                                         \
+    { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 }
+#elif defined(__AVX__)
+#define LANE_NUMBERS                                                                                         \
+    { 0, 1, 2, 3, 4, 5, 6, 7 }
+#else
+#define LANE_NUMBERS                                                                                         \
+    { 0, 1, 2, 3 }
+#endif
+
+/* Exchanges the off-diagonal blocks of h by h words (Eklundh 1972). */
+TS_INLINE void exchange(vf r[LANES], int h) {
+    const vi lane = LANE_NUMBERS, odd = (lane & h) != 0;
+    const vi upper = ((lane - h + LANES) & odd) | (lane & ~odd),
+             lower = ((lane + LANES) & odd) | ((lane + h) & ~odd);
+    for (int i = 0; i < LANES; i++) {
+        if (i & h) continue;
+        vf a = r[i], b = r[i + h];
+#ifdef __clang__
+        for (int j = 0; j < LANES; j++) {
+            r[i][j] = upper[j] < LANES ? a[upper[j]] : b[upper[j] - LANES];
+            r[i + h][j] = lower[j] < LANES ? a[lower[j]] : b[lower[j] - LANES];
+        }
+#else
+        r[i] = __builtin_shuffle(a, b, upper);
+        r[i + h] = __builtin_shuffle(a, b, lower);
+#endif
+    }
+}
+
+TS_INLINE void transpose(vf r[LANES]) {
+    if (LANES > 8) exchange(r, 8);
+    if (LANES > 4) exchange(r, 4);
+    exchange(r, 2);
+    exchange(r, 1);
+}
+
+/* Words [w, w + LANES) of a query, zeros beyond its end. */
+TS_INLINE vf query_words(const layout *l, const ts_attend *a, int query, int w) {
+    size_t at = (size_t)query * a->ldq;
+    if (!l->pairs) return get(a->q, at + (size_t)w, (size_t)(l->d - w < LANES ? l->d - w : LANES), a->dtype);
+    int left = l->d - 2 * w;
+    vf words = {0};
+    memcpy(&words, (const uint16_t *)a->q + at + 2 * w, (size_t)(left < 2 * LANES ? left : 2 * LANES) * 2);
+    return words;
+}
+
+/* [steps][BLOCK]; queries that do not exist are zeros. */
+static void pack_queries(const layout *l, const ts_attend *a, int first, int n, float *query) {
+    for (int w = 0; w < l->steps; w += LANES)
+        for (int q = 0; q < BLOCK; q += LANES) {
+            vf r[LANES];
+            for (int i = 0; i < LANES; i++) r[i] = q + i < n ? query_words(l, a, first + q + i, w) : (vf){0};
+            transpose(r);
+            for (int i = 0; i < LANES && w + i < l->steps; i++) store(query + (w + i) * BLOCK + q, r[i]);
+        }
+}
+
+/* The sums [d][BLOCK], divided by the queries' totals, as rows of y. */
+static void write_queries(const layout *l, const ts_attend *a, int first, int n, const float *sums,
+                          const float *total) {
+    for (int q = 0; q < n; q += LANES) {
+        vf factor = 1.0f / load(total + q);
+        for (int c = 0; c < l->d; c += LANES) {
+            size_t some = (size_t)(l->d - c < LANES ? l->d - c : LANES);
+            vf r[LANES];
+            for (int i = 0; i < LANES; i++)
+                r[i] = c + i < l->d ? load(sums + (size_t)(c + i) * BLOCK + (size_t)q) * factor : (vf){0};
+            transpose(r);
+            for (int i = 0; i < LANES && q + i < n; i++)
+                put(a->y, (size_t)(first + q + i) * a->ldy + (size_t)c, some, a->dtype, r[i]);
+        }
     }
 }
 
 /* --------------------------------------------------------------------------------------- the register tile
  */
 
-/* acc[r][c] += a[r][:] b[:][c], over n steps: a step is a float32 or a pair of bf16 of a (rows of lda steps),
- * and `vectors` vectors of b (rows of ldb vectors). */
-TS_INLINE void tile(vf acc[ROWS][COLS], const float *a, size_t lda, const float *b, size_t ldb, int n,
-                    int vectors, bool pairs) {
+/* acc[r][c] += left[r] right[c] over n steps: left is a word, row r's k-th at left[r * row + k * step], and
+ * right COLS vectors of words, the k-th at right + k * BLOCK. rows <= ROWS is a constant. */
+TS_INLINE void tile(vf acc[ROWS][COLS], const float *left, size_t row, size_t step, const float *right, int n,
+                    int rows, bool pairs) {
     for (int k = 0; k < n; k++) {
-        vf right[COLS];
+        vf b[COLS];
         TS_UNROLL(4)
-        for (int c = 0; c < vectors; c++) right[c] = load(b + ((size_t)k * ldb + (size_t)c) * LANES);
+        for (int c = 0; c < COLS; c++) b[c] = load(right + (size_t)k * BLOCK + (size_t)(c * LANES));
         TS_UNROLL(6)
-        for (int r = 0; r < ROWS; r++) {
+        for (int r = 0; r < rows; r++) {
+            const float *word = left + (size_t)r * row + (size_t)k * step;
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
             if (pairs) {
                 int bits;
-                memcpy(&bits, a + (size_t)r * lda + k, sizeof bits);
-                __m512bh left = (__m512bh)_mm512_set1_epi32(bits);
+                memcpy(&bits, word, sizeof bits);
+                __m512bh a = (__m512bh)_mm512_set1_epi32(bits);
                 TS_UNROLL(4)
-                for (int c = 0; c < vectors; c++)
-                    acc[r][c] = (vf)_mm512_dpbf16_ps((__m512)acc[r][c], left, (__m512bh)right[c]);
+                for (int c = 0; c < COLS; c++)
+                    acc[r][c] = (vf)_mm512_dpbf16_ps((__m512)acc[r][c], a, (__m512bh)b[c]);
                 continue;
             }
 #else
             (void)pairs;
 #endif
-            vf left = splat(a[(size_t)r * lda + (size_t)k]);
+            vf a = splat(*word);
             TS_UNROLL(4)
-            for (int c = 0; c < vectors; c++) acc[r][c] += left * right[c];
+            for (int c = 0; c < COLS; c++) acc[r][c] += a * b[c];
         }
     }
 }
 
-TS_INLINE void score_tile(const float *q, const float *k, int steps, float scale, float *s, bool pairs) {
+/* Scores of ROWS keys, and the maxima if all of them count. */
+TS_INLINE void score_tile(const float *key, const float *query, int steps, float scale, float *s,
+                          vf top[COLS], bool all, bool pairs) {
     vf acc[ROWS][COLS] = {{{0}}};
-    tile(acc, q, (size_t)steps, k, COLS, steps, COLS, pairs);
+    tile(acc, key, (size_t)steps, 1, query, steps, ROWS, pairs);
     TS_UNROLL(6)
     for (int r = 0; r < ROWS; r++) TS_UNROLL(4)
-    for (int c = 0; c < COLS; c++) store(s + r * KEYS + c * LANES, acc[r][c] * scale);
+    for (int c = 0; c < COLS; c++) {
+        vf v = acc[r][c] * scale;
+        store(s + r * BLOCK + c * LANES, v);
+        if (all) top[c] = larger(v, top[c]);
+    }
 }
 
-TS_INLINE void value_tile(const float *p, size_t ldp, const float *v, size_t ldv, int steps, float *sum,
-                          size_t dv, int vectors, bool pairs) {
+/* Masks what a query must not see: keys [n, ROWS) of the tile and, causally, those after it (by `ahead`: the
+ * tile's first key minus the block's first query). */
+TS_INLINE void mask_tile(float *s, int n, bool causal, int64_t ahead, vf top[COLS]) {
+    const vi lane = LANE_NUMBERS;
+    for (int r = 0; r < ROWS; r++)
+        for (int c = 0; c < COLS; c++) {
+            float *at = s + r * BLOCK + c * LANES;
+            vf v = load(at), none = splat(-INFINITY);
+            if (r >= n)
+                v = none;
+            else if (causal)
+                v = where_less(__builtin_convertvector(lane + c * LANES, vf), splat((float)(ahead + r)), none,
+                               v);
+            store(at, v);
+            top[c] = larger(v, top[c]);
+        }
+}
+
+TS_INLINE void value_tile(const float *v, size_t dv, const float *weights, int steps, float *sums,
+                          const vf factor[COLS], int rows, bool pairs) {
     vf acc[ROWS][COLS];
     TS_UNROLL(6)
-    for (int r = 0; r < ROWS; r++) TS_UNROLL(4)
-    for (int c = 0; c < vectors; c++) acc[r][c] = load(sum + (size_t)r * dv + (size_t)(c * LANES));
-    tile(acc, p, ldp, v, ldv, steps, vectors, pairs);
+    for (int r = 0; r < rows; r++) TS_UNROLL(4)
+    for (int c = 0; c < COLS; c++) acc[r][c] = load(sums + r * BLOCK + c * LANES) * factor[c];
+    tile(acc, v, 1, dv, weights, steps, rows, pairs);
     TS_UNROLL(6)
-    for (int r = 0; r < ROWS; r++) TS_UNROLL(4)
-    for (int c = 0; c < vectors; c++) store(sum + (size_t)r * dv + (size_t)(c * LANES), acc[r][c]);
+    for (int r = 0; r < rows; r++) TS_UNROLL(4)
+    for (int c = 0; c < COLS; c++) store(sums + r * BLOCK + c * LANES, acc[r][c]);
 }
 
-TS_INLINE void score_block(const layout *l, const char *query, const char *keys, int n, float scale,
-                           float *scores, bool pairs) {
-    int steps = pairs ? l->dk / 2 : l->dk; /* of four bytes each */
-    for (int j = 0; j < n; j += GROUP)
-        for (int r = 0; r < BLOCK; r += ROWS)
-            score_tile((const float *)(const void *)query + r * steps,
-                       (const float *)(const void *)keys + (size_t)j * (size_t)steps, steps, scale,
-                       scores + r * KEYS + j, pairs);
-}
+/* ------------------------------------------------------------------------------------------- blocks of keys
+ */
 
-/* Adds the values of n keys; n is whole groups. */
-TS_INLINE void value_block(const layout *l, const char *weights, const char *values, int n, float *sums,
-                           bool pairs) {
-    int steps = pairs ? n / 2 : n, vectors = l->dv / LANES;
-    size_t ldp = pairs ? KEYS / 2 : KEYS, dv = (size_t)l->dv;
-    const float *v = (const float *)(const void *)values, *p = (const float *)(const void *)weights;
-    for (int c = 0; c < vectors; c += COLS)
-        for (int r = 0; r < BLOCK; r += ROWS) {
-            const float *pr = p + (size_t)r * ldp, *vc = v + c * LANES;
-            float *to = sums + (size_t)r * dv + (size_t)(c * LANES);
-            switch (vectors - c) {
-            case 1: value_tile(pr, ldp, vc, (size_t)vectors, steps, to, dv, 1, pairs); break;
-#if defined(__AVX512F__)
-            case 2: value_tile(pr, ldp, vc, (size_t)vectors, steps, to, dv, 2, pairs); break;
-            case 3: value_tile(pr, ldp, vc, (size_t)vectors, steps, to, dv, 3, pairs); break;
-#endif
-            default: value_tile(pr, ldp, vc, (size_t)vectors, steps, to, dv, COLS, pairs); break;
-            }
-        }
-}
-
-/* ------------------------------------------------------------------------------------------- the softmax */
-
-/* One query's n scores become weights (bf16 for pairs); top and total are its running maximum and sum, sum
- * its dv running values. n is whole groups; masked scores are -inf. */
-TS_INLINE void soften(float *s, int n, void *weights, float *top, float *total, float *sum, int dv,
-                      bool pairs) {
-    vf most = load(s), added = {0};
-    for (int j = LANES; j < n; j += LANES) most = larger(most, load(s + j));
-    float before = *top, now = lane_max(most);
-    now = now > before ? now : before;
-    for (int j = 0; j < n; j += LANES) {
-        vf p = exp2_negative(load(s + j) - now, pairs);
-        added += p;
+/* Two rows of weights: as they are, or as pairs of bf16 in one row. */
+TS_INLINE void store_weights(float *scores, int j, int c, vf even, vf odd, bool pairs) {
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
-        if (pairs) {
-            __m256bh half = _mm512_cvtneps_pbh((__m512)p);
-            memcpy((uint16_t *)weights + j, &half, sizeof half);
-            continue;
-        }
+    if (pairs) {
+        const __m512i interleave =
+            _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
+                             5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+        __m512bh both = _mm512_cvtne2ps_pbh((__m512)odd, (__m512)even);
+        /* Over the scores: row j / 2 has been read when row j is. */
+        store(scores + j / 2 * BLOCK + c * LANES, (vf)_mm512_permutexvar_epi16(interleave, (__m512i)both));
+        return;
+    }
 #else
-        (void)pairs;
+    (void)pairs;
 #endif
-        store((float *)weights + j, p);
-    }
-    if (now > before) {
-        float factor = before > -INFINITY ? expf((before - now) * LN_2) : 0;
-        *total *= factor;
-        for (int i = 0; i < dv; i += LANES) store(sum + i, load(sum + i) * factor);
-        *top = now;
-    }
-    *total += lane_sum(added);
+    store(scores + j * BLOCK + c * LANES, even);
+    store(scores + (j + 1) * BLOCK + c * LANES, odd);
 }
 
-/* Scores of keys [n, padded) and, causally, of keys after the query (key 0 of the block is number `key`). */
-static void mask(float *scores, int rows, int n, int padded, bool causal, int64_t query, int64_t key) {
-    for (int r = 0; r < rows; r++) {
-        int64_t seen = causal ? query + r + 1 - key : n;
-        int from = seen < 0 ? 0 : seen < n ? (int)seen : n;
-        for (int j = from; j < padded; j++) scores[r * KEYS + j] = -INFINITY;
+/* One vector of queries: n rows of scores become weights; top: their maxima. Returns what the running sums
+ * are to be multiplied by. */
+TS_INLINE vf soften(float *scores, int n, int c, vf top, float *state, bool pairs) {
+    float *running = state + c * LANES, *total = state + BLOCK + c * LANES;
+    vf before = load(running), now = larger(top, before), sum = {0};
+    vf factor = exp2_negative(before - now, false);
+    for (int j = 0; j < n; j += 2) {
+        vf even = exp2_negative(load(scores + j * BLOCK + c * LANES) - now, pairs);
+        vf odd = exp2_negative(load(scores + (j + 1) * BLOCK + c * LANES) - now, pairs);
+        sum += even + odd;
+        store_weights(scores, j, c, even, odd, pairs);
     }
+    store(running, now);
+    store(total, load(total) * factor + sum);
+    return factor;
+}
+
+/* One block of queries against n packed keys, the first of which is number `first`. */
+TS_INLINE void attend_block(const layout *l, const ts_attend *a, const char *keys, const char *values, int n,
+                            int64_t ahead, float *sums, float *state, bool pairs) {
+    char *base = a->scratch;
+    const float *query = (const float *)(void *)(base + l->query), *k = (const float *)(const void *)keys;
+    const float *v = (const float *)(const void *)values;
+    float *scores = (float *)(void *)(base + l->scores), scale = a->scale * LOG2_E;
+    int padded = round_up(n, ROWS), steps = pairs ? padded / 2 : padded;
+    vf top[COLS], factor[COLS];
+    for (int c = 0; c < COLS; c++) top[c] = splat(-INFINITY);
+    for (int j = 0; j < padded; j += ROWS) {
+        bool all = !a->causal && n - j >= ROWS;
+        if (all) {
+            score_tile(k + (size_t)j * (size_t)l->steps, query, l->steps, scale, scores + j * BLOCK, top,
+                       true, pairs);
+        } else {
+            score_tile(k + (size_t)j * (size_t)l->steps, query, l->steps, scale, scores + j * BLOCK, top,
+                       false, pairs);
+            mask_tile(scores + j * BLOCK, n - j, a->causal, ahead + j, top);
+        }
+    }
+    for (int c = 0; c < COLS; c++) factor[c] = soften(scores, padded, c, top[c], state, pairs);
+    int r = 0;
+    size_t dv = (size_t)l->dv;
+    for (; r + ROWS <= l->dv; r += ROWS)
+        value_tile(v + r, dv, scores, steps, sums + (size_t)r * BLOCK, factor, ROWS, pairs);
+    if (l->dv - r == 4) value_tile(v + r, dv, scores, steps, sums + (size_t)r * BLOCK, factor, 4, pairs);
+    if (l->dv - r == 2) value_tile(v + r, dv, scores, steps, sums + (size_t)r * BLOCK, factor, 2, pairs);
 }
 
 TS_INLINE void attend_chunk(const layout *l, const ts_attend *a, int64_t first, int n, bool pairs) {
-    char *base = a->scratch, *query = base + l->query;
-    float *scores = (float *)(void *)(base + l->scores);
-    size_t dv = (size_t)l->dv;
-    for (int q = a->begin; q < a->end; q += BLOCK) {
-        int rows = a->end - q < BLOCK ? a->end - q : BLOCK;
-        float *sums = (float *)(void *)(base + l->sums) + (size_t)(q - a->begin) * dv;
-        float *state = (float *)(void *)(base + l->state) + 2 * (q - a->begin);
-        pack_queries(l, a, q, rows, query);
-        for (int j = 0; j < n; j += KEYS) {
-            int some = n - j < KEYS ? n - j : KEYS, padded = round_up(some, GROUP);
-            if (a->causal && first + j > q + rows - 1) break;
-            score_block(l, query, base + l->keys + (size_t)j * (size_t)l->dk * l->size, padded,
-                        a->scale * LOG2_E, scores, pairs);
-            if (padded > some || a->causal) mask(scores, BLOCK, some, padded, a->causal, q, first + j);
-            for (int r = 0; r < rows; r++)
-                soften(scores + r * KEYS, padded, base + l->weights + (size_t)(r * KEYS) * l->size,
-                       &state[2 * r], &state[2 * r + 1], sums + (size_t)r * dv, l->dv, pairs);
-            value_block(l, base + l->weights, base + l->values + (size_t)j * dv * l->size, padded, sums,
-                        pairs);
-        }
+    char *base = a->scratch;
+    float *state = (float *)(void *)(base + l->state), *sums = (float *)(void *)(base + l->sums);
+    for (int q = a->begin; q < a->end; q += BLOCK, state += 2 * BLOCK, sums += (size_t)l->dv * BLOCK) {
+        if (a->causal && first > q + BLOCK - 1) continue;
+        pack_queries(l, a, q, a->end - q < BLOCK ? a->end - q : BLOCK, (float *)(void *)(base + l->query));
+        for (int j = 0; j < n && !(a->causal && first + j > q + BLOCK - 1); j += KEYS)
+            attend_block(l, a, base + l->keys + (size_t)j * (size_t)l->steps * 4,
+                         base + l->values + (size_t)j * (size_t)l->dv * l->size, n - j < KEYS ? n - j : KEYS,
+                         first + j - q, sums, state, pairs);
     }
 }
 
@@ -284,9 +360,11 @@ void TS_ISA_NAME(ts_attend)(const ts_attend *a) {
     float *sums = (float *)(void *)(base + l.sums), *state = (float *)(void *)(base + l.state);
     int rows = round_up(a->end - a->begin, BLOCK);
     memset(sums, 0, (size_t)rows * (size_t)l.dv * sizeof *sums);
-    for (int r = 0; r < rows; r++) state[2 * r] = -INFINITY, state[2 * r + 1] = 0;
-    /* Rows of a block beyond the last query are multiplied too: give them finite weights. */
-    memset(base + l.weights, 0, (size_t)BLOCK * KEYS * l.size);
+    for (int q = 0; q < rows; q += BLOCK)
+        for (int i = 0; i < BLOCK; i++) {
+            state[2 * q + i] = -INFINITY;
+            state[2 * q + BLOCK + i] = all ? 0 : 1; /* no key, nothing to attend to: zero, not 0 / 0 */
+        }
     for (int64_t first = 0; first < all; first += l.chunk) {
         int n = all - first < l.chunk ? (int)(all - first) : l.chunk;
         pack(&l, a, first, n, base + l.keys, base + l.values);
@@ -295,13 +373,9 @@ void TS_ISA_NAME(ts_attend)(const ts_attend *a) {
         else
             attend_chunk(&l, a, first, n, false);
     }
-    for (int r = 0; r < a->end - a->begin; r++) {
-        void *y = (char *)a->y + (size_t)(a->begin + r) * a->ldy * ts_dtype_size(a->dtype);
-        /* Without any key there is nothing to attend to: zero. */
-        float factor = all ? 1 / state[2 * r + 1] : 0;
-        for (int i = 0; i < l.d; i += LANES) {
-            size_t n = l.d - i < LANES ? (size_t)(l.d - i) : LANES;
-            put(y, (size_t)i, n, a->dtype, load(sums + (size_t)r * (size_t)l.dv + (size_t)i) * factor);
-        }
-    }
+    for (int q = 0; a->begin + q < a->end; q += BLOCK)
+        write_queries(&l, a, a->begin + q, a->end - a->begin - q < BLOCK ? a->end - a->begin - q : BLOCK,
+                      sums + (size_t)q * (size_t)l.dv, state + 2 * q + BLOCK);
 }
+
+const int TS_ISA_NAME(ts_attend_block) = BLOCK;

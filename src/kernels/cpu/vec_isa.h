@@ -15,6 +15,7 @@
 #define TS_ISA_QUOTED(isa)       TS_ISA_QUOTE(isa)
 #define TS_ISA_STRING            TS_ISA_QUOTED(TS_ISA)
 
+extern const int TS_ISA_NAME(ts_attend_block);
 void TS_ISA_NAME(ts_attend)(const ts_attend *a);
 size_t TS_ISA_NAME(ts_attend_scratch)(int d, int queries, int keys, ts_dtype dtype);
 

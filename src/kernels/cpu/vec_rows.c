@@ -225,6 +225,7 @@ const ts_vec TS_ISA_NAME(ts_vec) = {
     .geglu = geglu,
     .add = add,
     .copy = copy,
+    .attend_block = &TS_ISA_NAME(ts_attend_block),
     .attend = TS_ISA_NAME(ts_attend),
     .attend_scratch = TS_ISA_NAME(ts_attend_scratch),
 };
