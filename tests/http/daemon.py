@@ -17,7 +17,8 @@ IMAGES = "/v1/images/generations"
 FOUND = re.compile(r"ERROR: (Address|Leak)Sanitizer|WARNING: ThreadSanitizer|runtime error:")
 
 # Sanitized builds are slower, and so may be the machine.
-SLOW = float(os.environ.get("TS_TEST_SLOW", "1"))
+SANITIZED = b"__asan_init" in pathlib.Path(PROGRAM).read_bytes()
+SLOW = float(os.environ.get("TS_TEST_SLOW", "5" if SANITIZED else "1"))
 START_S = 60 * SLOW
 ANSWER_S = 120 * SLOW
 

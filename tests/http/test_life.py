@@ -10,7 +10,7 @@ import contract
 import pytest
 
 from contract import check_error
-from daemon import ANSWER_S, Daemon, IMAGES, PROGRAM, SLOW, model, read_events, receive, statuses
+from daemon import ANSWER_S, Daemon, IMAGES, PROGRAM, SANITIZED, SLOW, model, read_events, receive, statuses
 from png import Png
 
 # Takes seconds with the smallest of models; nobody waits for its end unless the test says so.
@@ -203,7 +203,7 @@ def test_nothing_is_kept_of_requests_that_ended(start):
             daemon.post({"prompt": "a lake", "steps": 0})
     grown = daemon.metric("tessera_resident_bytes") - first
     # A sanitizer's quarantine keeps freed memory back.
-    assert grown < (4 if "asan" not in PROGRAM else 400) * 2**20
+    assert grown < (400 if SANITIZED else 4) * 2**20
 
 
 # ---- the beginning ----
