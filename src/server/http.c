@@ -138,6 +138,10 @@ static void on_watch(uv_poll_t *poll, int status, int events) {
     for (int i = 0; i < n; i++) {
         ts_exchange *x = found[i].data.ptr;
         x->gone = true;
+        /* Where the rest of a body is awaited, libmicrohttpd may have slept through the end of the stream,
+         * which came together with the last bytes: its epoll is edge-triggered and a short read disarms it.
+         */
+        if (!x->dispatched) shutdown(x->owner->fd, SHUT_RDWR);
         resume(x);
     }
 }
@@ -341,6 +345,7 @@ static enum MHD_Result on_headers(ts_exchange *x, const char *url, const char *m
     }
     bool waits = ts_exchange_header(x, "expect") != NULL;
     if (x->refusal.code && (announced > SWALLOW_BYTES || (announced && waits))) return refuse(x, true);
+    watch(x);
     return MHD_YES;
 }
 
@@ -360,6 +365,7 @@ static enum MHD_Result on_body(ts_exchange *x, const char *bytes, size_t *size) 
 }
 
 static enum MHD_Result on_complete(ts_exchange *x) {
+    if (x->gone) return MHD_NO;
     x->dispatched = true;
     x->owner->deadline_ns = UINT64_MAX;
     if (x->refusal.code) return refuse(x, false);
@@ -386,9 +392,7 @@ static enum MHD_Result on_access(void *arg, struct MHD_Connection *mhd, const ch
         return on_headers(x, url, method, version);
     }
     if (*upload_size) return on_body(x, upload, upload_size);
-    enum MHD_Result result = x->dispatched ? queue(x) : on_complete(x);
-    if (!x->gone) watch(x);
-    return result;
+    return x->dispatched ? queue(x) : on_complete(x);
 }
 
 static void on_completed(void *arg, struct MHD_Connection *mhd, void **exchange,
@@ -468,17 +472,20 @@ static void on_mhd_log(void *arg, const char *format, va_list args) {
 
 static ts_code start_daemon(ts_http *h, ts_error *e) {
     const ts_http_config *c = &h->c;
+    /* The logger first: reading the other options may log. */
+    /* clang-format off */
     h->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
-                                 on_access, h, MHD_OPTION_EXTERNAL_LOGGER, on_mhd_log,
-                                 NULL,                            /* first: the others may log */
-                                 MHD_OPTION_LISTEN_SOCKET, c->fd, /* */
-                                 MHD_OPTION_CONNECTION_LIMIT, c->connection_limit,       /* */
-                                 MHD_OPTION_CONNECTION_TIMEOUT, c->idle_timeout,         /* */
-                                 MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)POOL_BYTES, /* */
-                                 MHD_OPTION_URI_LOG_CALLBACK, on_request_line, h,        /* */
-                                 MHD_OPTION_NOTIFY_CONNECTION, on_connection, h,         /* */
-                                 MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,           /* */
+                                 on_access, h,
+                                 MHD_OPTION_EXTERNAL_LOGGER, on_mhd_log, NULL,
+                                 MHD_OPTION_LISTEN_SOCKET, c->fd,
+                                 MHD_OPTION_CONNECTION_LIMIT, c->connection_limit,
+                                 MHD_OPTION_CONNECTION_TIMEOUT, c->idle_timeout,
+                                 MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)POOL_BYTES,
+                                 MHD_OPTION_URI_LOG_CALLBACK, on_request_line, h,
+                                 MHD_OPTION_NOTIFY_CONNECTION, on_connection, h,
+                                 MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,
                                  MHD_OPTION_END);
+    /* clang-format on */
     return h->daemon ? TS_OK : ts_fail_errno(e, TS_EIO, errno, "starting libmicrohttpd");
 }
 

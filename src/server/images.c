@@ -492,5 +492,10 @@ void ts_images_handle(void *server, ts_exchange *x) {
         return;
     }
     ts_exchange_on_end(x, on_end, g);
-    if (g->streams) ts_exchange_stream(x, "text/event-stream; charset=utf-8", read_stream, g);
+    if (!g->streams) return;
+    /* The first place is told whatever happens next; submitting has written it. */
+    pthread_mutex_lock(&s->events);
+    g->position = g->shared.position;
+    pthread_mutex_unlock(&s->events);
+    ts_exchange_stream(x, "text/event-stream; charset=utf-8", read_stream, g);
 }

@@ -2,7 +2,7 @@
 #include "server/server_internal.h"
 
 const ts_route ts_routes[] = {
-    {"POST", "/v1/images/generations", ts_images_handle, SIZE_MAX},
+    [TS_ROUTE_IMAGES] = {"POST", "/v1/images/generations", ts_images_handle, SIZE_MAX},
     {"GET", "/v1/models", ts_models_handle, 0},
     {"GET", "/v1/models/{id}", ts_model_handle, 0},
     {"GET", "/health", ts_health_handle, 0},

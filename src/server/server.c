@@ -148,7 +148,7 @@ static void wake(void *arg) {
 static void on_done(void *arg, const ts_exchange *x, int route, int status, double seconds, bool gone) {
     ts_server *s = arg;
     ts_metrics_count(&s->metrics, route, status, gone);
-    if (route == 0 && status == 200 && !gone) ts_metrics_time(&s->metrics, seconds);
+    if (route == TS_ROUTE_IMAGES && status == 200 && !gone) ts_metrics_time(&s->metrics, seconds);
     if (!s->config->log.requests) return;
     const char *note = ts_exchange_note_text(x);
     ts_log(TS_LOG_INFO, "%s %s %.200s %d %.1f ms%s%s%s", ts_exchange_id(x), ts_exchange_method(x),
@@ -207,12 +207,13 @@ static void init_handles(ts_server *s) {
 
 static ts_code start(ts_server *s, ts_error *e) {
     uint64_t interval;
+    /* Signals first: who sees the port may already want to stop us. */
+    if (uv_signal_start(&s->sigterm, on_signal, SIGTERM) || uv_signal_start(&s->sigint, on_signal, SIGINT) ||
+        uv_timer_start(&s->tick, on_tick, TICK_MS, TICK_MS))
+        return ts_fail(e, TS_EINTERNAL, "starting the loop");
     ts_code rc = start_http(s, e);
     if (rc) return rc;
-    if (uv_signal_start(&s->sigterm, on_signal, SIGTERM) || uv_signal_start(&s->sigint, on_signal, SIGINT) ||
-        uv_timer_start(&s->tick, on_tick, TICK_MS, TICK_MS) ||
-        uv_queue_work(&s->loop, &s->load, load, loaded))
-        return ts_fail(e, TS_EINTERNAL, "starting the loop");
+    if (uv_queue_work(&s->loop, &s->load, load, loaded)) return ts_fail(e, TS_EINTERNAL, "starting to load");
     s->loading = true;
     if (sd_watchdog_enabled(0, &interval) > 0) s->watchdog_ns = interval * 1000 / 2;
     return TS_OK;
