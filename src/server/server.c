@@ -15,6 +15,8 @@
 #include "server/server_internal.h"
 
 #define TICK_MS 250
+/* For those whose pictures are cancelled at the end to be told so. */
+#define LAST_WORDS_NS ((uint64_t)2 * 1000000000u)
 
 ts_code ts_server_check(const ts_config *config, ts_error *e) {
     ts_setup setup;
@@ -49,11 +51,17 @@ static bool finished(ts_server *s) {
            (!s->sched || ts_sched_idle(s->sched));
 }
 
+static void cancel_all(ts_server *s) {
+    if (s->cancelled_ns) return;
+    s->cancelled_ns = ts_now_ns();
+    ts_images_cancel_all(s);
+}
+
 static void on_signal(uv_signal_t *signal, int number) {
     ts_server *s = signal->data;
     if (s->state == TS_STATE_DRAINING) {
         ts_log(TS_LOG_WARNING, "a second signal: what still runs is cancelled");
-        stop(s);
+        cancel_all(s);
         return;
     }
     ts_sched_stats stats = {0};
@@ -99,11 +107,11 @@ static void on_tick(uv_timer_t *timer) {
     if (s->loading) sd_notify(0, "EXTEND_TIMEOUT_USEC=30000000");
     if (s->state != TS_STATE_DRAINING) return;
     uint64_t limit = (uint64_t)s->config->server.drain_timeout * 1000000000u;
-    if (finished(s)) {
+    if (finished(s) || (s->cancelled_ns && now - s->cancelled_ns > LAST_WORDS_NS)) {
         stop(s);
-    } else if (!s->loading && now - s->signalled_ns > limit) {
+    } else if (!s->loading && !s->cancelled_ns && now - s->signalled_ns > limit) {
         ts_log(TS_LOG_WARNING, "the drain timeout has passed: what still runs is cancelled");
-        stop(s);
+        cancel_all(s);
     }
 }
 
