@@ -36,19 +36,45 @@ static int lower_first(const void *a, const void *b) {
     return x->offset < y->offset ? -1 : x->offset > y->offset;
 }
 
+static bool same_place_fits(const value *a, const value *b) {
+    const ts_view *x = &a->view, *y = &b->view;
+    return !a->keep && !b->keep && a->padded == b->padded && x->b == y->b && x->h == y->h && x->w == y->w &&
+           x->c == y->c && x->dtype == y->dtype;
+}
+
+/* A product adds to its residual where that lies, if nobody needs the residual any more: kernels then save a
+ * copy. Tensors that share a place form a chain; places[] of the first one gets the life of all, those of the
+ * others are marked by `first` < 0, and share[] says whose place they have. */
+static void share_places(const ts_builder *b, place *places, int *share) {
+    for (size_t i = 0; i < b->value_count; i++) share[i] = (int)i;
+    for (size_t k = 0; k < b->item_count; k++) {
+        const item *it = &b->items[k];
+        const bool product = it->op.kind == TS_OP_CONV2D || it->op.kind == TS_OP_LINEAR;
+        if (it->kind != ITEM_KERNEL || !product || it->in[1] < 0 || it->in[1] == it->in[0]) continue;
+        place *head = &places[share[it->in[1]]], *out = &places[it->out];
+        if (head->last != (int)k || !same_place_fits(&b->values[it->in[1]], &b->values[it->out])) continue;
+        head->last = out->last;
+        out->first = -1;
+        share[it->out] = head->id;
+    }
+}
+
 /* Largest tensors first, each at the lowest offset that no tensor living at the same time occupies. */
 static ts_code place_values(ts_builder *b, size_t *ret_bytes, ts_error *e) {
     ts_code rc = TS_OK;
-    size_t n = b->value_count, top = 0;
+    size_t n = b->value_count, top = 0, placed = 0;
     place *places = ts_array0(place, n);
     place **busy = ts_array0(place *, n);
-    if (!places || !busy) {
+    int *share = ts_array0(int, n);
+    if (!places || !busy || !share) {
         rc = ts_fail(e, TS_ENOMEM, "placing tensors");
         goto done;
     }
     for (size_t i = 0; i < n; i++) {
         value *v = &b->values[i];
-        places[i] = (place){.id = (int)i, .first = v->first, .last = v->last, .bytes = place_bytes(v)};
+        /* A tensor that nobody writes or reads lives for no time, at the beginning. */
+        int first = v->first < 0 ? 0 : v->first;
+        places[i] = (place){.id = (int)i, .first = first, .last = v->last, .bytes = place_bytes(v)};
         if (!places[i].bytes) {
             rc = ts_fail(e, TS_ETOOLARGE, "a tensor of %d x %d x %d x %d is too large", v->view.b, v->view.h,
                          v->view.w, v->view.c);
@@ -60,8 +86,11 @@ static ts_code place_values(ts_builder *b, size_t *ret_bytes, ts_error *e) {
         }
         if (places[i].last < places[i].first) places[i].last = places[i].first;
     }
-    qsort(places, n, sizeof *places, larger_first);
-    for (size_t i = 0; i < n; i++) {
+    share_places(b, places, share);
+    for (size_t i = 0; i < n; i++)
+        if (places[i].first >= 0) places[placed++] = places[i];
+    qsort(places, placed, sizeof *places, larger_first);
+    for (size_t i = 0; i < placed; i++) {
         place *p = &places[i];
         size_t count = 0;
         for (size_t j = 0; j < i; j++)
@@ -75,10 +104,12 @@ static ts_code place_values(ts_builder *b, size_t *ret_bytes, ts_error *e) {
         p->offset = b->values[p->id].offset = at;
         if (at + p->bytes > top) top = at + p->bytes;
     }
+    for (size_t i = 0; i < n; i++) b->values[i].offset = b->values[share[i]].offset;
     *ret_bytes = top;
 done:
     free(places);
     free(busy);
+    free(share);
     return rc;
 }
 
