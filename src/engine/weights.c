@@ -1,11 +1,16 @@
 #include "engine/weights.h"
 
 #include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/alloc.h"
 #include "base/file.h"
-#include "engine/safetensors.h"
+#include "base/json.h"
+
+#define INDEX_BYTES    ((size_t)64 << 20)
+#define SHARDS_MAXIMUM 256
 
 typedef struct join {
     struct join *next;
@@ -16,59 +21,173 @@ typedef struct join {
 
 struct ts_weights {
     char *path;
-    ts_safetensors *file;
-    ts_param *params; /* in order of name, as in the file */
-    size_t count, elements;
+    ts_safetensors **files;
+    size_t file_count, file_capacity;
+    void **kept;
+    size_t kept_count, kept_capacity;
+    ts_param *params; /* sealed: in order of name */
+    size_t count, capacity, elements;
     pthread_mutex_t lock; /* guards joins */
     join *joins;
 };
 
-/* What the libraries call the file of a component, in the order in which they look for it. */
-static const char *const file_names[] = {"diffusion_pytorch_model.safetensors", "model.safetensors",
-                                         "diffusion_pytorch_model.fp16.safetensors",
-                                         "model.fp16.safetensors"};
-
-static ts_code open_file(ts_weights *w, const char *folder, ts_error *e) {
-    for (size_t i = 0; i < sizeof file_names / sizeof *file_names; i++) {
-        char *path = ts_path_join(folder, file_names[i]);
-        if (!path) return ts_fail(e, TS_ENOMEM, "weights of %s", folder);
-        if (ts_file_exists(path)) {
-            w->path = path;
-            return ts_safetensors_open(path, &w->file, e);
-        }
-        free(path);
-    }
-    return ts_fail(e, TS_ENOTFOUND, "%s holds neither %s nor %s", folder, file_names[0], file_names[1]);
-}
-
-ts_code ts_weights_open(const char *folder, ts_weights **ret, ts_error *e) {
+ts_code ts_weights_new(const char *path, ts_weights **ret, ts_error *e) {
     ts_weights *w = ts_new0(ts_weights);
-    if (!w) return ts_fail(e, TS_ENOMEM, "weights of %s", folder);
-    pthread_mutex_init(&w->lock, NULL);
-    ts_code rc = open_file(w, folder, e);
-    if (rc) goto fail;
-    size_t n = ts_safetensors_count(w->file);
-    w->params = ts_array0(ts_param, n);
-    if (!w->params) {
-        rc = ts_fail(e, TS_ENOMEM, "weights of %s", folder);
-        goto fail;
-    }
-    for (size_t i = 0; i < n; i++) {
-        const ts_file_tensor *t = ts_safetensors_at(w->file, i);
-        w->elements += ts_file_tensor_elements(t);
-        /* More dimensions than any layer's parameter: kept out, so that a layer that wants it says "missing".
-         */
-        if (t->rank > 4) continue;
-        ts_param *p = &w->params[w->count++];
-        *p = (ts_param){.name = t->name, .rank = t->rank, .dtype = t->dtype, .data = t->data};
-        for (int k = 0; k < t->rank; k++) p->shape[k] = t->shape[k];
-        if (p->rank == 4 && p->shape[2] == 1 && p->shape[3] == 1) p->rank = 2;
+    if (w) pthread_mutex_init(&w->lock, NULL);
+    if (!w || !(w->path = ts_strdup(path))) {
+        ts_weights_free(w);
+        return ts_fail(e, TS_ENOMEM, "weights of %s", path);
     }
     *ret = w;
     return TS_OK;
-fail:
-    ts_weights_free(w);
+}
+
+ts_code ts_weights_add(ts_weights *w, const char *name, const ts_file_tensor *t, ts_error *e) {
+    w->elements += ts_file_tensor_elements(t);
+    if (t->rank > 4) return TS_OK;
+    char *copy = ts_strdup(name);
+    if (!copy || !ts_grow(&w->params, &w->capacity, w->count + 1, sizeof *w->params)) {
+        free(copy);
+        return ts_fail(e, TS_ENOMEM, "weights of %s", w->path);
+    }
+    ts_param *p = &w->params[w->count++];
+    *p = (ts_param){.name = copy, .rank = t->rank, .dtype = t->dtype, .data = t->data};
+    for (int k = 0; k < t->rank; k++) p->shape[k] = t->shape[k];
+    if (p->rank == 4 && p->shape[2] == 1 && p->shape[3] == 1) p->rank = 2;
+    return TS_OK;
+}
+
+ts_code ts_weights_keep(ts_weights *w, void *bytes, ts_error *e) {
+    if (!ts_grow(&w->kept, &w->kept_capacity, w->kept_count + 1, sizeof *w->kept)) {
+        free(bytes);
+        return ts_fail(e, TS_ENOMEM, "weights of %s", w->path);
+    }
+    w->kept[w->kept_count++] = bytes;
+    return TS_OK;
+}
+
+static int in_order(const void *a, const void *b) {
+    return strcmp(((const ts_param *)a)->name, ((const ts_param *)b)->name);
+}
+
+ts_code ts_weights_seal(ts_weights *w, ts_error *e) {
+    if (w->count) qsort(w->params, w->count, sizeof *w->params, in_order);
+    for (size_t i = 1; i < w->count; i++)
+        if (strcmp(w->params[i - 1].name, w->params[i].name) == 0)
+            return ts_fail(e, TS_EFORMAT, "%s: tensor %.200s comes twice", w->path, w->params[i].name);
+    return TS_OK;
+}
+
+static ts_code add_file(ts_weights *w, const char *path, ts_error *e) {
+    if (!ts_grow(&w->files, &w->file_capacity, w->file_count + 1, sizeof(ts_safetensors *)))
+        return ts_fail(e, TS_ENOMEM, "weights of %s", path);
+    ts_safetensors *s = NULL;
+    ts_code rc = ts_safetensors_open(path, &s, e);
+    if (rc) return rc;
+    w->files[w->file_count++] = s;
+    for (size_t i = 0; !rc && i < ts_safetensors_count(s); i++) {
+        const ts_file_tensor *t = ts_safetensors_at(s, i);
+        rc = ts_weights_add(w, t->name, t, e);
+    }
     return rc;
+}
+
+/* A shard lies beside its index: a name, never a way to somewhere else. */
+static bool is_shard_name(const char *name) {
+    static const char end[] = ".safetensors";
+    size_t n = strlen(name), k = sizeof end - 1;
+    return n > k && strcmp(name + n - k, end) == 0 && name[0] != '.' && !strchr(name, '/');
+}
+
+static bool listed(char **names, size_t n, const char *name) {
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(names[i], name) == 0) return true;
+    return false;
+}
+
+/* {"weight_map": {tensor: shard, ...}}: each shard once, and all that is in it. */
+static ts_code add_shards(ts_weights *w, const char *folder, const cJSON *index, ts_error *e) {
+    const cJSON *map = cJSON_GetObjectItemCaseSensitive(index, "weight_map"), *v;
+    if (!cJSON_IsObject(map)) return ts_fail_param(e, TS_EFORMAT, "weight_map", "there is no weight_map");
+    char **names = ts_array0(char *, SHARDS_MAXIMUM);
+    size_t n = 0;
+    ts_code rc = names ? TS_OK : ts_fail(e, TS_ENOMEM, "the shards of %s", folder);
+    cJSON_ArrayForEach(v, map) {
+        if (rc) break;
+        if (!cJSON_IsString(v) || !is_shard_name(v->valuestring))
+            rc = ts_fail_param(e, TS_EFORMAT, "weight_map", "weight_map: %.100s is in no file of this folder",
+                               v->string);
+        else if (listed(names, n, v->valuestring))
+            continue;
+        else if (n == SHARDS_MAXIMUM)
+            rc =
+                ts_fail_param(e, TS_EFORMAT, "weight_map", "weight_map: more than %d shards", SHARDS_MAXIMUM);
+        else {
+            names[n++] = v->valuestring;
+            char *path = ts_path_join(folder, v->valuestring);
+            rc = path ? add_file(w, path, e) : ts_fail(e, TS_ENOMEM, "the shards of %s", folder);
+            free(path);
+        }
+    }
+    free(names);
+    return rc;
+}
+
+/* The names that a component's weights go by: what writes them puts the variant where %s stands, "" for none.
+ * Of an index there are two spellings. */
+static const struct {
+    const char *format;
+    bool index;
+} forms[] = {
+    {"diffusion_pytorch_model%s.safetensors", false},           {"model%s.safetensors", false},
+    {"diffusion_pytorch_model.safetensors.index%s.json", true}, {"model.safetensors.index%s.json", true},
+    {"diffusion_pytorch_model%s.safetensors.index.json", true}, {"model%s.safetensors.index.json", true},
+};
+static const char *const variants[] = {"", ".fp16", ".bf16", ".fp32"};
+
+static ts_code add_form(ts_weights *w, const char *folder, const char *path, bool is_index, ts_error *e) {
+    if (!is_index) return add_file(w, path, e);
+    cJSON *index = NULL;
+    ts_code rc = ts_json_file(path, INDEX_BYTES, (ts_json_limits){.depth = 4, .values = 1000000}, &index, e);
+    if (rc) return rc;
+    rc = add_shards(w, folder, index, e);
+    cJSON_Delete(index);
+    return rc ? ts_error_context(e, rc, "%s", path) : TS_OK;
+}
+
+static ts_code open_folder(ts_weights *w, const char *folder, ts_error *e) {
+    for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
+        for (size_t k = 0; k < sizeof forms / sizeof *forms; k++) {
+            char name[80];
+            /* The formats are the literals above, each with one %s. */
+            const char *gap = strstr(forms[k].format, "%s");
+            snprintf(name, sizeof name, "%.*s%s%s", (int)(gap - forms[k].format), forms[k].format,
+                     variants[i], gap + 2);
+            char *path = ts_path_join(folder, name);
+            if (!path) return ts_fail(e, TS_ENOMEM, "weights of %s", folder);
+            if (ts_file_exists(path)) {
+                free(w->path);
+                w->path = path;
+                return add_form(w, folder, path, forms[k].index, e);
+            }
+            free(path);
+        }
+    return ts_fail(e, TS_ENOTFOUND,
+                   "%s holds neither diffusion_pytorch_model.safetensors nor model.safetensors", folder);
+}
+
+ts_code ts_weights_open(const char *folder, ts_weights **ret, ts_error *e) {
+    ts_weights *w = NULL;
+    ts_code rc = ts_weights_new(folder, &w, e);
+    if (rc) return rc;
+    rc = open_folder(w, folder, e);
+    if (!rc) rc = ts_weights_seal(w, e);
+    if (rc) {
+        ts_weights_free(w);
+        return rc;
+    }
+    *ret = w;
+    return TS_OK;
 }
 
 void ts_weights_free(ts_weights *w) {
@@ -79,7 +198,11 @@ void ts_weights_free(ts_weights *w) {
         free(j);
     }
     pthread_mutex_destroy(&w->lock);
-    ts_safetensors_free(w->file);
+    for (size_t i = 0; i < w->count; i++) free((char *)(uintptr_t)w->params[i].name);
+    for (size_t i = 0; i < w->kept_count; i++) free(w->kept[i]);
+    for (size_t i = 0; i < w->file_count; i++) ts_safetensors_free(w->files[i]);
+    free(w->files);
+    free(w->kept);
     free(w->params);
     free(w->path);
     free(w);

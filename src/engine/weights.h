@@ -8,12 +8,25 @@
 
 #include <stdbool.h>
 #include "base/error.h"
+#include "engine/safetensors.h"
 #include "kernels/op.h"
 
 typedef struct ts_weights ts_weights;
 
-/* Opens the component's safetensors file in `folder`. TS_ENOTFOUND, TS_EFORMAT, TS_ENOMEM. */
+/* Opens the component's safetensors in `folder`, as the libraries that write such folders name them: one file
+ * or the shards that an index lists, of the plain kind or of a variant (fp16, bf16, fp32), the plain kind
+ * first. TS_ENOTFOUND, TS_EFORMAT (also for a tensor that two shards hold), TS_ENOMEM. */
 ts_code ts_weights_open(const char *folder, ts_weights **ret, ts_error *e);
+
+/* A set of one's own: new, add each, seal, and only then find. `path` is for messages. */
+ts_code ts_weights_new(const char *path, ts_weights **ret, ts_error *e);
+/* Under a name that is copied; t's data must outlive w. A tensor of more than four dimensions is left out: no
+ * layer's parameter has as many, so a layer that wants it says that it is missing. TS_ENOMEM. */
+ts_code ts_weights_add(ts_weights *w, const char *name, const ts_file_tensor *t, ts_error *e);
+/* Memory that w frees when it dies, for what was made rather than mapped; freed at once when it fails. */
+ts_code ts_weights_keep(ts_weights *w, void *bytes, ts_error *e);
+/* TS_EFORMAT for a name that came twice. */
+ts_code ts_weights_seal(ts_weights *w, ts_error *e);
 void ts_weights_free(ts_weights *w); /* NULL is fine; every ts_param of it dies too */
 
 /* NULL when there is none. Any thread. */
@@ -21,7 +34,8 @@ const ts_param *ts_weights_find(const ts_weights *w, const char *name);
 
 /* Rows of a, then rows of b (both [n][c] or both [n], same dtype and c), as one parameter; made once for each
  * pair. TS_EFORMAT when they do not fit together, TS_ENOMEM. Any thread. */
-ts_code ts_weights_join(ts_weights *w, const ts_param *a, const ts_param *b, const ts_param **ret, ts_error *e);
+ts_code ts_weights_join(ts_weights *w, const ts_param *a, const ts_param *b, const ts_param **ret,
+                        ts_error *e);
 
 size_t ts_weights_elements(const ts_weights *w); /* in all parameters together */
 const char *ts_weights_path(const ts_weights *w);
