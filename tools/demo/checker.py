@@ -63,6 +63,15 @@ def draw(rng, n, allow=lambda s: True):
     return x, torch.tensor([s.labels() for s in picked])
 
 
+class Batch:
+    def __init__(self, n):
+        self.n = n
+
+    def __call__(self, rng):
+        x, y = draw(rng, self.n, lambda s: not scenes.held_out(s))
+        return disturb(x, rng), y
+
+
 @torch.no_grad()
 def right(model, n=600, seed=4242):
     """Share right by attribute on n pictures of held-out combinations, drawn at 256x256."""
@@ -90,10 +99,12 @@ def work(args, rank, device):
     params = list(model.parameters())
     clock, step, done = common.Clock(saved and saved["clock"]), saved["step"] if saved else 0, 0.0
     n = max(1, args.batch // common.workers())
+    model.to(device)
+    batches = iter(common.loader(common.Stream(Batch(n), rng.getrandbits(40)), device))
     while done < 1:
-        x, y = draw(rng, n, lambda s: not scenes.held_out(s))
+        x, y = (v.to(device) for v in next(batches))
         opt.set_rate(max(.01, 1 - done))
-        logits = model(disturb(x, rng))
+        logits = model(x)
         loss = sum(F.cross_entropy(l, y[:, i]) for i, l in enumerate(logits))
         opt.zero_grad(set_to_none=True)
         loss.backward()
@@ -102,6 +113,7 @@ def work(args, rank, device):
         step += 1
         if rank == 0 and step % 50 == 0:
             common.log(args.dir / "checker.log", step=step, minutes=clock.here() / 60, loss=float(loss))
+    model.cpu()
     if rank == 0:
         common.log(args.dir / "checker.log", step=step, **(scores := right(model)), **clock.now())
         common.save_checkpoint(path, model=model.state_dict(), step=step, clock=clock.now(), scores=scores)

@@ -3,6 +3,7 @@ import argparse
 import copy
 import json
 import os
+import random
 import tempfile
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ def arguments(doc, **defaults):
     p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--dir", type=Path, default=DEFAULT_DIR, help="checkpoints and cached data")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    p.add_argument("--threads", type=int, default=0, help="CPU threads of each worker; 0 is one")
+    p.add_argument("--threads", type=int, default=0, help="CPU threads of each worker; 0 is one (all for a single worker)")
     p.add_argument("--workers", type=int, default=0, help="processes; 0 is one for each core, or one with CUDA")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--fresh", action="store_true", help="ignore a checkpoint in --dir")
@@ -38,6 +39,8 @@ def launch(work, args):
     name = args.device if args.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     workers = args.workers or (1 if name == "cuda" else os.cpu_count())
     if workers == 1:
+        if args.threads:
+            torch.set_num_threads(args.threads)
         work(args, 0, torch.device(name))
         return
     meet = tempfile.mktemp(prefix="tessera-demo-")
@@ -67,6 +70,25 @@ def average(tensors, number=0.0):
         t.copy_(flat[at:at + t.numel()].view(t.shape))
         at += t.numel()
     return float(flat[-1])
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """make(rng) for ever, each loader process with a generator of its own."""
+
+    def __init__(self, make, seed):
+        self.make, self.seed = make, seed
+
+    def __iter__(self):
+        info = torch.utils.data.get_worker_info()
+        rng = random.Random(f"{self.seed} {info.id if info else 0}")
+        while True:
+            yield self.make(rng)
+
+
+def loader(dataset, device):
+    """Iterates over the dataset: in this process on a CPU, which has nothing to spare, in all cores beside CUDA."""
+    processes = os.cpu_count() - 1 if device.type == "cuda" else 0
+    return torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=processes)
 
 
 def autocast(device):

@@ -18,8 +18,19 @@ import scenes
 SHARD = 250
 
 
+class Pictures(torch.utils.data.Dataset):
+    def __init__(self, jobs):
+        self.jobs = jobs
+
+    def __len__(self):
+        return len(self.jobs)
+
+    def __getitem__(self, i):
+        return torch.from_numpy(scenes.render(*self.jobs[i]))
+
+
 def encode(vae, pictures, device):
-    x = torch.stack([torch.from_numpy(p) for p in pictures]).permute(0, 3, 1, 2)
+    x = torch.stack(pictures).permute(0, 3, 1, 2)
     x = x.to(device, memory_format=torch.channels_last).float() / 127.5 - 1
     with torch.no_grad(), common.autocast(device):
         return vae.encode(x).latent_dist.mode()
@@ -44,10 +55,13 @@ def work(args, rank, device):
             continue
         rng = random.Random(f"{args.size} {args.first + shard}")
         picked = [scenes.sample_scene(rng) for _ in range(SHARD)]
-        out = []
-        for i in range(0, SHARD, step):
-            pictures = [scenes.render(s, rng.getrandbits(32), width, height) for s in picked[i:i + step]]
-            out.append(encode(vae, pictures, device).to("cpu", torch.float16))
+        jobs = [(s, rng.getrandbits(32), width, height) for s in picked]
+        pictures, out = [], []
+        for picture in common.loader(Pictures(jobs), device):
+            pictures.append(picture)
+            if len(pictures) == step or len(out) * step + len(pictures) == SHARD:
+                out.append(encode(vae, pictures, device).to("cpu", torch.float16))
+                pictures = []
         z = torch.cat(out)
         common.save_checkpoint(path, latents=z, labels=torch.tensor([s.labels() for s in picked]))
         if rank == 0:

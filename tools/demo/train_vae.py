@@ -3,6 +3,8 @@
     nice -n 19 python train_vae.py --hours 0.5            # resumes from --dir/vae.pt
     python train_vae.py --hours 0.5 --decoder-only        # the latents, and so the U-Net, stay valid
 
+Without --decoder-only the latents change: remove --dir/latents* and train the U-Net anew.
+
 The loss is L1, L1 of the differences to the neighbours at three scales (edges), and a small KL term. A fresh run
 begins with three latent channels held to the picture's own light and colours, shrunk eight times: left alone, the
 latents stay colourless for long. The learning rate falls to zero over the run's --hours.
@@ -36,6 +38,16 @@ def batch(rng, size, n, crops=2):
             out.append(c[:, ::-1] if rng.random() < .5 else c)
     x = torch.from_numpy(np.stack(out)).permute(0, 3, 1, 2).float() / 127.5 - 1
     return x.contiguous(memory_format=torch.channels_last)
+
+
+class Crops:
+    """Makes batches of the shape that the training's phase asks for."""
+
+    def __init__(self, shapes, phase):
+        self.shapes, self.phase = shapes, phase
+
+    def __call__(self, rng):
+        return batch(rng, *self.shapes[self.phase.value])
 
 
 def edges(d):
@@ -78,6 +90,26 @@ def psnr(vae, device, n=24, size=256):
     return total / n
 
 
+@torch.no_grad()
+def normalise(vae, device, n=96):
+    """Gives each latent channel zero mean and unit variance over the data, folded into the 1x1 convolutions on both
+    sides: the pictures stay the same, and the U-Net's noise is spread evenly over the channels."""
+    rng = random.Random(7)
+    z = []
+    for i in range(n):
+        x = torch.from_numpy(scenes.render(scenes.sample_scene(rng), i)).permute(2, 0, 1)[None].float()
+        z.append(vae.encode(x.to(device) / 127.5 - 1).latent_dist.mode())
+    z = torch.cat(z)
+    mean, std = z.mean((0, 2, 3)), z.std((0, 2, 3))
+    a, b = vae.quant_conv, vae.post_quant_conv
+    a.weight[:4] /= std.view(-1, 1, 1, 1)
+    a.bias[:4] = (a.bias[:4] - mean) / std
+    a.bias[4:] -= 2 * std.log()
+    b.bias += (b.weight[:, :, 0, 0] @ mean)
+    b.weight *= std.view(1, -1, 1, 1)
+    return mean.tolist(), std.tolist()
+
+
 def train(args, rank, device):
     torch.manual_seed(args.seed)
     vae = models.autoencoder()
@@ -108,12 +140,12 @@ def train(args, rank, device):
     first, mean, early = step, 0.0, step == 0                # small crops at first: more steps
     n = max(2, args.batch // common.workers())
     done = 0.0
+    phase = torch.multiprocessing.Value("i", 0)              # loader processes see it change
+    shapes = ((args.size // 2, n, 2), (args.size, n, 2), (256, max(1, n // 4), 1))
+    crops = iter(common.loader(common.Stream(Crops(shapes, phase), rng.getrandbits(40)), device))
     while done < 1:
-        if done > 1 - args.whole:
-            x = batch(rng, 256, max(1, n // 4), 1)
-        else:
-            x = batch(rng, args.size // 2 if early and done < .3 else args.size, n)
-        x = x.to(device)
+        phase.value = 2 if done > 1 - args.whole else 0 if early and done < .3 else 1
+        x = next(crops).to(device, memory_format=torch.channels_last)
         rate = min(1, (step - first + 1) / 15) * (.5 * (1 + math.cos(math.pi * done)) + .005)
         opt.set_rate(rate)
         with common.autocast(device):
@@ -136,6 +168,8 @@ def train(args, rank, device):
             common.save_checkpoint(path, ema=ema.model.state_dict(), step=step, clock=clock.now(), psnr=0.0)
     if rank:
         return
+    if not args.decoder_only:
+        normalise(ema.model, device)
     value = psnr(ema.model, device)
     common.save_checkpoint(path, ema=ema.model.state_dict(), step=step, clock=clock.now(), psnr=value)
     common.log(args.dir / "vae.log", step=step, held_out_psnr=value, **clock.now())
