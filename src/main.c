@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "generate.h"
+#include "tokenize.h"
 
 #ifdef TS_HAVE_SERVER
 #include "base/config.h"
@@ -12,6 +13,7 @@
 static const char usage[] =
     "usage: tesserad [options]            serve pictures over HTTP\n"
     "       tesserad generate [options]   make pictures without a server; --help tells\n"
+    "       tesserad tokenize [options]   print the ids of JSON strings\n"
     "  --config FILE          every option is in conf/tesserad.conf; what follows here wins over the file\n"
     "  --listen ADDR:PORT     (default 127.0.0.1:8080); port 0 takes a free one\n"
     "  --port-file FILE       the port is written to it\n"
@@ -114,5 +116,6 @@ static int serve(int argc, char **argv) {
 
 int main(int argc, char **argv) {
     if (argc > 1 && !strcmp(argv[1], "generate")) return ts_generate_main(argc - 1, argv + 1);
+    if (argc > 1 && !strcmp(argv[1], "tokenize")) return ts_tokenize_main(argc - 1, argv + 1);
     return serve(argc, argv);
 }
