@@ -3,8 +3,8 @@
  * libmicrohttpd's parser is lenient: it serves a request with Transfer-Encoding and Content-Length, with two
  * lengths that differ, or with blanks before the colon. A proxy in front may read such bytes differently, and
  * then two requests hide in one. Here each of these is an error, after which the connection is closed. What
- * the parser has already hidden (folded lines, bare line feeds) cannot be seen here: docs/ARCHITECTURE.md
- * puts a proxy in front where strangers can reach the server. */
+ * the parser has already hidden (folded lines, bare line feeds) cannot be seen here: where strangers can
+ * reach the server, a proxy that normalises belongs in front of it. */
 #ifndef TS_SERVER_GUARD_H
 #define TS_SERVER_GUARD_H
 

@@ -402,7 +402,8 @@ static void on_completed(void *arg, struct MHD_Connection *mhd, void **exchange,
     ts_exchange *x = *exchange;
     if (!x) return;
     *exchange = NULL;
-    bool gone = x->gone || code != MHD_REQUEST_TERMINATED_COMPLETED_OK;
+    /* Who leaves with the last byte in hand has got all of it, whatever the watch says. */
+    bool gone = code != MHD_REQUEST_TERMINATED_COMPLETED_OK;
     x->owner->deadline_ns = in_seconds(h->c.idle_timeout);
     if (x->on_end) x->on_end(x->end_arg, gone);
     int route = x->route && x->refusal.code != TS_EMETHOD ? (int)(x->route - h->c.routes) : -1;

@@ -392,7 +392,8 @@ static void on_end(void *arg, bool gone) {
 void ts_images_cancel_all(ts_server *s) {
     for (ts_generation *g = s->generations; g; g = g->next) {
         if (g->ended) continue;
-        if (!g->error.code) ts_fail(&g->error, TS_ESHUTDOWN, "the server stopped before the picture was made");
+        if (!g->error.code)
+            ts_fail(&g->error, TS_ESHUTDOWN, "the server stopped before the picture was made");
         ts_sched_cancel(s->sched, token_of(g));
     }
 }

@@ -25,7 +25,7 @@ typedef struct ts_server {
     bool stopping; /* the last round: handles are being closed */
     uint64_t started_ns, signalled_ns;
     uint64_t cancelled_ns; /* when the rest was given up; 0: not yet */
-    int64_t started_at; /* seconds since 1970 */
+    int64_t started_at;    /* seconds since 1970 */
 
     /* The loading thread's until the loop gets it back and sets sched. */
     ts_model **models;
@@ -61,7 +61,7 @@ void ts_images_handle(void *server, ts_exchange *x);
 void ts_images_take_events(ts_server *s); /* after the mailbox has woken the loop */
 void ts_images_flush(ts_server *s);
 void ts_images_ping(ts_server *s);
-void ts_images_cancel_all(ts_server *s); /* clients are told that the server stops */
+void ts_images_cancel_all(ts_server *s);                      /* clients are told that the server stops */
 void ts_images_on_event(void *server, const ts_event *event); /* any thread */
 
 /* info.c */
