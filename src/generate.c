@@ -55,6 +55,7 @@ typedef struct session {
     ts_picture pictures[TS_MAX_BATCH];
     ts_error error; /* of the first picture that failed */
     float *latents; /* kept, [batch][elements] */
+    int latent_h, latent_w;
     size_t latent_elements;
     uint64_t started_ns;
     bool bar;
@@ -301,11 +302,10 @@ static ts_code read_latents(const session *s, ts_safetensors **ret_file, float *
     const ts_file_tensor *t = ts_safetensors_find(file, "latents");
     if (!t || t->dtype != TS_F32 || t->rank != 4 ||
         ts_file_tensor_elements(t) != s->latent_elements * (size_t)o->batch || t->shape[0] != o->batch ||
-        t->shape[2] * 8 != s->job.shape.height) {
+        t->shape[2] != s->latent_h) {
         ts_safetensors_free(file);
         return ts_fail(e, TS_EINVAL, "%s: no float32 tensor \"latents\" of %d x %d x %d x %d", o->latents_in,
-                       o->batch, ts_model_get_info(s->model)->latent_channels, s->job.shape.height / 8,
-                       s->job.shape.width / 8);
+                       o->batch, ts_model_get_info(s->model)->latent_channels, s->latent_h, s->latent_w);
     }
     float *values = ts_array0(float, ts_file_tensor_elements(t));
     if (values) ts_file_tensor_to_f32(t, values);
@@ -315,13 +315,13 @@ static ts_code read_latents(const session *s, ts_safetensors **ret_file, float *
 }
 
 static ts_code write_latents(const session *s, ts_error *e) {
-    ts_file_tensor t = {.name = "latents",
-                        .dtype = TS_F32,
-                        .rank = 4,
-                        .shape = {s->o->batch, ts_model_get_info(s->model)->latent_channels,
-                                  s->job.shape.height / 8, s->job.shape.width / 8},
-                        .data = s->latents,
-                        .bytes = (size_t)s->o->batch * s->latent_elements * sizeof(float)};
+    ts_file_tensor t = {
+        .name = "latents",
+        .dtype = TS_F32,
+        .rank = 4,
+        .shape = {s->o->batch, ts_model_get_info(s->model)->latent_channels, s->latent_h, s->latent_w},
+        .data = s->latents,
+        .bytes = (size_t)s->o->batch * s->latent_elements * sizeof(float)};
     return ts_safetensors_write(s->o->latents_out, &t, 1, e);
 }
 
@@ -377,8 +377,9 @@ static ts_code fill_job(session *s, const ts_group *group, ts_error *e) {
                               .dtype = dtype,
                               .guided = o->guidance > 1};
     if (!s->job.shape.sampler) return ts_fail(e, TS_EINVAL, "--sampler: there is no \"%s\"", sampler);
-    s->latent_elements =
-        (size_t)info->latent_channels * (size_t)(s->job.shape.width / 8) * (size_t)(s->job.shape.height / 8);
+    s->latent_h = s->job.shape.height / info->scale;
+    s->latent_w = s->job.shape.width / info->scale;
+    s->latent_elements = (size_t)info->latent_channels * (size_t)s->latent_h * (size_t)s->latent_w;
     for (int k = 0; k < o->batch; k++)
         s->pictures[k] = (ts_picture){.prompt = o->prompt,
                                       .negative = o->negative,

@@ -21,7 +21,8 @@ static const char usage[] =
     "  --devices SPEC         cpu:N, cpu:NxT (T threads each) or auto\n"
     "  --check-config         says whether the configuration is good, and ends\n"
     "  --version\n"
-    "  --help\n";
+    "  --help\n"
+    "exit status: 0 after an orderly end, 1 when something failed, 2 when the options or the configuration are wrong\n";
 
 enum { OPT_CONFIG = 256, OPT_CHECK, OPT_VERSION, OPT_HELP, OPT_VALUE };
 

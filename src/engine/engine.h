@@ -17,6 +17,7 @@ typedef struct ts_model_info {
     const char *kind; /* "sd" or "sdxl" */
     int default_width, default_height; /* pixels; the U-Net's sample_size */
     int latent_channels;
+    int scale; /* picture pixels to a latent one, each way: 8 */
     const char *default_sampler; /* what the folder's scheduler asks for, or the nearest */
     int max_tokens; /* of a prompt, begin and end included */
     size_t parameters;

@@ -157,6 +157,7 @@ ts_code ts_model_load(const char *path, ts_model **ret, ts_error *e) {
                               .default_width = m->unet.sample_size * ts_model_scale(m),
                               .default_height = m->unet.sample_size * ts_model_scale(m),
                               .latent_channels = m->unet.in_channels,
+                              .scale = ts_model_scale(m),
                               .default_sampler = m->schedule.sampler,
                               .max_tokens = m->text[0].config.positions,
                               .parameters = parameters};

@@ -33,6 +33,13 @@ static atomic_uint *counter(local *l, int to, int x, int from) {
     return &l->arrived[((size_t)to * (size_t)l->exchanges + (size_t)x) * n + (size_t)from];
 }
 
+/* Tells the core that this is a spin. */
+static void relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+}
+
 /* The sleeper announces itself before it looks again, the ringer stores before it looks for sleepers; both
  * sequentially consistent, so one of them sees the other. */
 static void ring(bell *b) {
@@ -46,7 +53,7 @@ static ts_code wait_until(local *l, int rank, atomic_uint *at, unsigned least) {
     for (int i = 0; i < SPINS; i++) {
         if (atomic_load(at) >= least) return TS_OK;
         if (atomic_load(&l->aborted)) return TS_ECANCELLED;
-        __builtin_ia32_pause();
+        relax();
     }
     bell *b = &l->bells[rank];
     pthread_mutex_lock(&b->lock);
