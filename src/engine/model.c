@@ -1,4 +1,4 @@
-/* Loads a diffusers folder: model_index.json says which components there are. */
+/* Loads a diffusers folder, of which model_index.json says which components there are, or a single file. */
 #include "engine/model.h"
 
 #include <stdlib.h>
@@ -30,53 +30,67 @@ static ts_code in_component(const ts_model *m, const char *component, ts_code rc
     return rc ? ts_error_context(e, rc, "%s/%s", m->path, component) : TS_OK;
 }
 
-static ts_code load_unet(ts_model *m, ts_error *e) {
+/* A component's config and weights, from its folder or the single file. The config is *ret_owned too where
+ * the caller must delete it. */
+static ts_code open_component(const ts_model *m, const char *component, const cJSON **ret_config,
+                              cJSON **ret_owned, ts_weights **ret_weights, ts_error *e) {
+    if (m->checkpoint) {
+        *ret_config = ts_checkpoint_config(m->checkpoint, component);
+        return ts_checkpoint_weights(m->checkpoint, component, ret_weights, e);
+    }
     char *folder = NULL;
-    cJSON *json = NULL;
-    ts_code rc = open_config(m, "unet", "config.json", &folder, &json, e);
-    if (rc) return rc;
-    rc = in_component(m, "unet/config.json", ts_unet_config_read(json, &m->unet, e), e);
-    if (!rc) rc = ts_weights_open(folder, &m->unet_weights, e);
-    cJSON_Delete(json);
+    ts_code rc = open_config(m, component, "config.json", &folder, ret_owned, e);
+    *ret_config = *ret_owned;
+    if (!rc) rc = ts_weights_open(folder, ret_weights, e);
     free(folder);
     return rc;
 }
 
+static ts_code load_unet(ts_model *m, ts_error *e) {
+    const cJSON *json = NULL;
+    cJSON *owned = NULL;
+    ts_code rc = open_component(m, "unet", &json, &owned, &m->unet_weights, e);
+    if (!rc) rc = in_component(m, "unet/config.json", ts_unet_config_read(json, &m->unet, e), e);
+    cJSON_Delete(owned);
+    return rc;
+}
+
 static ts_code load_vae(ts_model *m, ts_error *e) {
-    char *folder = NULL;
-    cJSON *json = NULL;
-    ts_code rc = open_config(m, "vae", "config.json", &folder, &json, e);
-    if (rc) return rc;
-    rc = in_component(m, "vae/config.json", ts_vae_config_read(json, &m->vae, e), e);
-    if (!rc) rc = ts_weights_open(folder, &m->vae_weights, e);
-    cJSON_Delete(json);
+    const cJSON *json = NULL;
+    cJSON *owned = NULL;
+    ts_code rc = open_component(m, "vae", &json, &owned, &m->vae_weights, e);
+    if (!rc) rc = in_component(m, "vae/config.json", ts_vae_config_read(json, &m->vae, e), e);
+    cJSON_Delete(owned);
+    return rc;
+}
+
+static ts_code load_tokenizer(const ts_model *m, int i, ts_tokenizer **ret, ts_error *e) {
+    static const char *const folders[] = {"tokenizer", "tokenizer_2"};
+    if (m->checkpoint) return ts_checkpoint_tokenizer(m->checkpoint, i, ret, e);
+    char *folder = ts_path_join(m->path, folders[i]);
+    ts_code rc = folder ? ts_tokenizer_open(folder, ret, e) : ts_fail(e, TS_ENOMEM, "loading %s", m->path);
     free(folder);
     return rc;
 }
 
 static ts_code load_text(ts_model *m, int i, bool projected, ts_error *e) {
     static const char *const encoders[] = {"text_encoder", "text_encoder_2"};
-    static const char *const tokenizers[] = {"tokenizer", "tokenizer_2"};
     ts_text_model *t = &m->text[i];
-    char *folder = NULL, *tokenizer = ts_path_join(m->path, tokenizers[i]);
-    cJSON *json = NULL;
-    if (!tokenizer) return ts_fail(e, TS_ENOMEM, "loading %s", m->path);
-    ts_code rc = open_config(m, encoders[i], "config.json", &folder, &json, e);
-    if (rc) {
-        free(tokenizer);
-        return rc;
-    }
+    const cJSON *json = NULL;
+    cJSON *owned = NULL;
     m->text_count = i + 1;
-    rc = in_component(m, encoders[i], ts_clip_config_read(json, projected, &t->config, e), e);
-    if (!rc) rc = ts_weights_open(folder, &t->weights, e);
-    if (!rc) rc = ts_tokenizer_open(tokenizer, &t->tokenizer, e);
-    cJSON_Delete(json);
-    free(folder);
-    free(tokenizer);
+    ts_code rc = open_component(m, encoders[i], &json, &owned, &t->weights, e);
+    if (!rc) rc = in_component(m, encoders[i], ts_clip_config_read(json, projected, &t->config, e), e);
+    if (!rc) rc = load_tokenizer(m, i, &t->tokenizer, e);
+    cJSON_Delete(owned);
     return rc;
 }
 
 static ts_code load_scheduler(ts_model *m, ts_error *e) {
+    if (m->checkpoint)
+        return in_component(
+            m, "scheduler",
+            ts_schedule_config_read(ts_checkpoint_config(m->checkpoint, "scheduler"), &m->schedule, e), e);
     char *folder = ts_path_join(m->path, "scheduler");
     char *path = folder ? ts_path_join(folder, "scheduler_config.json") : NULL;
     ts_code rc =
@@ -84,6 +98,14 @@ static ts_code load_scheduler(ts_model *m, ts_error *e) {
     free(path);
     free(folder);
     return rc;
+}
+
+/* Which pipeline it is; opens the single file. */
+static ts_code load_checkpoint(ts_model *m, ts_error *e) {
+    ts_code rc = ts_checkpoint_open(m->path, &m->checkpoint, e);
+    if (rc) return rc;
+    m->xl = m->zeros_for_absent = ts_checkpoint_is_xl(m->checkpoint);
+    return TS_OK;
 }
 
 static ts_code load_index(ts_model *m, ts_error *e) {
@@ -128,15 +150,23 @@ static const char *last_name(const char *path) {
     return slash ? slash + 1 : path;
 }
 
+/* The folder's name, or the file's without its extension. */
+static char *id_of(const char *path) {
+    static const char extension[] = ".safetensors";
+    const char *name = last_name(path);
+    size_t n = strlen(name), k = sizeof extension - 1;
+    return ts_strndup(name, n > k && !strcmp(name + n - k, extension) ? n - k : n);
+}
+
 ts_code ts_model_load(const char *path, ts_model **ret, ts_error *e) {
     ts_model *m = ts_new0(ts_model);
     if (!m) return ts_fail(e, TS_ENOMEM, "loading %s", path);
     size_t n = strlen(path);
     while (n > 1 && path[n - 1] == '/') n--;
     m->path = ts_strndup(path, n);
-    m->id = m->path ? ts_strdup(last_name(m->path)) : NULL;
+    m->id = m->path ? id_of(m->path) : NULL;
     ts_code rc = m->id ? TS_OK : ts_fail(e, TS_ENOMEM, "loading %s", path);
-    if (!rc) rc = load_index(m, e);
+    if (!rc) rc = ts_file_exists(m->path) ? load_checkpoint(m, e) : load_index(m, e);
     if (!rc) rc = load_unet(m, e);
     if (!rc) rc = load_vae(m, e);
     if (!rc) rc = load_text(m, 0, false, e);
@@ -175,6 +205,7 @@ void ts_model_free(ts_model *m) {
     }
     ts_weights_free(m->vae_weights);
     ts_weights_free(m->unet_weights);
+    ts_checkpoint_free(m->checkpoint);
     free(m->id);
     free(m->path);
     free(m);

@@ -2,6 +2,7 @@
 #ifndef TS_ENGINE_MODEL_H
 #define TS_ENGINE_MODEL_H
 
+#include "engine/checkpoint.h"
 #include "engine/clip.h"
 #include "engine/engine.h"
 #include "engine/schedule.h"
@@ -18,6 +19,7 @@ typedef struct ts_text_model {
 struct ts_model {
     ts_model_info info;
     char *path, *id;
+    ts_checkpoint *checkpoint; /* what a single file holds; NULL where path is a folder */
     bool xl;
     bool zeros_for_absent; /* force_zeros_for_empty_prompt: an absent negative prompt is zeros */
     ts_unet_config unet;
@@ -31,8 +33,8 @@ struct ts_model {
 };
 
 ts_store *ts_model_store(const ts_model *m, const ts_backend *backend);
-int ts_model_scale(const ts_model *m);       /* picture pixels to a latent pixel, 8 */
-int ts_model_text_width(const ts_model *m);  /* channels of the text that the U-Net attends to */
+int ts_model_scale(const ts_model *m);        /* picture pixels to a latent pixel, 8 */
+int ts_model_text_width(const ts_model *m);   /* channels of the text that the U-Net attends to */
 int ts_model_pooled_width(const ts_model *m); /* XL: channels of the pooled text; else 0 */
 
 #endif

@@ -21,6 +21,8 @@ typedef struct ts_tokenizer ts_tokenizer;
  * there), with tokenizer_config.json, special_tokens_map.json and added_tokens.json where they exist. Errors
  * name the file: TS_ENOTFOUND, TS_EFORMAT or TS_EINVAL for what it holds, TS_EUNSUPPORTED, TS_ENOMEM. */
 ts_code ts_tokenizer_open(const char *dir, ts_tokenizer **ret, ts_error *e);
+/* The same with a padding token of the caller's in place of the folder's; NULL: the folder's. */
+ts_code ts_tokenizer_open_padded(const char *dir, const char *pad, ts_tokenizer **ret, ts_error *e);
 void ts_tokenizer_free(ts_tokenizer *t); /* NULL is fine */
 
 /* ids: max_length of them: start, the text's tokens, end, then padding to max_length, which must be 2 or

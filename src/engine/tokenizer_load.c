@@ -36,6 +36,7 @@ typedef struct spec {
 
 typedef struct loader {
     ts_tokenizer *t;
+    const char *pad; /* the caller's, or NULL */
     cJSON *tokenizer, *vocab, *config, *map, *added; /* the files; NULL where there is none */
     spec named[NAMES];                               /* text NULL: not named */
     spec *specs;                                     /* those with ids of their own */
@@ -278,6 +279,7 @@ static ts_code load_added(loader *l, ts_error *e) {
     if (!cJSON_IsObject(decoder)) decoder = NULL;
     ts_code rc = read_names(l, l->config, false, e);
     if (!rc && !decoder) rc = read_names(l, l->map, true, e);
+    if (l->pad) l->named[PAD] = (spec){.text = l->pad};
     if (!rc) rc = read_specs(l, decoder, e);
     if (rc) return rc;
     if (l->spec_count) qsort(l->specs, l->spec_count, sizeof *l->specs, by_place);
@@ -337,7 +339,11 @@ static ts_code load(loader *l, const char *dir, ts_error *e) {
 }
 
 ts_code ts_tokenizer_open(const char *dir, ts_tokenizer **ret, ts_error *e) {
-    loader l = {.t = ts_new0(ts_tokenizer)};
+    return ts_tokenizer_open_padded(dir, NULL, ret, e);
+}
+
+ts_code ts_tokenizer_open_padded(const char *dir, const char *pad, ts_tokenizer **ret, ts_error *e) {
+    loader l = {.t = ts_new0(ts_tokenizer), .pad = pad};
     ts_code rc = l.t ? ts_bpe_new(&l.t->bpe, e) : ts_fail(e, TS_ENOMEM, "opening %s", dir);
     if (!rc) rc = load(&l, dir, e);
     cJSON_Delete(l.tokenizer);

@@ -5,7 +5,8 @@ import time
 
 import common
 
-ORDER = ["noise", "samplers", "tokenizer", "text_encoders", "unets", "vae", "blocks", "pipelines", "ranks"]
+ORDER = ["noise", "samplers", "tokenizer", "text_encoders", "unets", "vae", "blocks", "pipelines", "ranks",
+         "single_file"]
 
 
 def main():

@@ -1,0 +1,218 @@
+#include "engine/checkpoint.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "base/alloc.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "engine/checkpoint_internal.h"
+#include "engine/data.h"
+#include "engine/keymap.h"
+
+#define BESIDE_BYTES ((size_t)1 << 20)
+static const ts_json_limits beside_limits = {.depth = 8, .values = 20000};
+static const char extension[] = ".safetensors";
+
+/* ---- which model it is ---- */
+
+static const struct {
+    const char *sign; /* a key that only this kind has */
+    const char *prefix[2];
+    bool openclip[2];
+} kinds[] = {
+    [CHECKPOINT_SD1] = {"cond_stage_model.transformer.", {"cond_stage_model.transformer."}, {false}},
+    [CHECKPOINT_SD2] = {"cond_stage_model.model.", {"cond_stage_model.model."}, {true}},
+    [CHECKPOINT_XL] = {"conditioner.embedders.1.model.",
+                       {"conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."},
+                       {false, true}},
+};
+
+const char *checkpoint_text_prefix(checkpoint_kind kind, int encoder) {
+    return kinds[kind].prefix[encoder];
+}
+bool checkpoint_text_is_openclip(checkpoint_kind kind, int encoder) {
+    return kinds[kind].openclip[encoder];
+}
+
+static bool any_key(const ts_safetensors *s, const char *prefix) {
+    /* In order of name: the first one that is not before the prefix has it, if any has. */
+    size_t low = 0, high = ts_safetensors_count(s);
+    while (low < high) {
+        size_t mid = low + (high - low) / 2;
+        if (strcmp(ts_safetensors_at(s, mid)->name, prefix) < 0)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return low < ts_safetensors_count(s) &&
+           strncmp(ts_safetensors_at(s, low)->name, prefix, strlen(prefix)) == 0;
+}
+
+static ts_code recognise(ts_checkpoint *c, ts_error *e) {
+    if (!any_key(c->file, CHECKPOINT_UNET))
+        return ts_fail(e, TS_EFORMAT, "%s holds no model: there is no %s*", c->path, CHECKPOINT_UNET);
+    if (!any_key(c->file, CHECKPOINT_VAE))
+        return ts_fail(e, TS_EFORMAT, "%s: there is no autoencoder (%s*)", c->path, CHECKPOINT_VAE);
+    for (int k = CHECKPOINT_XL; k >= CHECKPOINT_SD1; k--)
+        if (any_key(c->file, kinds[k].sign)) {
+            c->kind = (checkpoint_kind)k;
+            return TS_OK;
+        }
+    if (any_key(c->file, "conditioner.embedders.0.model."))
+        return ts_fail(e, TS_EUNSUPPORTED, "%s is an XL refiner, which is not offered", c->path);
+    return ts_fail(e, TS_EFORMAT, "%s: there is no text encoder (%s*, %s* or %s*)", c->path, kinds[0].sign,
+                   kinds[1].sign, kinds[2].sign);
+}
+
+/* ---- opening ---- */
+
+static ts_code read_beside(ts_checkpoint *c, ts_error *e) {
+    size_t n = strlen(c->path), k = sizeof extension - 1;
+    if (n > k && strcmp(c->path + n - k, extension) == 0) n -= k;
+    char *path = ts_format("%.*s.json", (int)n, c->path);
+    if (!path) return ts_fail(e, TS_ENOMEM, "opening %s", c->path);
+    ts_code rc = TS_OK;
+    if (ts_file_exists(path)) rc = ts_json_file(path, BESIDE_BYTES, beside_limits, &c->beside, e);
+    if (!rc && c->beside && !cJSON_IsObject(c->beside))
+        rc = ts_fail(e, TS_EFORMAT, "%s is not an object", path);
+    free(path);
+    return rc;
+}
+
+ts_code ts_checkpoint_open(const char *path, ts_checkpoint **ret, ts_error *e) {
+    ts_checkpoint *c = ts_new0(ts_checkpoint);
+    if (!c) return ts_fail(e, TS_ENOMEM, "opening %s", path);
+    const char *slash = strrchr(path, '/');
+    c->path = ts_strdup(path);
+    c->folder = slash ? ts_strndup(path, slash == path ? 1 : (size_t)(slash - path)) : ts_strdup(".");
+    ts_code rc = c->path && c->folder ? TS_OK : ts_fail(e, TS_ENOMEM, "opening %s", path);
+    if (!rc) rc = ts_safetensors_open(path, &c->file, e);
+    if (!rc) rc = recognise(c, e);
+    if (!rc) rc = read_beside(c, e);
+    if (!rc) rc = checkpoint_configure(c, e);
+    if (rc) {
+        ts_checkpoint_free(c);
+        return rc;
+    }
+    *ret = c;
+    return TS_OK;
+}
+
+void ts_checkpoint_free(ts_checkpoint *c) {
+    if (!c) return;
+    cJSON_Delete(c->config);
+    cJSON_Delete(c->beside);
+    ts_safetensors_free(c->file);
+    free(c->folder);
+    free(c->path);
+    free(c);
+}
+
+bool ts_checkpoint_is_xl(const ts_checkpoint *c) {
+    return c->kind == CHECKPOINT_XL;
+}
+
+const cJSON *ts_checkpoint_config(const ts_checkpoint *c, const char *component) {
+    return cJSON_GetObjectItemCaseSensitive(c->config, component);
+}
+
+/* ---- weights ---- */
+
+/* The three projections lie one below the other: a third of the rows each. */
+static ts_code add_thirds(ts_weights *w, char *name, const ts_file_tensor *t, ts_error *e) {
+    char *which = strchr(name, '?');
+    if (t->rank < 1 || t->shape[0] % 3)
+        return ts_fail(e, TS_EFORMAT, "tensor %.200s is not three projections", t->name);
+    ts_code rc = TS_OK;
+    for (int i = 0; i < 3 && !rc; i++) {
+        ts_file_tensor part = *t;
+        part.shape[0] /= 3;
+        part.bytes /= 3;
+        part.data = (const char *)t->data + (size_t)i * part.bytes;
+        *which = "qkv"[i];
+        rc = ts_weights_add(w, name, &part, e);
+    }
+    return rc;
+}
+
+/* OpenCLIP multiplies by its projection from the right; ours, as transformers', from the left. */
+static ts_code add_transposed(ts_weights *w, const char *name, const ts_file_tensor *t, ts_error *e) {
+    if (t->rank != 2) return ts_fail(e, TS_EFORMAT, "tensor %.200s is not a matrix", t->name);
+    const size_t rows = (size_t)t->shape[0], columns = (size_t)t->shape[1], size = ts_dtype_size(t->dtype);
+    char *bytes = malloc(t->bytes ? t->bytes : 1);
+    if (!bytes) return ts_fail(e, TS_ENOMEM, "turning %.200s round", t->name);
+    for (size_t i = 0; i < rows; i++)
+        for (size_t k = 0; k < columns; k++)
+            memcpy(bytes + (k * rows + i) * size, (const char *)t->data + (i * columns + k) * size, size);
+    ts_code rc = ts_weights_keep(w, bytes, e);
+    if (rc) return rc;
+    ts_file_tensor turned = *t;
+    turned.data = bytes;
+    turned.shape[0] = t->shape[1];
+    turned.shape[1] = t->shape[0];
+    return ts_weights_add(w, name, &turned, e);
+}
+
+static ts_code add_openclip(ts_weights *w, const char *key, const ts_file_tensor *t, ts_error *e) {
+    char name[TS_KEY_BYTES];
+    if (!ts_keymap_openclip(key, name)) return TS_OK;
+    if (strchr(name, '?')) return add_thirds(w, name, t, e);
+    if (strcmp(key, "text_projection") == 0) return add_transposed(w, name, t, e);
+    return ts_weights_add(w, name, t, e);
+}
+
+typedef enum component { UNET, VAE, TEXT, TEXT_2 } component;
+static const char *const component_names[] = {"unet", "vae", "text_encoder", "text_encoder_2"};
+
+static ts_code add_tensor(const ts_checkpoint *c, component which, ts_weights *w, const char *key,
+                          const ts_file_tensor *t, ts_error *e) {
+    char name[TS_KEY_BYTES];
+    if (which == UNET)
+        return ts_keymap_unet(key, c->unet_layers, name) ? ts_weights_add(w, name, t, e) : TS_OK;
+    if (which == VAE) return ts_keymap_vae(key, c->vae_levels, name) ? ts_weights_add(w, name, t, e) : TS_OK;
+    if (checkpoint_text_is_openclip(c->kind, (int)(which - TEXT))) return add_openclip(w, key, t, e);
+    return ts_weights_add(w, key, t, e);
+}
+
+ts_code ts_checkpoint_weights(const ts_checkpoint *c, const char *name, ts_weights **ret, ts_error *e) {
+    component which = UNET;
+    while (which <= TEXT_2 && strcmp(component_names[which], name) != 0) which++;
+    ts_assert(which < TEXT_2 || (which == TEXT_2 && c->kind == CHECKPOINT_XL));
+    const char *prefix = which == UNET  ? CHECKPOINT_UNET
+                         : which == VAE ? CHECKPOINT_VAE
+                                        : checkpoint_text_prefix(c->kind, (int)(which - TEXT));
+    const size_t n = strlen(prefix);
+    ts_weights *w = NULL;
+    ts_code rc = ts_weights_new(c->path, &w, e);
+    if (rc) return rc;
+    for (size_t i = 0; !rc && i < ts_safetensors_count(c->file); i++) {
+        const ts_file_tensor *t = ts_safetensors_at(c->file, i);
+        if (strncmp(t->name, prefix, n) == 0) rc = add_tensor(c, which, w, t->name + n, t, e);
+    }
+    if (!rc) rc = ts_weights_seal(w, e);
+    if (rc) {
+        ts_weights_free(w);
+        return rc;
+    }
+    *ret = w;
+    return TS_OK;
+}
+
+/* ---- tokenizers ---- */
+
+ts_code ts_checkpoint_tokenizer(const ts_checkpoint *c, int encoder, ts_tokenizer **ret, ts_error *e) {
+    static const char *const keys[] = {"tokenizer", "tokenizer_2"};
+    const char *folder;
+    ts_code rc = ts_json_string(c->beside, keys[encoder], NULL, &folder, e);
+    if (rc) return rc;
+    /* OpenCLIP pads with its token 0. */
+    const char *pad = folder ? NULL : checkpoint_text_is_openclip(c->kind, encoder) ? "!" : "<|endoftext|>";
+    char *path = !folder          ? ts_data_path("clip")
+                 : *folder == '/' ? ts_strdup(folder)
+                                  : ts_path_join(c->folder, folder);
+    if (!path) return ts_fail(e, TS_ENOMEM, "the tokenizer of %s", c->path);
+    rc = ts_tokenizer_open_padded(path, pad, ret, e);
+    free(path);
+    return rc ? ts_error_context(e, rc, "%s", keys[encoder]) : TS_OK;
+}

@@ -1,0 +1,250 @@
+/* Configurations from shapes, for files that come without any. Numbers that no shape tells are those of the
+ * published models (runwayml/stable-diffusion-v1-5, stabilityai/stable-diffusion-2-1 and -xl-base-1.0). */
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include "engine/checkpoint_internal.h"
+#include "engine/unet.h"
+#include "engine/vae.h"
+
+#define BLOCKS_MAXIMUM 1000
+#define HEAD_CHANNELS                                                                                        \
+    64 /* of each attention head, but in the U-Net of 1.x, which has eight heads everywhere */
+#define SD1_HEADS 8
+#define TIME_IDS  6 /* XL: original size, crop, target size */
+
+static const ts_file_tensor *find(const ts_checkpoint *c, const char *format, va_list args) {
+    char name[256];
+    vsnprintf(name, sizeof name, format, args);
+    return ts_safetensors_find(c->file, name);
+}
+
+static bool has(const ts_checkpoint *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static bool has(const ts_checkpoint *c, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    const ts_file_tensor *t = find(c, format, args);
+    va_end(args);
+    return t != NULL;
+}
+
+/* Size of a tensor's dimension, 0 when there is none. The readers of the configs bound it. */
+static int dim(const ts_checkpoint *c, int axis, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+static int dim(const ts_checkpoint *c, int axis, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    const ts_file_tensor *t = find(c, format, args);
+    va_end(args);
+    return t && t->rank > axis && t->shape[axis] < (1 << 24) ? (int)t->shape[axis] : 0;
+}
+
+static ts_code lacks(const ts_checkpoint *c, const char *what, ts_error *e) {
+    return ts_fail(e, TS_EFORMAT, "%s: %s", c->path, what);
+}
+
+/* A config being made: cJSON leaves out what it has no memory for, and that would be another config. */
+typedef struct draft {
+    cJSON *json;
+    bool failed;
+} draft;
+
+static void put_number(draft *d, const char *key, double v) {
+    if (!cJSON_AddNumberToObject(d->json, key, v)) d->failed = true;
+}
+static void put_bool(draft *d, const char *key, bool v) {
+    if (!cJSON_AddBoolToObject(d->json, key, v)) d->failed = true;
+}
+static void put_string(draft *d, const char *key, const char *v) {
+    if (!cJSON_AddStringToObject(d->json, key, v)) d->failed = true;
+}
+static void put_item(draft *d, const char *key, cJSON *item) {
+    if (!item || !cJSON_AddItemToObject(d->json, key, item)) d->failed = true;
+}
+static void put_list(draft *d, const char *key, const int *values, int n) {
+    put_item(d, key, cJSON_CreateIntArray(values, n));
+}
+static void put_types(draft *d, const char *key, const char *const *types, int n) {
+    put_item(d, key, cJSON_CreateStringArray(types, n));
+}
+
+static int count_transformers(const ts_checkpoint *c, const char *stem) {
+    int n = 0;
+    while (n < BLOCKS_MAXIMUM && has(c, "%s.transformer_blocks.%d.norm1.weight", stem, n)) n++;
+    return n;
+}
+
+/* How many blocks there are on the way down, and how many of them make a level (the last one downsamples). */
+static ts_code count_levels(ts_checkpoint *c, int *ret_levels, ts_error *e) {
+    int blocks = 1, layers = 0;
+    for (; blocks < BLOCKS_MAXIMUM; blocks++) {
+        bool down = has(c, CHECKPOINT_UNET "input_blocks.%d.0.op.weight", blocks);
+        if (down && !layers) layers = blocks - 1;
+        if (!down && !has(c, CHECKPOINT_UNET "input_blocks.%d.0.in_layers.0.weight", blocks)) break;
+    }
+    if (!layers) layers = blocks - 1; /* one level: nothing downsamples */
+    if (layers < 1 || blocks % (layers + 1) || blocks / (layers + 1) > TS_UNET_LEVELS)
+        return lacks(c, "the input blocks of the U-Net are no levels of equal length", e);
+    int up = 0;
+    while (up < BLOCKS_MAXIMUM && has(c, CHECKPOINT_UNET "output_blocks.%d.0.in_layers.0.weight", up)) up++;
+    if (up != blocks)
+        return ts_fail(e, TS_EFORMAT, "%s: the U-Net has %d input blocks and %d output blocks", c->path,
+                       blocks, up);
+    c->unet_layers = layers;
+    *ret_levels = blocks / (layers + 1);
+    return TS_OK;
+}
+
+static ts_code unet_config(ts_checkpoint *c, draft *d, ts_error *e) {
+    int levels = 0, channels[TS_UNET_LEVELS], heads[TS_UNET_LEVELS], depth[TS_UNET_LEVELS];
+    ts_code rc = count_levels(c, &levels, e);
+    if (rc) return rc;
+    const int stride = c->unet_layers + 1;
+    const char *down[TS_UNET_LEVELS], *up[TS_UNET_LEVELS];
+    for (int i = 0; i < levels; i++) {
+        char stem[96];
+        snprintf(stem, sizeof stem, CHECKPOINT_UNET "input_blocks.%d.1", 1 + i * stride);
+        bool attends = has(c, "%s.norm.weight", stem);
+        if (!attends && i + 1 == levels) snprintf(stem, sizeof stem, CHECKPOINT_UNET "middle_block.1");
+        depth[i] = count_transformers(c, stem);
+        if (!depth[i]) depth[i] = 1;
+        channels[i] = dim(c, 0, CHECKPOINT_UNET "input_blocks.%d.0.out_layers.3.weight", 1 + i * stride);
+        heads[i] = c->kind == CHECKPOINT_SD1         ? SD1_HEADS
+                   : channels[i] / HEAD_CHANNELS > 1 ? channels[i] / HEAD_CHANNELS
+                                                     : 1;
+        bool up_attends = has(c, CHECKPOINT_UNET "output_blocks.%d.1.norm.weight", i * stride);
+        down[i] = attends ? "CrossAttnDownBlock2D" : "DownBlock2D";
+        up[i] = up_attends ? "CrossAttnUpBlock2D" : "UpBlock2D";
+    }
+    put_types(d, "down_block_types", down, levels);
+    put_types(d, "up_block_types", up, levels);
+    put_list(d, "block_out_channels", channels, levels);
+    put_list(d, "attention_head_dim", heads, levels);
+    put_list(d, "transformer_layers_per_block", depth, levels);
+    put_number(d, "layers_per_block", c->unet_layers);
+    put_number(d, "in_channels", dim(c, 1, CHECKPOINT_UNET "input_blocks.0.0.weight"));
+    put_number(d, "out_channels", dim(c, 0, CHECKPOINT_UNET "out.2.weight"));
+    put_number(d, "cross_attention_dim",
+               dim(c, 1, CHECKPOINT_UNET "middle_block.1.transformer_blocks.0.attn2.to_k.weight"));
+    put_bool(d, "use_linear_projection", !dim(c, 2, CHECKPOINT_UNET "middle_block.1.proj_in.weight"));
+    static const int sizes[] = {[CHECKPOINT_SD1] = 64, [CHECKPOINT_SD2] = 96, [CHECKPOINT_XL] = 128};
+    put_number(d, "sample_size", sizes[c->kind]);
+    if (c->kind != CHECKPOINT_XL) return TS_OK;
+    int added = dim(c, 1, CHECKPOINT_UNET "label_emb.0.0.weight");
+    int pooled = dim(c, 1, "%stext_projection", checkpoint_text_prefix(c->kind, 1));
+    put_string(d, "addition_embed_type", "text_time");
+    put_number(d, "projection_class_embeddings_input_dim", added);
+    put_number(d, "addition_time_embed_dim", (added - pooled) / TIME_IDS);
+    return TS_OK;
+}
+
+static ts_code vae_config(ts_checkpoint *c, draft *d, ts_error *e) {
+    int channels[TS_VAE_LEVELS], levels = 0, layers = 0;
+    for (; has(c, CHECKPOINT_VAE "decoder.up.%d.block.0.conv1.weight", levels); levels++) {
+        if (levels == TS_VAE_LEVELS) return lacks(c, "the autoencoder has too many levels", e);
+        channels[levels] = dim(c, 0, CHECKPOINT_VAE "decoder.up.%d.block.0.conv2.weight", levels);
+    }
+    while (layers < BLOCKS_MAXIMUM && has(c, CHECKPOINT_VAE "decoder.up.0.block.%d.conv1.weight", layers))
+        layers++;
+    if (!levels || layers < 2) return lacks(c, "there is no autoencoder (first_stage_model.decoder)", e);
+    c->vae_levels = levels;
+    put_list(d, "block_out_channels", channels, levels);
+    put_number(d, "layers_per_block", layers - 1); /* the decoder has one more */
+    put_number(d, "latent_channels", dim(c, 1, CHECKPOINT_VAE "decoder.conv_in.weight"));
+    put_bool(d, "use_post_quant_conv", has(c, CHECKPOINT_VAE "post_quant_conv.weight"));
+    put_bool(d, "mid_block_add_attention", has(c, CHECKPOINT_VAE "decoder.mid.attn_1.q.weight"));
+    put_number(d, "scaling_factor", c->kind == CHECKPOINT_XL ? 0.13025 : 0.18215);
+    return TS_OK;
+}
+
+/* transformers' CLIPTextModel, below text_model or (as transformers 5 writes it) not. */
+static void clip_sizes(const ts_checkpoint *c, const char *prefix, draft *d) {
+    char stem[96];
+    snprintf(stem, sizeof stem, "%stext_model.", prefix);
+    if (!has(c, "%sembeddings.token_embedding.weight", stem)) snprintf(stem, sizeof stem, "%s", prefix);
+    int layers = 0;
+    while (layers < BLOCKS_MAXIMUM && has(c, "%sencoder.layers.%d.layer_norm1.weight", stem, layers))
+        layers++;
+    int hidden = dim(c, 1, "%sembeddings.token_embedding.weight", stem);
+    put_number(d, "num_hidden_layers", layers);
+    put_number(d, "hidden_size", hidden);
+    put_number(d, "vocab_size", dim(c, 0, "%sembeddings.token_embedding.weight", stem));
+    put_number(d, "max_position_embeddings", dim(c, 0, "%sembeddings.position_embedding.weight", stem));
+    put_number(d, "intermediate_size", dim(c, 0, "%sencoder.layers.0.mlp.fc1.weight", stem));
+    put_number(d, "num_attention_heads", hidden > HEAD_CHANNELS ? hidden / HEAD_CHANNELS : 1);
+    put_string(d, "hidden_act", "quick_gelu");
+}
+
+static void openclip_sizes(const ts_checkpoint *c, const char *prefix, draft *d) {
+    int layers = 0, hidden = dim(c, 1, "%stoken_embedding.weight", prefix);
+    while (layers < BLOCKS_MAXIMUM && has(c, "%stransformer.resblocks.%d.ln_1.weight", prefix, layers))
+        layers++;
+    /* 2.x was trained on the last but one layer, normed as if it were the last; XL asks for it by name. */
+    if (c->kind == CHECKPOINT_SD2) layers--;
+    put_number(d, "num_hidden_layers", layers);
+    put_number(d, "hidden_size", hidden);
+    put_number(d, "vocab_size", dim(c, 0, "%stoken_embedding.weight", prefix));
+    put_number(d, "max_position_embeddings", dim(c, 0, "%spositional_embedding", prefix));
+    put_number(d, "intermediate_size", dim(c, 0, "%stransformer.resblocks.0.mlp.c_fc.weight", prefix));
+    put_number(d, "num_attention_heads", hidden > HEAD_CHANNELS ? hidden / HEAD_CHANNELS : 1);
+    put_string(d, "hidden_act", "gelu");
+    if (c->kind == CHECKPOINT_XL) put_number(d, "projection_dim", dim(c, 1, "%stext_projection", prefix));
+}
+
+/* The published models' schedulers. 2.x is taken to predict v, as diffusers takes it: nothing in the file
+ * tells 2-base, which does not. Files that are marked with tensors of these names say so themselves. */
+static void scheduler_config(const ts_checkpoint *c, draft *d) {
+    static const char *const classes[] = {[CHECKPOINT_SD1] = "PNDMScheduler",
+                                          [CHECKPOINT_SD2] = "DDIMScheduler",
+                                          [CHECKPOINT_XL] = "EulerDiscreteScheduler"};
+    bool v = c->kind == CHECKPOINT_SD2 || has(c, "v_pred");
+    put_string(d, "_class_name", classes[c->kind]);
+    put_number(d, "num_train_timesteps", 1000);
+    put_number(d, "beta_start", 0.00085);
+    put_number(d, "beta_end", 0.012);
+    put_string(d, "beta_schedule", "scaled_linear");
+    put_string(d, "timestep_spacing", "leading");
+    put_string(d, "prediction_type", v ? "v_prediction" : "epsilon");
+    put_number(d, "steps_offset", 1);
+    put_bool(d, "clip_sample", false);
+    put_bool(d, "set_alpha_to_one", false);
+    put_bool(d, "rescale_betas_zero_snr", has(c, "ztsnr"));
+}
+
+static ts_code merge(cJSON *json, const cJSON *over, const char *name, ts_error *e) {
+    if (!over) return TS_OK;
+    if (!cJSON_IsObject(over)) return ts_fail_param(e, TS_EFORMAT, name, "%s is not an object", name);
+    const cJSON *v;
+    cJSON_ArrayForEach(v, over) {
+        cJSON *copy = cJSON_Duplicate(v, true);
+        if (!copy) return ts_fail(e, TS_ENOMEM, "reading a configuration");
+        cJSON_DeleteItemFromObjectCaseSensitive(json, v->string);
+        cJSON_AddItemToObject(json, v->string, copy);
+    }
+    return TS_OK;
+}
+
+ts_code checkpoint_configure(ts_checkpoint *c, ts_error *e) {
+    static const char *const names[] = {"unet", "vae", "text_encoder", "text_encoder_2", "scheduler"};
+    c->config = cJSON_CreateObject();
+    ts_code rc = TS_OK;
+    for (int i = 0; !rc && i < 5; i++) {
+        if (i == 3 && c->kind != CHECKPOINT_XL) continue;
+        draft d = {.json = cJSON_AddObjectToObject(c->config, names[i])};
+        if (!d.json) return ts_fail(e, TS_ENOMEM, "%s", c->path);
+        const char *prefix = i == 2 || i == 3 ? checkpoint_text_prefix(c->kind, i - 2) : NULL;
+        if (i == 0)
+            rc = unet_config(c, &d, e);
+        else if (i == 1)
+            rc = vae_config(c, &d, e);
+        else if (!prefix)
+            scheduler_config(c, &d);
+        else if (checkpoint_text_is_openclip(c->kind, i - 2))
+            openclip_sizes(c, prefix, &d);
+        else
+            clip_sizes(c, prefix, &d);
+        if (!rc && d.failed) rc = ts_fail(e, TS_ENOMEM, "%s", c->path);
+        if (!rc) rc = merge(d.json, cJSON_GetObjectItemCaseSensitive(c->beside, names[i]), names[i], e);
+    }
+    return rc;
+}

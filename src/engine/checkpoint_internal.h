@@ -1,0 +1,28 @@
+/* What checkpoint.c opens and checkpoint_config.c reads. */
+#ifndef TS_ENGINE_CHECKPOINT_INTERNAL_H
+#define TS_ENGINE_CHECKPOINT_INTERNAL_H
+
+#include "engine/checkpoint.h"
+#include "engine/safetensors.h"
+
+typedef enum checkpoint_kind { CHECKPOINT_SD1, CHECKPOINT_SD2, CHECKPOINT_XL } checkpoint_kind;
+
+struct ts_checkpoint {
+    char *path, *folder; /* the folder that the file is in */
+    ts_safetensors *file;
+    checkpoint_kind kind;
+    int unet_layers, vae_levels; /* what the names depend on */
+    cJSON *config;               /* {component: config} */
+    cJSON *beside;               /* NAME.json, or NULL */
+};
+
+/* Prefixes of the components' keys by kind. */
+#define CHECKPOINT_UNET "model.diffusion_model."
+#define CHECKPOINT_VAE  "first_stage_model."
+const char *checkpoint_text_prefix(checkpoint_kind kind, int encoder);
+bool checkpoint_text_is_openclip(checkpoint_kind kind, int encoder);
+
+/* Fills config, unet_layers and vae_levels from the shapes. TS_EFORMAT naming what is missing, TS_ENOMEM. */
+ts_code checkpoint_configure(ts_checkpoint *c, ts_error *e);
+
+#endif

@@ -1,0 +1,424 @@
+/* Single files in the LDM/SGM layout against the folders that they are made of, and files that are refused.
+ *
+ * The fixture says of each tensor of such a file what it is made of; diffusers' own conversion has read it
+ * back. The files are put together here, so that the weights are not kept twice. */
+#include "pictures.h"
+
+#include <unistd.h>
+#include "engine/checkpoint.h"
+
+typedef struct source {
+    char *folder;
+    ts_safetensors *file;
+} source;
+
+typedef struct workshop {
+    cJSON *cases;
+    char folder[64]; /* where the files are put */
+    source sources[16];
+    int source_count;
+    void *made[8192]; /* bytes that were put together */
+    size_t made_count;
+    ts_file_tensor tensors[4096];
+    size_t count;
+} workshop;
+
+static workshop w;
+
+static const cJSON *case_of(const char *kind) {
+    const cJSON *c;
+    cJSON_ArrayForEach(c, w.cases) if (!strcmp(json_text(c, "kind"), kind)) return c;
+    fail_msg("no case %s", kind);
+    return NULL;
+}
+
+static const ts_safetensors *source_of(const char *folder) {
+    for (int i = 0; i < w.source_count; i++)
+        if (!strcmp(w.sources[i].folder, folder)) return w.sources[i].file;
+    assert_true(w.source_count < 16);
+    bool text = strstr(folder, "text_encoder") != NULL;
+    char *name = ts_format("%s/%s.safetensors", folder, text ? "model" : "diffusion_pytorch_model");
+    source *s = &w.sources[w.source_count++];
+    *s = (source){.folder = ts_strdup(folder), .file = fixture_tensors(name)};
+    free(name);
+    return s->file;
+}
+
+static char *room(size_t bytes) {
+    assert_true(w.made_count < sizeof w.made / sizeof *w.made);
+    char *m = calloc(bytes ? bytes : 1, 1);
+    assert_non_null(m);
+    w.made[w.made_count++] = m;
+    return m;
+}
+
+/* The tensors named in `of` one behind the other. */
+static void put_tensor(const cJSON *entry) {
+    const ts_safetensors *from = source_of(json_text(entry, "folder"));
+    const cJSON *of = cJSON_GetObjectItemCaseSensitive(entry, "of"), *v;
+    ts_file_tensor *t = &w.tensors[w.count++];
+    assert_true(w.count < sizeof w.tensors / sizeof *w.tensors);
+    *t = (ts_file_tensor){.name = json_text(entry, "key")};
+    cJSON_ArrayForEach(v, cJSON_GetObjectItemCaseSensitive(entry, "shape")) t->shape[t->rank++] = v->valueint;
+    cJSON_ArrayForEach(v, of) {
+        const ts_file_tensor *part = ts_safetensors_find(from, v->valuestring);
+        if (!part) fail_msg("no tensor %s", v->valuestring);
+        t->dtype = part->dtype;
+        t->bytes += part->bytes;
+    }
+    char *bytes = room(t->bytes), *at = bytes;
+    t->data = bytes;
+    cJSON_ArrayForEach(v, of) {
+        const ts_file_tensor *part = ts_safetensors_find(from, v->valuestring);
+        memcpy(at, part->data, part->bytes);
+        at += part->bytes;
+    }
+    if (!cJSON_GetObjectItemCaseSensitive(entry, "transposed")) return;
+    char *turned = room(t->bytes);
+    size_t rows = (size_t)t->shape[0], columns = (size_t)t->shape[1], size = ts_dtype_size(t->dtype);
+    for (size_t i = 0; i < rows; i++)
+        for (size_t k = 0; k < columns; k++)
+            memcpy(turned + (i * columns + k) * size, bytes + (k * rows + i) * size, size);
+    t->data = turned;
+}
+
+static void put_tensors(const cJSON *c, const char *but) {
+    const cJSON *entry;
+    cJSON_ArrayForEach(entry, cJSON_GetObjectItemCaseSensitive(c, "tensors")) {
+        if (!but || strncmp(json_text(entry, "key"), but, strlen(but)) != 0) put_tensor(entry);
+    }
+}
+
+/* All tensors of a kind of file. 2.x shares all but its text encoder with 1.x here. */
+static void gather(const char *kind) {
+    while (w.made_count) free(w.made[--w.made_count]);
+    w.count = 0;
+    put_tensors(case_of(kind), NULL);
+    if (!strcmp(kind, "sd2")) put_tensors(case_of("sd1"), "cond_stage_model.");
+}
+
+static char *write_file(const char *name) {
+    char *path = ts_format("%s/%s.safetensors", w.folder, name);
+    ts_error e = {0};
+    must(ts_safetensors_write(path, w.tensors, w.count, &e), &e);
+    return path;
+}
+
+/* NAME.json: the fixture's, with the folders of the tokenizers by their full path. */
+static void write_beside(const cJSON *c, const char *name) {
+    cJSON *json = cJSON_Duplicate(cJSON_GetObjectItemCaseSensitive(c, "beside"), true);
+    static const char *const keys[] = {"tokenizer", "tokenizer_2"};
+    for (int i = 0; i < 2; i++) {
+        const cJSON *folder = cJSON_GetObjectItemCaseSensitive(json, keys[i]);
+        if (!folder) continue;
+        char *inner = ts_format("%s/%s", json_text(c, "pipeline"), folder->valuestring);
+        char *relative = fixture_path(inner), *full = realpath(relative, NULL);
+        assert_non_null(full);
+        cJSON_ReplaceItemInObjectCaseSensitive(json, keys[i], cJSON_CreateString(full));
+        free(inner);
+        free(relative);
+        free(full);
+    }
+    char *text = cJSON_PrintUnformatted(json), *path = ts_format("%s/%s.json", w.folder, name);
+    ts_error e = {0};
+    must(ts_write_file(path, text, strlen(text), &e), &e);
+    cJSON_free(text);
+    free(path);
+    cJSON_Delete(json);
+}
+
+static char *make(const char *kind) {
+    gather(kind);
+    write_beside(case_of(kind), kind);
+    return write_file(kind);
+}
+
+static void discard(char *path) {
+    char *beside = ts_format("%.*s.json", (int)(strlen(path) - strlen(".safetensors")), path);
+    unlink(beside);
+    unlink(path);
+    free(beside);
+    free(path);
+}
+
+/* ---- what they hold ---- */
+
+/* Every parameter of the folder is there, under its name and with its bytes. */
+static void same_weights(const ts_checkpoint *c, const char *component, const char *folder) {
+    ts_error e = {0};
+    ts_weights *have = NULL;
+    must(ts_checkpoint_weights(c, component, &have, &e), &e);
+    const ts_safetensors *want = source_of(folder);
+    for (size_t i = 0; i < ts_safetensors_count(want); i++) {
+        const ts_file_tensor *t = ts_safetensors_at(want, i);
+        if (strstr(t->name, "position_ids")) continue;
+        const ts_param *p = ts_weights_find(have, t->name);
+        if (!p && strncmp(t->name, "text_model.", 11)) { /* transformers 5 leaves it out */
+            char *full = ts_format("text_model.%s", t->name);
+            p = ts_weights_find(have, full);
+            free(full);
+        }
+        if (!p) fail_msg("%s: no %s", component, t->name);
+        size_t elements = 1;
+        for (int k = 0; k < p->rank; k++) {
+            assert_int_equal(p->shape[k], t->shape[k]);
+            elements *= (size_t)p->shape[k];
+        }
+        assert_int_equal(p->dtype, t->dtype);
+        assert_int_equal(elements, ts_file_tensor_elements(t));
+        assert_memory_equal(p->data, t->data, t->bytes);
+    }
+    ts_weights_free(have);
+}
+
+static void the_weights_are_those_of_the_folder(void **state) {
+    const char *kind = *state;
+    const bool xl = !strcmp(kind, "xl"), two = !strcmp(kind, "sd2");
+    const char *pipeline = json_text(case_of(kind), "pipeline");
+    char *path = make(kind);
+    ts_error e = {0};
+    ts_checkpoint *c = NULL;
+    must(ts_checkpoint_open(path, &c, &e), &e);
+    assert_int_equal(ts_checkpoint_is_xl(c), xl);
+    static const char *const components[] = {"unet", "vae", "text_encoder", "text_encoder_2"};
+    for (int i = 0; i < (xl ? 4 : 3); i++) {
+        char *folder =
+            i == 2 && two ? ts_strdup("text_encoders/sd2") : ts_format("%s/%s", pipeline, components[i]);
+        same_weights(c, components[i], folder);
+        free(folder);
+    }
+    ts_checkpoint_free(c);
+    discard(path);
+}
+
+/* Numbers, or lists of them, of a config that the shapes tell. */
+static void same_values(const cJSON *have, const cJSON *want, const char *const *keys) {
+    for (; *keys; keys++) {
+        const cJSON *a = cJSON_GetObjectItemCaseSensitive(have, *keys);
+        const cJSON *b = cJSON_GetObjectItemCaseSensitive(want, *keys);
+        /* One number in a folder may stand for all levels. */
+        if (cJSON_IsArray(a) && cJSON_IsNumber(b)) a = a->child;
+        if (!b) continue; /* the default */
+        if (!cJSON_Compare(a, b, true)) fail_msg("%s differs", *keys);
+    }
+}
+
+static void the_sizes_are_read_from_the_shapes(void **state) {
+    const char *kind = *state;
+    const bool xl = !strcmp(kind, "xl"), two = !strcmp(kind, "sd2");
+    const char *pipeline = json_text(case_of(kind), "pipeline");
+    static const char *const unet[] = {"block_out_channels",
+                                       "layers_per_block",
+                                       "down_block_types",
+                                       "up_block_types",
+                                       "transformer_layers_per_block",
+                                       "in_channels",
+                                       "out_channels",
+                                       "cross_attention_dim",
+                                       "use_linear_projection",
+                                       "addition_embed_type",
+                                       "addition_time_embed_dim",
+                                       "projection_class_embeddings_input_dim",
+                                       NULL};
+    static const char *const vae[] = {"block_out_channels",
+                                      "layers_per_block",
+                                      "latent_channels",
+                                      "use_post_quant_conv",
+                                      "mid_block_add_attention",
+                                      "scaling_factor",
+                                      NULL};
+    static const char *const text[] = {"hidden_size", "intermediate_size",       "num_hidden_layers",
+                                       "hidden_act",  "max_position_embeddings", "vocab_size",
+                                       NULL};
+    static const char *const projected[] = {"hidden_size",
+                                            "intermediate_size",
+                                            "num_hidden_layers",
+                                            "hidden_act",
+                                            "max_position_embeddings",
+                                            "vocab_size",
+                                            "projection_dim",
+                                            NULL};
+    const struct {
+        const char *component;
+        const char *const *keys;
+    } parts[] = {{"unet", unet}, {"vae", vae}, {"text_encoder", text}, {"text_encoder_2", projected}};
+    char *path = make(kind);
+    ts_error e = {0};
+    ts_checkpoint *c = NULL;
+    must(ts_checkpoint_open(path, &c, &e), &e);
+    for (int i = 0; i < (xl ? 4 : 3); i++) {
+        char *name = i == 2 && two ? ts_strdup("text_encoders/sd2/config.json")
+                                   : ts_format("%s/%s/config.json", pipeline, parts[i].component);
+        cJSON *want = fixture_json(name);
+        same_values(ts_checkpoint_config(c, parts[i].component), want, parts[i].keys);
+        cJSON_Delete(want);
+        free(name);
+    }
+    ts_checkpoint_free(c);
+    discard(path);
+}
+
+/* The folder's picture is held against diffusers in test_pictures.c; this one is the same to the bit. */
+static void the_picture_is_that_of_the_folder(void **state) {
+    const char *kind = *state;
+    char *path = make(kind);
+    studio folder = studio_open(json_text(case_of(kind), "pipeline"), &ts_backend_cpu, 1), file = folder;
+    ts_error e = {0};
+    file.model = NULL;
+    must(ts_model_load(path, &file.model, &e), &e);
+    assert_string_equal(ts_model_get_info(file.model)->id, kind);
+    ts_shape shape = {.width = 64,
+                      .height = 64,
+                      .steps = 3,
+                      .sampler = ts_sampler_find(folder.model->schedule.sampler),
+                      .parallel = {.mode = TS_MODE_SINGLE},
+                      .dtype = TS_F32,
+                      .guided = true};
+    ts_picture request = {.prompt = "a small red box", .seed = 7, .guidance_scale = 5};
+    shot want = studio_shoot(folder, &shape, &request), have = studio_shoot(file, &shape, &request);
+    assert_memory_equal(have.rgb, want.rgb, 64 * 64 * 3);
+    assert_true(relative_l2(have.latents, want.latents) == 0);
+    shot_free(want);
+    shot_free(have);
+    ts_group_close(file.group); /* both models' programs are the group's */
+    ts_model_free(folder.model);
+    ts_model_free(file.model);
+    discard(path);
+}
+
+/* CLIP's own vocabulary comes with the program: ids that transformers gives with
+ * openai/clip-vit-large-patch14. */
+static void a_file_without_a_tokenizer_has_that_of_clip(void **state) {
+    (void)state;
+    static const struct {
+        const char *kind;
+        int encoder;
+        int32_t pad;
+    } encoders[] = {{"sd1", 0, 49407}, {"sd2", 0, 0}, {"xl", 0, 49407}, {"xl", 1, 0}};
+    static const int32_t cat[] = {49406, 320, 1125, 539, 320, 2368, 49407};
+    for (size_t i = 0; i < sizeof encoders / sizeof *encoders; i++) {
+        gather(encoders[i].kind);
+        char *path = write_file(encoders[i].kind);
+        ts_error e = {0};
+        ts_checkpoint *c = NULL;
+        ts_tokenizer *t = NULL;
+        must(ts_checkpoint_open(path, &c, &e), &e);
+        must(ts_checkpoint_tokenizer(c, encoders[i].encoder, &t, &e), &e);
+        int32_t ids[77];
+        int count;
+        must(ts_tokenizer_encode(t, "a photo of a cat", 16, 77, ids, &count, NULL, &e), &e);
+        assert_int_equal(count, 7);
+        assert_memory_equal(ids, cat, sizeof cat);
+        for (int k = count; k < 77; k++) assert_int_equal(ids[k], encoders[i].pad);
+        assert_int_equal(ts_tokenizer_size(t), 49408);
+        ts_tokenizer_free(t);
+        ts_checkpoint_free(c);
+        discard(path);
+    }
+}
+
+/* ---- what is refused ---- */
+
+static void refused(const char *how, ts_code code, const char *word) {
+    char *path = write_file("bad");
+    ts_error e = {0};
+    ts_model *m = NULL;
+    ts_code rc = ts_model_load(path, &m, &e);
+    assert_null(m);
+    if (rc != code || !strstr(e.message, word))
+        fail_msg("%s: %s \"%s\", not %s and %s", how, ts_code_name(rc), e.message, ts_code_name(code), word);
+    discard(path);
+}
+
+static void drop(const char *prefix) {
+    size_t kept = 0;
+    for (size_t i = 0; i < w.count; i++)
+        if (strncmp(w.tensors[i].name, prefix, strlen(prefix)) != 0) w.tensors[kept++] = w.tensors[i];
+    w.count = kept;
+}
+
+static void a_file_that_is_no_model_says_what_it_lacks(void **state) {
+    (void)state;
+    static const char *const parts[] = {"model.diffusion_model.", "first_stage_model.", "cond_stage_model."};
+    static const char *const words[] = {"model.diffusion_model.", "first_stage_model.", "text encoder"};
+    for (int i = 0; i < 3; i++) {
+        gather("sd1");
+        drop(parts[i]);
+        refused(parts[i], TS_EFORMAT, words[i]);
+    }
+    gather("xl");
+    drop("conditioner.embedders.0.");
+    refused("an XL model without its first encoder", TS_EFORMAT, "hidden_size");
+    gather("sd1");
+    drop("model.diffusion_model.input_blocks.4.");
+    refused("a U-Net without a block", TS_EFORMAT, "input blocks");
+}
+
+static void a_projection_that_is_not_three_is_refused(void **state) {
+    (void)state;
+    gather("xl");
+    for (size_t i = 0; i < w.count; i++) {
+        ts_file_tensor *t = &w.tensors[i];
+        if (!strstr(t->name, "resblocks.0.attn.in_proj_bias")) continue;
+        t->shape[0]--;
+        t->bytes -= ts_dtype_size(t->dtype);
+    }
+    refused("143 rows", TS_EFORMAT, "in_proj_bias");
+}
+
+static void what_lies_beside_is_checked(void **state) {
+    (void)state;
+    static const struct {
+        const char *text, *word;
+    } beside[] = {{"[]", "not an object"},
+                  {"{\"unet\":7}", "unet"},
+                  {"{\"vae\":{\"block_out_channels\":\"many\"}}", "block_out_channels"},
+                  {"{\"scheduler\":{\"beta_schedule\":\"round\"}}", "beta_schedule"},
+                  {"{\"tokenizer\":\"no/such/folder\"}", "no/such/folder"}};
+    for (size_t i = 0; i < sizeof beside / sizeof *beside; i++) {
+        gather("sd1");
+        char *path = write_file("bad"), *json = ts_format("%s/bad.json", w.folder);
+        ts_error e = {0};
+        ts_model *m = NULL;
+        must(ts_write_file(json, beside[i].text, strlen(beside[i].text), &e), &e);
+        assert_int_not_equal(ts_model_load(path, &m, &e), TS_OK);
+        assert_null(m);
+        if (!strstr(e.message, beside[i].word)) fail_msg("%s: %s", beside[i].text, e.message);
+        free(json);
+        discard(path);
+    }
+}
+
+int main(int argc, char **argv) {
+    fixture_init(argc, argv);
+    parity_init(argc, argv);
+    strcpy(w.folder, "/tmp/tessera-files-XXXXXX");
+    if (!mkdtemp(w.folder)) return 1;
+    w.cases = fixture_json("single_file.json");
+    static const char *const kinds[] = {"sd1", "sd2", "xl"};
+    test_list tests = {0};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        test_add(&tests, the_weights_are_those_of_the_folder, kinds[i], 0, "%s: the weights are the folder's",
+                 kinds[i]);
+        test_add(&tests, the_sizes_are_read_from_the_shapes, kinds[i], 0, "%s: sizes from shapes", kinds[i]);
+        if (i != 1)
+            test_add(&tests, the_picture_is_that_of_the_folder, kinds[i], 0,
+                     "%s: the picture is the folder's", kinds[i]);
+    }
+    test_add(&tests, a_file_without_a_tokenizer_has_that_of_clip, NULL, 0,
+             "a file without a tokenizer has CLIP's");
+    test_add(&tests, a_file_that_is_no_model_says_what_it_lacks, NULL, 0,
+             "a file that is no model says what it lacks");
+    test_add(&tests, a_projection_that_is_not_three_is_refused, NULL, 0,
+             "a projection that is not three is refused");
+    test_add(&tests, what_lies_beside_is_checked, NULL, 0, "what lies beside is checked");
+    int failed = test_run(&tests, "files");
+    for (int i = 0; i < w.source_count; i++) {
+        ts_safetensors_free(w.sources[i].file);
+        free(w.sources[i].folder);
+    }
+    for (size_t i = 0; i < w.made_count; i++) free(w.made[i]);
+    cJSON_Delete(w.cases);
+    rmdir(w.folder);
+    return failed;
+}
