@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""Makes corpus/TARGET/*, what the fuzzers begin with: small good files, and some that are nearly good."""
+import json
+import pathlib
+import struct
+
+here = pathlib.Path(__file__).resolve().parent
+fixtures = here.parent / "fixtures"
+
+
+def put(target, name, data):
+    folder = here / "corpus" / target
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(data if isinstance(data, bytes) else data.encode())
+
+
+def safetensors(header, data=b""):
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def tensor(dtype, shape, begin, end):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+put("safetensors", "two", safetensors(
+    {"__metadata__": {"format": "pt"}, "a": tensor("F32", [2, 1], 0, 8), "b": tensor("BF16", [3], 8, 14)},
+    bytes(14)))
+put("safetensors", "types", safetensors(
+    {"h": tensor("F16", [1], 0, 2), "i": tensor("I64", [], 2, 10), "q": tensor("F4", [2], 10, 11),
+     "e": tensor("F32", [0, 5], 11, 11)}, bytes(11)))
+put("safetensors", "empty", safetensors({}))
+put("safetensors", "hole", safetensors({"a": tensor("U8", [1], 1, 2)}, bytes(2)))
+
+vocabulary = {"a": 0, "b": 1, "a</w>": 2, "b</w>": 3, "ab": 4, "ab</w>": 5, "<|startoftext|>": 6, "<|endoftext|>": 7}
+merges = "#version: 0.2\na b\na b</w>\n"
+config = {"model_max_length": 77, "pad_token": "!", "bos_token": {"content": "<|startoftext|>", "normalized": True}}
+added = {"<new>": 8}
+whole = {"model": {"type": "BPE", "vocab": vocabulary, "merges": [["a", "b"], "a b</w>"]},
+         "added_tokens": [{"id": 7, "content": "<|endoftext|>", "special": True}]}
+put("tokenizer", "files", "f" + "\0".join([json.dumps(vocabulary), merges, json.dumps(config), json.dumps(added),
+                                           "ab aab <new>\0\u00c9\u4e00 it's 12"]))
+put("tokenizer", "json", "j" + "\0".join([json.dumps(whole), "", "", "", "ab <|endoftext|> B!"]))
+
+for name, letter, path in (("unet_sd1", "u", "pipeline_sd1/unet"), ("unet_xl", "u", "pipeline_xl/unet"),
+                           ("vae", "v", "pipeline_xl/vae"), ("clip", "c", "pipeline_sd1/text_encoder"),
+                           ("clip_2", "p", "pipeline_xl/text_encoder_2")):
+    text = json.loads((fixtures / path / "config.json").read_text())
+    put("config", name, letter + json.dumps(text, separators=(",", ":")))
+
+for pipeline in "pipeline_sd1", "pipeline_xl":
+    put("schedule", pipeline, (fixtures / pipeline / "scheduler" / "scheduler_config.json").read_bytes())
+put("schedule", "infinity", '{"_class_name":"DPMSolverMultistepScheduler","lambda_min_clipped":-Infinity,'
+    '"beta_schedule":"squaredcos_cap_v2","rescale_betas_zero_snr":true,"use_karras_sigmas":true}')
+
+# Every tensor of the small models with none of its bytes: a dimension that nothing is read from is 0.
+cases = {case["kind"]: case["tensors"] for case in json.loads((fixtures / "single_file.json").read_text())}
+cases["sd2"] += [t for t in cases["sd1"] if not t["key"].startswith("cond_stage_model.")]
+for kind, tensors in cases.items():
+    keys = [t for t in tensors if not t["key"].endswith(".bias")]
+    header, at = {}, 0
+    for t in keys:
+        shape = t["shape"]
+        if len(shape) != 2:
+            shape = [0 if i == len(shape) - 1 and len(shape) > 1 else n for i, n in enumerate(shape)]
+        size = 2
+        for n in shape:
+            size *= n
+        if size > 256:
+            continue
+        header[t["key"]] = tensor("F16", shape, at, at + size)
+        at += size
+    put("checkpoint", kind, safetensors(header, bytes(at)))
+
+full = {"prompt": "a cat", "negative_prompt": "", "n": 2, "size": "64x64", "steps": 4, "seed": 7, "guidance_scale": 5,
+        "stream": True, "progress": True, "response_format": "b64_json", "output_format": "png",
+        "parallel": {"mode": "sync", "partial": 0.3, "warmup_steps": 1, "devices": 1, "group_norm": "stale"}}
+put("request", "full", json.dumps(full))
+put("request", "least", '{"prompt":"a"}')
+put("request", "seed", '{"prompt":"\\ud83d\\ude00","seed":18446744073709551615,"width":72,"height":64}')
