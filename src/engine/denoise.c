@@ -21,6 +21,10 @@ struct ts_patch {
     float *memory;
     float *x, *out, *saved, *hist[TS_SAMPLER_HISTORY];
     float *other; /* the other branch's prediction */
+    /* Where the sampler draws noise: every rank draws all of a picture's and keeps its rows, so that nothing
+     * need be sent and the picture is the same on any number of ranks. */
+    float *noise, *drawn;
+    ts_torch_rng *rng; /* by picture of the job */
     uint64_t noise_wait_ns;
 };
 
@@ -37,16 +41,41 @@ static int alive(ts_run *run) {
 
 /* ---- the patch ---- */
 
-/* x = init_scale * noise: this rank's rows, from channels first to channels last. */
-static void take_noise(ts_patch *p) {
+/* to = scale * this rank's rows of a picture's noise, from channels first to channels last. */
+static void take_rows(const ts_patch *p, float scale, const float *picture, float *to) {
     const ts_run *run = p->run;
     const size_t w = (size_t)run->latent_w, c = (size_t)run->channels, plane = (size_t)run->latent_h * w;
+    const float *from = picture + (size_t)p->row * w;
+    for (size_t i = 0; i < (size_t)p->rows * w; i++)
+        for (size_t j = 0; j < c; j++) to[i * c + j] = scale * from[j * plane + i];
+}
+
+static size_t picture_elements(const ts_run *run) {
+    return (size_t)run->channels * (size_t)run->latent_h * (size_t)run->latent_w;
+}
+
+static void take_noise(ts_patch *p) {
+    const ts_run *run = p->run;
+    for (int k = 0; k < run->count; k++)
+        take_rows(p, run->plan->init_scale, run->noise + (size_t)k * picture_elements(run),
+                  p->x + (size_t)k * p->elements);
+}
+
+/* Fresh noise of each picture of the leg, from its own generator. */
+static void draw_noise(ts_patch *p) {
+    const ts_run *run = p->run;
     for (int k = 0; k < run->count; k++) {
-        const float *from = run->noise + (size_t)k * plane * c + (size_t)p->row * w;
-        float *to = p->x + (size_t)k * p->elements;
-        for (size_t i = 0; i < (size_t)p->rows * w; i++)
-            for (size_t j = 0; j < c; j++) to[i * c + j] = run->plan->init_scale * from[j * plane + i];
+        ts_torch_randn(&p->rng[run->picture[k]], p->drawn, picture_elements(run));
+        take_rows(p, 1, p->drawn, p->noise + (size_t)k * p->elements);
     }
+}
+
+static void patch_free(ts_patch *p) {
+    if (!p) return;
+    free(p->memory);
+    free(p->drawn);
+    free(p->rng);
+    free(p);
 }
 
 static ts_code patch_new(ts_run *run, int rank, ts_patch **ret) {
@@ -58,10 +87,15 @@ static ts_code patch_new(ts_run *run, int rank, ts_patch **ret) {
     p->rows = ts_rows_of(&l->rows, p->index);
     p->elements = (size_t)p->rows * (size_t)run->latent_w * (size_t)run->channels;
     const size_t n = p->elements * (size_t)run->count;
-    const size_t buffers = 3 + (size_t)run->plan->history + (run->plan->saves_x ? 1 : 0);
+    const bool draws = run->plan->draws_noise;
+    const size_t buffers = 3 + (size_t)run->plan->history + (run->plan->saves_x ? 1 : 0) + (draws ? 1 : 0);
     p->memory = ts_array0(float, n *buffers);
-    if (!p->memory) {
-        free(p);
+    if (draws) {
+        p->drawn = ts_array0(float, picture_elements(run));
+        p->rng = ts_array0(ts_torch_rng, (size_t)run->job->count);
+    }
+    if (!p->memory || (draws && (!p->drawn || !p->rng))) {
+        patch_free(p);
         return ts_fail(&run->error[rank], TS_ENOMEM, "starting a job");
     }
     float *at = p->memory;
@@ -69,7 +103,11 @@ static ts_code patch_new(ts_run *run, int rank, ts_patch **ret) {
     p->out = at += n;
     p->other = at += n;
     for (int i = 0; i < run->plan->history; i++) p->hist[i] = at += n;
-    if (run->plan->saves_x) p->saved = at + n;
+    if (run->plan->saves_x) p->saved = at += n;
+    if (draws) {
+        p->noise = at + n;
+        memcpy(p->rng, run->rng, (size_t)run->job->count * sizeof *p->rng);
+    }
     take_noise(p);
     *ret = p;
     return TS_OK;
@@ -77,8 +115,7 @@ static ts_code patch_new(ts_run *run, int rank, ts_patch **ret) {
 
 void ts_denoise_free(ts_run *run) {
     for (int i = 0; i < run->ranks; i++) {
-        if (run->patch[i]) free(run->patch[i]->memory);
-        free(run->patch[i]);
+        patch_free(run->patch[i]);
         run->patch[i] = NULL;
     }
 }
@@ -232,7 +269,8 @@ static ts_code evaluate(ts_patch *p, int i) {
     ts_code rc = ts_program_run(p->program, p->transport, p->index, ev, &run->error[p->rank]);
     if (!rc) rc = collect(p, number);
     if (rc) return rc;
-    ts_sampler_apply(row, p->x, p->out, p->hist, p->saved, NULL, p->elements * (size_t)run->count);
+    if (row->x_from_noise != 0) draw_noise(p);
+    ts_sampler_apply(row, p->x, p->out, p->hist, p->saved, p->noise, p->elements * (size_t)run->count);
     check_finite(p, i + 1);
     if (p->transport) p->transport->ops->finished(p->transport, p->index, number);
     ts_program_get_stats(p->program, &after);

@@ -7,7 +7,6 @@
 #include <string.h>
 #include "base/alloc.h"
 #include "base/clock.h"
-#include "engine/random.h"
 #include "engine/text.h"
 
 static size_t latent_elements(const ts_run *run) {
@@ -57,24 +56,25 @@ static ts_code allocate(ts_run *run, ts_error *e) {
     run->latents = ts_array0(float, latent_elements(run) * (size_t)pictures);
     run->text = ts_array0(float, images *text);
     run->pooled = ts_array0(float, images *(size_t)ts_model_pooled_width(m));
-    if (!run->noise || !run->latents || !run->text || !run->pooled)
+    run->rng = ts_array0(ts_torch_rng, (size_t)pictures);
+    if (!run->noise || !run->latents || !run->text || !run->pooled || !run->rng)
         return ts_fail(e, TS_ENOMEM, "starting a job");
     return TS_OK;
 }
 
-/* The starting noise of a picture is PyTorch's for its seed, whatever the devices, the batch or the dtype. */
+/* The starting noise of a picture is PyTorch's for its seed, whatever the devices, the batch or the dtype.
+ * Where it is given, the generator still begins at the seed, for samplers that draw more. */
 static void make_noise(ts_run *run) {
     const size_t n = latent_elements(run);
     for (int k = 0; k < run->job->count; k++) {
         const ts_picture *picture = &run->job->pictures[k];
         float *to = run->noise + (size_t)k * n;
+        ts_torch_rng_seed(&run->rng[k], picture->seed);
         if (picture->latents_in) {
             memcpy(to, picture->latents_in, n * sizeof *to);
             continue;
         }
-        ts_torch_rng rng;
-        ts_torch_rng_seed(&rng, picture->seed);
-        ts_torch_randn(&rng, to, n);
+        ts_torch_randn(&run->rng[k], to, n);
     }
 }
 
@@ -208,8 +208,6 @@ static ts_code prepare(ts_run *run, ts_error *e) {
     run->count = job->count;
     for (int k = 0; k < job->count; k++) run->picture[k] = k;
     rc = ts_sampler_plan_new(job->shape.sampler, &run->model->schedule, job->shape.steps, &run->plan, e);
-    if (!rc && run->plan->draws_noise)
-        rc = ts_fail_param(e, TS_EUNSUPPORTED, "sampler", "%s draws noise", job->shape.sampler->name);
     if (!rc) rc = allocate(run, e);
     return rc;
 }
@@ -218,6 +216,7 @@ static void release(ts_run *run) {
     ts_denoise_free(run);
     free(run->plan);
     free(run->noise);
+    free(run->rng);
     free(run->latents);
     free(run->text);
     free(run->pooled);

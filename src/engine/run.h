@@ -1,11 +1,12 @@
 /* A job while it runs: what its ranks share. Private to run.c, denoise.c and decode.c.
  *
- * Denoising goes in legs. A leg ends with the last evaluation, or earlier, when pictures of the batch have been
- * cancelled: then the batch is made smaller and the next leg goes on with the rest. */
+ * Denoising goes in legs. A leg ends with the last evaluation, or earlier, when pictures of the batch have
+ * been cancelled: then the batch is made smaller and the next leg goes on with the rest. */
 #ifndef TS_ENGINE_RUN_H
 #define TS_ENGINE_RUN_H
 
 #include "engine/group.h"
+#include "engine/random.h"
 
 typedef struct ts_patch ts_patch;
 
@@ -27,10 +28,11 @@ typedef struct ts_run {
     ts_patch *patch[TS_MAX_RANKS];
 
     /* By picture of the job. */
-    float *noise;    /* [pictures][channels][h][w], unit normal */
-    float *latents;  /* [pictures][h][w][channels], written row-wise by the ranks at the end */
-    float *text;     /* [images][tokens][width]: the unconditional ones first where the job is guided */
-    float *pooled;   /* XL: [images][width] */
+    float *noise;      /* [pictures][channels][h][w], unit normal */
+    ts_torch_rng *rng; /* [pictures]: as the starting noise left them; ranks draw from copies */
+    float *latents;    /* [pictures][h][w][channels], written row-wise by the ranks at the end */
+    float *text;       /* [images][tokens][width]: the unconditional ones first where the job is guided */
+    float *pooled;     /* XL: [images][width] */
     float time_ids[6]; /* XL: original size, crop, target size */
     atomic_int bad_step[TS_MAX_BATCH]; /* the evaluation after which a latent was not finite; 0: none */
 
@@ -45,8 +47,8 @@ bool ts_run_picture_over(ts_run *run, int k);
 /* One rank's part of a leg; after the last one its rows are in run->latents. A task for ts_group_each. */
 void ts_denoise_rank(void *run, ts_rank *rank);
 
-/* Between two legs, ranks idle: the batch becomes its pictures keep[0..count), on the programs of `plan`, which
- * take over what peers had sent to those of run->unet. */
+/* Between two legs, ranks idle: the batch becomes its pictures keep[0..count), on the programs of `plan`,
+ * which take over what peers had sent to those of run->unet. */
 void ts_denoise_shrink(ts_run *run, ts_plan *plan, const int *keep, int count);
 void ts_denoise_free(ts_run *run);
 

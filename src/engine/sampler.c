@@ -15,6 +15,13 @@ static const ts_sampler samplers[] = {
      .evaluations = 1,
      .default_spacing = TS_SPACING_LEADING,
      .plan = ts_plan_ddim},
+    {.name = "ddpm",
+     .label = "DDPM",
+     .aliases = {"DDPMScheduler"},
+     .order = 1,
+     .evaluations = 1,
+     .default_spacing = TS_SPACING_LEADING,
+     .plan = ts_plan_ddpm},
     {.name = "euler",
      .label = "Euler",
      .aliases = {"k_euler", "EulerDiscreteScheduler"},
@@ -22,6 +29,41 @@ static const ts_sampler samplers[] = {
      .evaluations = 1,
      .default_spacing = TS_SPACING_LINSPACE,
      .plan = ts_plan_euler},
+    {.name = "euler_a",
+     .label = "Euler a",
+     .aliases = {"euler_ancestral", "k_euler_a", "k_euler_ancestral", "EulerAncestralDiscreteScheduler"},
+     .order = 1,
+     .evaluations = 1,
+     .default_spacing = TS_SPACING_LINSPACE,
+     .plan = ts_plan_euler_a},
+    {.name = "heun",
+     .label = "Heun",
+     .aliases = {"k_heun", "HeunDiscreteScheduler"},
+     .order = 2,
+     .evaluations = 2,
+     .default_spacing = TS_SPACING_LINSPACE,
+     .plan = ts_plan_heun},
+    {.name = "lms",
+     .label = "LMS",
+     .aliases = {"k_lms", "LMSDiscreteScheduler"},
+     .order = 4,
+     .evaluations = 1,
+     .default_spacing = TS_SPACING_LINSPACE,
+     .plan = ts_plan_lms},
+    {.name = "dpm2",
+     .label = "DPM2",
+     .aliases = {"k_dpm_2", "dpm_2", "KDPM2DiscreteScheduler"},
+     .order = 2,
+     .evaluations = 2,
+     .default_spacing = TS_SPACING_LINSPACE,
+     .plan = ts_plan_dpm2},
+    {.name = "dpm2_a",
+     .label = "DPM2 a",
+     .aliases = {"dpm2_ancestral", "k_dpm_2_a", "k_dpm_2_ancestral", "KDPM2AncestralDiscreteScheduler"},
+     .order = 2,
+     .evaluations = 2,
+     .default_spacing = TS_SPACING_LINSPACE,
+     .plan = ts_plan_dpm2_a},
     {.name = "dpmpp_2m",
      .label = "DPM++ 2M",
      .aliases = {"k_dpmpp_2m", "dpm++2m", "dpmsolver++", "DPMSolverMultistepScheduler"},
@@ -29,6 +71,69 @@ static const ts_sampler samplers[] = {
      .evaluations = 1,
      .default_spacing = TS_SPACING_LINSPACE,
      .plan = ts_plan_dpmpp_2m},
+    {.name = "dpmpp_2m_sde",
+     .label = "DPM++ 2M SDE",
+     .aliases = {"k_dpmpp_2m_sde", "dpm++2m_sde", "sde-dpmsolver++"},
+     .order = 2,
+     .evaluations = 1,
+     .default_spacing = TS_SPACING_LINSPACE,
+     .plan = ts_plan_dpmpp_2m_sde},
+    {.name = "dpmpp_3m_sde",
+     .label = "DPM++ 3M SDE",
+     .aliases = {"k_dpmpp_3m_sde", "dpm++3m_sde"},
+     .order = 3,
+     .evaluations = 1,
+     .default_spacing = TS_SPACING_LINSPACE,
+     .plan = ts_plan_dpmpp_3m_sde},
+    {.name = "dpmpp_2s",
+     .label = "DPM++ 2S",
+     .aliases = {"dpmpp_2s_singlestep", "dpm++2s", "DPMSolverSinglestepScheduler"},
+     .order = 2,
+     .evaluations = 1,
+     .default_spacing = TS_SPACING_LINSPACE,
+     .plan = ts_plan_dpmpp_2s},
+    {.name = "pndm",
+     .label = "PLMS",
+     .aliases = {"PNDMScheduler"},
+     .order = 4,
+     .evaluations = 1,
+     .default_spacing = TS_SPACING_LEADING,
+     .plan = ts_plan_pndm},
+    {.name = "deis",
+     .label = "DEIS",
+     .aliases = {"DEISMultistepScheduler"},
+     .order = 2,
+     .evaluations = 1,
+     .default_spacing = TS_SPACING_LINSPACE,
+     .plan = ts_plan_deis},
+    {.name = "unipc",
+     .label = "UniPC",
+     .aliases = {"uni_pc", "uni_pc_bh2", "UniPCMultistepScheduler"},
+     .order = 2,
+     .evaluations = 1,
+     .default_spacing = TS_SPACING_LINSPACE,
+     .plan = ts_plan_unipc},
+    {.name = "lcm",
+     .label = "LCM",
+     .aliases = {"LCMScheduler"},
+     .order = 1,
+     .evaluations = 1,
+     .default_spacing = TS_SPACING_LEADING,
+     .plan = ts_plan_lcm},
+    {.name = "tcd",
+     .label = "TCD",
+     .aliases = {"TCDScheduler"},
+     .order = 1,
+     .evaluations = 1,
+     .default_spacing = TS_SPACING_LEADING,
+     .plan = ts_plan_tcd},
+    {.name = "flow_euler",
+     .label = "Flow Euler",
+     .aliases = {"FlowMatchEulerDiscreteScheduler"},
+     .order = 1,
+     .evaluations = 1,
+     .default_spacing = TS_SPACING_LINSPACE,
+     .plan = ts_plan_flow_euler},
 };
 
 int ts_sampler_count(void) {
@@ -54,12 +159,13 @@ const ts_sampler *ts_sampler_find(const char *name) {
 static bool row_finite(const ts_sampler_row *r) {
     bool ok = isfinite(r->timestep) && isfinite(r->c_in) && isfinite(r->d_from_x) &&
               isfinite(r->d_from_out) && isfinite(r->x_from_x) && isfinite(r->x_from_d) &&
-              isfinite(r->x_from_out) && isfinite(r->x_from_saved) && isfinite(r->x_from_noise);
+              isfinite(r->x_from_out) && isfinite(r->x_from_saved) && isfinite(r->x_from_noise) &&
+              isfinite(r->push_from_x) && isfinite(r->push_from_d);
     for (int k = 0; k < TS_SAMPLER_HISTORY; k++) ok = ok && isfinite(r->x_from_hist[k]);
     return ok;
 }
 
-static ts_code finish(ts_sampler_plan *plan, const ts_schedule_config *c, ts_error *e) {
+static ts_code finish(ts_sampler_plan *plan, const ts_schedule_config *c, int steps, ts_error *e) {
     for (int i = 0; i < plan->rows; i++) {
         const ts_sampler_row *row = &plan->row[i];
         if (!row_finite(row) && c->rescale_betas_zero_snr && c->prediction_type == TS_PREDICT_EPSILON)
@@ -67,7 +173,7 @@ static ts_code finish(ts_sampler_plan *plan, const ts_schedule_config *c, ts_err
                                  "epsilon cannot be predicted from pure noise (rescale_betas_zero_snr)");
         if (!row_finite(row))
             return ts_fail_param(e, TS_EINVAL, "steps", "the model's schedule has no timesteps for %d steps",
-                                 plan->rows);
+                                 steps);
         for (int k = 0; k < TS_SAMPLER_HISTORY; k++)
             if (row->x_from_hist[k] != 0 && plan->history <= k) plan->history = k + 1;
         plan->saves_x = plan->saves_x || row->save_x;
@@ -82,8 +188,12 @@ ts_code ts_sampler_plan_new(const ts_sampler *s, const ts_schedule_config *confi
     if (c.timestep_spacing == TS_SPACING_UNSET) c.timestep_spacing = s->default_spacing;
     int most = c.num_train_timesteps < TS_SAMPLER_STEPS ? c.num_train_timesteps : TS_SAMPLER_STEPS;
     if (steps < 1 || steps > most) return ts_fail_param(e, TS_EINVAL, "steps", "steps must be 1 to %d", most);
+    const bool flow = s->plan == ts_plan_flow_euler;
+    if ((c.prediction_type == TS_PREDICT_FLOW) != flow)
+        return ts_fail_param(e, TS_EUNSUPPORTED, "sampler", "%s is %sfor models that predict a flow",
+                             s->label, flow ? "only " : "not ");
 
-    size_t rows = (size_t)steps * (size_t)s->evaluations;
+    size_t rows = (size_t)steps * (size_t)s->evaluations + 1;
     ts_sampler_plan *plan = calloc(1, sizeof *plan + rows * sizeof plan->row[0]);
     float *alphas = ts_array0(float, (size_t)c.num_train_timesteps);
     ts_code rc = TS_OK;
@@ -93,7 +203,7 @@ ts_code ts_sampler_plan_new(const ts_sampler *s, const ts_schedule_config *confi
     }
     ts_schedule_alphas(&c, alphas);
     rc = s->plan(&c, alphas, steps, plan, e);
-    if (!rc) rc = finish(plan, &c, e);
+    if (!rc) rc = finish(plan, &c, steps, e);
     if (rc) goto done;
     *ret = plan;
     plan = NULL;
@@ -116,9 +226,9 @@ void ts_sampler_apply(const ts_sampler_row *row, float *x, const float *out,
         if (row->x_from_noise != 0) v += row->x_from_noise * noise[i];
         x[i] = v;
         if (row->save_x) saved[i] = before;
-        if (!row->push_d) continue;
+        if (!row->push) continue;
         for (int k = TS_SAMPLER_HISTORY - 1; k > 0; k--)
             if (hist[k]) hist[k][i] = hist[k - 1][i];
-        if (hist[0]) hist[0][i] = d;
+        if (hist[0]) hist[0][i] = row->push_from_x * before + row->push_from_d * d;
     }
 }

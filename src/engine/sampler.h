@@ -10,13 +10,23 @@
  *     d   = d_from_x * x + d_from_out * out,  clamped to +-clip where clip > 0
  *     x'  = x_from_x * x + x_from_d * d + x_from_out * out + sum_k x_from_hist[k] * h[k]
  *         + x_from_saved * saved + x_from_noise * noise
- *     saved = x  if save_x;    h = d, h[0], h[1]  if push_d
- * d is the predicted clean picture (x0): with it, rather than the derivative, the huge first sigma of a zero
- * terminal SNR schedule costs no precision. Starting from x = init_scale * unit noise.
+ *     saved = x  if save_x;    h = push_from_x * x + push_from_d * d, h[0], h[1]  if push
+ * x on the right is the one that the model saw. d is the predicted clean picture (x0; PNDM: the output): with
+ * it, rather than the derivative, the huge first sigma of a zero terminal SNR schedule costs no precision.
+ * Starting from x = init_scale * unit noise.
  *
- * Formulas: DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12, eta 0); Euler (Karras et al. 2022, arXiv
- * 2206.00364, alg. 2, no churn); DPM-Solver++ 2M (Lu et al. 2022, arXiv 2211.01095, alg. 2). Timesteps and
- * corner cases are those of diffusers' DDIMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler. */
+ * Noise: before a row with x_from_noise, and before no other, each picture draws its own, unit normal and in
+ * the layout of the starting noise, from the generator that drew that, which goes on where it was (or begins,
+ * where the starting noise was given).
+ *
+ * Each sampler is the diffusers class of its aliases, timesteps and corner cases included, with these choices
+ * where the class has several: Heun, DPM2, LMS and Euler ancestral also on a zero terminal SNR schedule,
+ * which their classes overlook; PNDM always without its Runge-Kutta steps (skip_prk_steps); TCD with eta 0.3.
+ * Formulas: DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12, eta 0); DDPM (Ho et al. 2020, arXiv 2006.11239,
+ * eq. 7); Euler and Heun (Karras et al. 2022, arXiv 2206.00364, alg. 2 and 1, no churn); DPM-Solver++ 2M, 2S,
+ * SDE (Lu et al. 2022, arXiv 2211.01095); DPM-Solver-2 (2206.00927); PNDM (Liu et al. 2022, 2202.09778); DEIS
+ * (Zhang & Chen 2022, 2204.13902); UniPC (Zhao et al. 2023, 2302.04867); LCM (Luo et al. 2023, 2310.04378);
+ * TCD (Zheng et al. 2024, 2402.19159); flow matching (Esser et al. 2024, 2403.03206). */
 #ifndef TS_ENGINE_SAMPLER_H
 #define TS_ENGINE_SAMPLER_H
 
@@ -35,7 +45,8 @@ typedef struct ts_sampler_row {
     float x_from_x, x_from_d, x_from_out;
     float x_from_hist[TS_SAMPLER_HISTORY]; /* newest first */
     float x_from_saved, x_from_noise;
-    bool save_x, push_d;
+    float push_from_x, push_from_d;
+    bool save_x, push;
 } ts_sampler_row;
 
 typedef struct ts_sampler_plan {
@@ -52,9 +63,9 @@ typedef struct ts_sampler {
     const char *label;      /* for people, and what other front ends call it */
     const char *aliases[6]; /* other names that find it; ends with NULL */
     int order;
-    int evaluations; /* of the U-Net for a step */
+    int evaluations; /* of the U-Net for a step, at most */
     ts_spacing default_spacing;
-    /* Fills the rows of a plan that has steps * evaluations of them; alphas as in ts_schedule_alphas. */
+    /* Fills the rows of a plan that has room for steps * evaluations + 1; alphas as in ts_schedule_alphas. */
     ts_code (*plan)(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
                     ts_error *e);
 } ts_sampler;

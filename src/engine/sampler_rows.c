@@ -49,6 +49,18 @@ double ts_timestep_of_sigma(const float *table, int n, double sigma) {
     return (1 - w) * low + w * (low + 1);
 }
 
+double ts_timestep_at(const ts_schedule_config *c, int steps, int i) {
+    int n = c->num_train_timesteps;
+    if (c->timestep_spacing == TS_SPACING_LINSPACE) return rint(ts_linspace_at(n - 1, steps, steps - 1 - i));
+    if (c->timestep_spacing == TS_SPACING_LEADING)
+        return (double)((steps - 1 - i) * (n / steps) + c->steps_offset);
+    return rint(ts_arange_down_at(n, (double)n / steps, i)) - 1;
+}
+
+ts_code ts_bad_steps(ts_error *e, int steps) {
+    return ts_fail_param(e, TS_EINVAL, "steps", "the model's schedule has no timesteps for %d steps", steps);
+}
+
 double ts_karras_sigma(double high, double low, int n, int i) {
     const double rho = 7;
     double a = pow(high, 1 / rho), b = pow(low, 1 / rho);
@@ -66,5 +78,18 @@ void ts_predict_x0(ts_prediction prediction, double alpha, double sigma, ts_samp
     } else {
         row->d_from_x = (float)(1 / alpha);
         row->d_from_out = (float)(-sigma / alpha);
+    }
+}
+
+void ts_add_noise_prediction(ts_prediction prediction, double signal, double noise, double weight,
+                             ts_sampler_row *row) {
+    if (prediction == TS_PREDICT_EPSILON) {
+        row->x_from_out += (float)weight;
+    } else if (prediction == TS_PREDICT_V) {
+        row->x_from_x += (float)(weight * noise);
+        row->x_from_out += (float)(weight * signal);
+    } else {
+        row->x_from_x += (float)(weight / noise);
+        row->x_from_out += (float)(-weight * signal / noise);
     }
 }

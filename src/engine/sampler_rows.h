@@ -7,10 +7,40 @@
 /* The plan functions, one row of the table in sampler.c each. */
 ts_code ts_plan_ddim(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
                      ts_error *e);
+ts_code ts_plan_ddpm(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
+                     ts_error *e);
 ts_code ts_plan_euler(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
                       ts_error *e);
+ts_code ts_plan_euler_a(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
+                        ts_error *e);
+ts_code ts_plan_heun(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
+                     ts_error *e);
+ts_code ts_plan_lms(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
+                    ts_error *e);
+ts_code ts_plan_dpm2(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
+                     ts_error *e);
+ts_code ts_plan_dpm2_a(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
+                       ts_error *e);
 ts_code ts_plan_dpmpp_2m(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
                          ts_error *e);
+ts_code ts_plan_dpmpp_2m_sde(const ts_schedule_config *c, const float *alphas, int steps,
+                             ts_sampler_plan *plan, ts_error *e);
+ts_code ts_plan_dpmpp_3m_sde(const ts_schedule_config *c, const float *alphas, int steps,
+                             ts_sampler_plan *plan, ts_error *e);
+ts_code ts_plan_dpmpp_2s(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
+                         ts_error *e);
+ts_code ts_plan_pndm(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
+                     ts_error *e);
+ts_code ts_plan_deis(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
+                     ts_error *e);
+ts_code ts_plan_unipc(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
+                      ts_error *e);
+ts_code ts_plan_lcm(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
+                    ts_error *e);
+ts_code ts_plan_tcd(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
+                    ts_error *e);
+ts_code ts_plan_flow_euler(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
+                           ts_error *e);
 
 /* Points of numpy.linspace(0, high, n) and of numpy.arange(high, 0, -step), as numpy computes them. */
 double ts_linspace_at(double high, int n, int i);
@@ -32,5 +62,37 @@ double ts_karras_sigma(double high, double low, int n, int i);
 /* d_from_x and d_from_out for x0 from the model's output, where x = alpha * x0 + sigma * noise and the model
  * sees x at unit variance (x / sqrt(alpha^2 + sigma^2)). */
 void ts_predict_x0(ts_prediction prediction, double alpha, double sigma, ts_sampler_row *row);
+
+/* Adds weight * (the noise in x) to what the row makes of x and the output, for x = signal * x0 + noise * eps
+ * of unit variance. The output's own eps, which clamping x0 does not touch. */
+void ts_add_noise_prediction(ts_prediction prediction, double signal, double noise, double weight,
+                             ts_sampler_row *row);
+
+/* Timestep i of diffusers' DDIM, DDPM and PNDM, from the noisiest; out of range where there is none. */
+double ts_timestep_at(const ts_schedule_config *c, int steps, int i);
+
+/* The sigmas of a plan, noise over signal, in float32 as diffusers holds them, and the timesteps. */
+typedef struct ts_levels {
+    int count;
+    float *sigma; /* count + 1 of them */
+    double *timestep;
+    float init_scale;
+    float *table; /* ts_sigma_table */
+} ts_levels;
+
+/* How a class of diffusers rounds the timesteps that it interpolates between the training ones. */
+typedef enum ts_rounding { TS_KEEP_FRACTION, TS_ROUND } ts_rounding;
+
+/* Of the samplers in Karras' variables, x = x0 + sigma * noise. Free the levels. */
+ts_code ts_euler_levels(const ts_schedule_config *c, const float *alphas, int steps, ts_rounding rounding,
+                        ts_levels *ret, ts_error *e);
+
+/* Of the multistep samplers at unit variance; whole timesteps. */
+ts_code ts_multistep_levels(const ts_schedule_config *c, const float *alphas, int steps, ts_levels *ret,
+                            ts_error *e);
+void ts_levels_free(ts_levels *l);
+
+/* TS_EINVAL about "steps". */
+ts_code ts_bad_steps(ts_error *e, int steps);
 
 #endif

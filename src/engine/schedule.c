@@ -17,18 +17,21 @@ static const struct {
     bool clips;
 } writers[] = {
     {"DDIMScheduler", "ddim", true},
-    {"DDPMScheduler", "ddim", true},
-    {"PNDMScheduler", "ddim", false},
+    {"DDPMScheduler", "ddpm", true},
+    {"PNDMScheduler", "pndm", false},
     {"EulerDiscreteScheduler", "euler", false},
-    {"EulerAncestralDiscreteScheduler", "euler", false},
-    {"HeunDiscreteScheduler", "euler", false},
-    {"LMSDiscreteScheduler", "euler", false},
-    {"KDPM2DiscreteScheduler", "euler", false},
-    {"KDPM2AncestralDiscreteScheduler", "euler", false},
+    {"EulerAncestralDiscreteScheduler", "euler_a", false},
+    {"HeunDiscreteScheduler", "heun", false},
+    {"LMSDiscreteScheduler", "lms", false},
+    {"KDPM2DiscreteScheduler", "dpm2", false},
+    {"KDPM2AncestralDiscreteScheduler", "dpm2_a", false},
     {"DPMSolverMultistepScheduler", "dpmpp_2m", false},
-    {"DPMSolverSinglestepScheduler", "dpmpp_2m", false},
-    {"DEISMultistepScheduler", "dpmpp_2m", false},
-    {"UniPCMultistepScheduler", "dpmpp_2m", false},
+    {"DPMSolverSinglestepScheduler", "dpmpp_2s", false},
+    {"DEISMultistepScheduler", "deis", false},
+    {"UniPCMultistepScheduler", "unipc", false},
+    {"LCMScheduler", "lcm", false},
+    {"TCDScheduler", "tcd", false},
+    {"FlowMatchEulerDiscreteScheduler", "flow_euler", false},
 };
 
 /* A word of a list, its number to *ret. A word with '!' before it is known and not offered. */
@@ -52,10 +55,11 @@ static ts_code read_word(const cJSON *json, const char *key, const char *const w
     return ts_fail_param(e, TS_EINVAL, key, "%s: unknown value %.64s", key, text);
 }
 
-/* Ways to place timesteps that are not here yet: they would change the picture, so they may not pass. */
-static ts_code refuse_others(const cJSON *json, ts_error *e) {
-    static const char *const switches[] = {"use_exponential_sigmas", "use_beta_sigmas",      "use_lu_lambdas",
-                                           "use_flow_sigmas",        "use_dynamic_shifting", "thresholding"};
+/* What would change the picture and is not offered may not pass. */
+static ts_code read_choices(const cJSON *json, ts_schedule_config *c, ts_error *e) {
+    static const char *const switches[] = {"use_beta_sigmas",      "use_lu_lambdas", "use_flow_sigmas",
+                                           "use_dynamic_shifting", "thresholding",   "invert_sigmas",
+                                           "stochastic_sampling"};
     for (size_t i = 0; i < sizeof switches / sizeof switches[0]; i++) {
         bool on;
         ts_code rc = ts_json_bool(json, switches[i], false, &on, e);
@@ -72,16 +76,26 @@ static ts_code refuse_others(const cJSON *json, ts_error *e) {
     } choices[] = {
         {"interpolation_type", {"linear", "!log_linear"}},
         {"timestep_type", {"discrete", "!continuous"}},
-        {"algorithm_type", {"dpmsolver++", "deis", "!dpmsolver", "!sde-dpmsolver", "!sde-dpmsolver++"}},
+        {"algorithm_type", {"dpmsolver++", "deis", "!dpmsolver", "!sde-dpmsolver", "sde-dpmsolver++"}},
         {"variance_type",
          {"fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "!learned", "!learned_range"}},
     };
+    int chosen[4];
     for (size_t i = 0; i < sizeof choices / sizeof choices[0]; i++) {
-        int chosen;
-        ts_code rc = read_word(json, choices[i].key, choices[i].words, 0, &chosen, e);
+        ts_code rc = read_word(json, choices[i].key, choices[i].words, 0, &chosen[i], e);
         if (rc) return rc;
     }
-    return TS_OK;
+    const bool sde = chosen[2] == 4, multistep = strcmp(c->sampler, "dpmpp_2m") == 0;
+    if (sde && !multistep)
+        return ts_fail_param(e, TS_EUNSUPPORTED, "algorithm_type",
+                             "algorithm_type: only of the multistep solver");
+    if (sde) c->sampler = c->solver_order == 3 ? "dpmpp_3m_sde" : "dpmpp_2m_sde";
+    c->large_variance = chosen[3] >= 2;
+    bool predict_x0;
+    ts_code rc = ts_json_bool(json, "predict_x0", true, &predict_x0, e);
+    if (!rc && !predict_x0)
+        rc = ts_fail_param(e, TS_EUNSUPPORTED, "predict_x0", "predict_x0: false is not offered");
+    return rc;
 }
 
 static ts_code read_writer(const cJSON *json, ts_schedule_config *c, bool *ret_clips, ts_error *e) {
@@ -98,11 +112,16 @@ static ts_code read_writer(const cJSON *json, ts_schedule_config *c, bool *ret_c
 }
 
 static ts_code read_numbers(const cJSON *json, ts_schedule_config *c, bool clips, ts_error *e) {
-    int64_t timesteps, offset, order;
+    int64_t timesteps, offset, order, original;
     double range;
     ts_code rc = ts_json_int(json, "num_train_timesteps", 2, TS_MAX_TRAIN_TIMESTEPS, 1000, &timesteps, e);
     if (!rc) rc = ts_json_int(json, "steps_offset", 0, timesteps - 1, 0, &offset, e);
     if (!rc) rc = ts_json_int(json, "solver_order", 1, 3, 2, &order, e);
+    if (!rc)
+        rc = ts_json_int(json, "original_inference_steps", 1, timesteps, timesteps < 50 ? timesteps : 50,
+                         &original, e);
+    if (!rc) rc = ts_json_number(json, "timestep_scaling", 1e-9, 1e9, 10, &c->timestep_scaling, e);
+    if (!rc) rc = ts_json_number(json, "shift", 1e-9, 1e9, 1, &c->flow_shift, e);
     if (!rc) rc = ts_json_number(json, "beta_start", 1e-9, 0.999, 0.0001, &c->beta_start, e);
     if (!rc) rc = ts_json_number(json, "beta_end", 1e-9, 0.999, 0.02, &c->beta_end, e);
     if (!rc) rc = ts_json_number(json, "sigma_min", 1e-9, 1e9, 0, &c->sigma_min, e);
@@ -114,6 +133,7 @@ static ts_code read_numbers(const cJSON *json, ts_schedule_config *c, bool clips
     c->num_train_timesteps = (int)timesteps;
     c->steps_offset = (int)offset;
     c->solver_order = (int)order;
+    c->original_inference_steps = (int)original;
     c->clip_sample_range = clips ? range : 0;
     return TS_OK;
 }
@@ -132,8 +152,11 @@ ts_code ts_schedule_config_read(const cJSON *json, ts_schedule_config *ret, ts_e
     bool clips = false;
     int beta = 0, prediction = 0, spacing = 0, final = 0, solver = 0;
     ts_code rc = read_writer(json, &c, &clips, e);
-    if (!rc) rc = refuse_others(json, e);
+    const bool flow = !rc && strcmp(c.sampler, "flow_euler") == 0,
+               pndm = !rc && strcmp(c.sampler, "pndm") == 0;
+    const bool singlestep = !rc && strcmp(c.sampler, "dpmpp_2s") == 0;
     if (!rc) rc = read_numbers(json, &c, clips, e);
+    if (!rc) rc = read_choices(json, &c, e);
     if (!rc) rc = read_word(json, "beta_schedule", betas, TS_BETA_LINEAR, &beta, e);
     if (!rc) rc = read_word(json, "prediction_type", predictions, TS_PREDICT_EPSILON, &prediction, e);
     if (!rc) rc = read_word(json, "timestep_spacing", spacings, TS_SPACING_UNSET, &spacing, e);
@@ -141,15 +164,20 @@ ts_code ts_schedule_config_read(const cJSON *json, ts_schedule_config *ret, ts_e
     if (!rc) rc = read_word(json, "solver_type", solvers, TS_SOLVER_MIDPOINT, &solver, e);
     if (!rc) rc = ts_json_bool(json, "rescale_betas_zero_snr", false, &c.rescale_betas_zero_snr, e);
     if (!rc) rc = ts_json_bool(json, "use_karras_sigmas", false, &c.use_karras_sigmas, e);
-    if (!rc) rc = ts_json_bool(json, "set_alpha_to_one", true, &c.set_alpha_to_one, e);
-    if (!rc) rc = ts_json_bool(json, "lower_order_final", true, &c.lower_order_final, e);
+    if (!rc) rc = ts_json_bool(json, "use_exponential_sigmas", false, &c.use_exponential_sigmas, e);
+    if (!rc && c.use_karras_sigmas && c.use_exponential_sigmas)
+        rc = ts_fail_param(e, TS_EINVAL, "use_exponential_sigmas",
+                           "use_exponential_sigmas and use_karras_sigmas exclude each other");
+    if (!rc) rc = ts_json_bool(json, "set_alpha_to_one", !pndm, &c.set_alpha_to_one, e);
+    if (!rc) rc = ts_json_bool(json, "lower_order_final", !singlestep, &c.lower_order_final, e);
     if (!rc) rc = ts_json_bool(json, "euler_at_final", false, &c.euler_at_final, e);
     if (rc) return rc;
     c.beta_schedule = (ts_beta_schedule)beta;
-    c.prediction_type = (ts_prediction)prediction;
+    c.prediction_type = flow ? TS_PREDICT_FLOW : (ts_prediction)prediction;
     c.timestep_spacing = (ts_spacing)spacing;
     c.final_sigmas_type = (ts_final_sigma) final;
     c.solver_type = solver == TS_SOLVER_HEUN ? TS_SOLVER_HEUN : TS_SOLVER_MIDPOINT;
+    c.unipc_bh1 = solver == 3;
     *ret = c;
     return TS_OK;
 }

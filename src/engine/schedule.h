@@ -18,7 +18,12 @@ typedef enum ts_beta_schedule {
     TS_BETA_SCALED_LINEAR,
     TS_BETA_SQUARED_COSINE
 } ts_beta_schedule;
-typedef enum ts_prediction { TS_PREDICT_EPSILON, TS_PREDICT_V, TS_PREDICT_SAMPLE } ts_prediction;
+typedef enum ts_prediction {
+    TS_PREDICT_EPSILON,
+    TS_PREDICT_V,
+    TS_PREDICT_SAMPLE,
+    TS_PREDICT_FLOW
+} ts_prediction;
 typedef enum ts_spacing {
     TS_SPACING_UNSET,
     TS_SPACING_LEADING,
@@ -37,17 +42,23 @@ typedef struct ts_schedule_config {
     ts_spacing timestep_spacing;
     int steps_offset;
     bool rescale_betas_zero_snr;
-    bool use_karras_sigmas;
-    double sigma_min, sigma_max; /* ends of the Karras sigmas; 0: those of the schedule */
+    bool use_karras_sigmas, use_exponential_sigmas; /* one at most */
+    double sigma_min, sigma_max; /* ends of those sigmas; 0: those of the schedule */
     ts_final_sigma final_sigmas_type;
-    /* DDIM */
+    /* DDIM and what counts in training timesteps */
     bool set_alpha_to_one;
     double clip_sample_range; /* the predicted picture is clamped to +-range; 0: it is not */
-    /* DPM-Solver++ */
-    int solver_order; /* 1 or 2 */
+    bool large_variance; /* DDPM: the noise has the variance beta, not the posterior's */
+    /* LCM, TCD */
+    int original_inference_steps;
+    double timestep_scaling;
+    /* DPM-Solver++, DEIS, UniPC */
+    int solver_order; /* 1 to 3 */
     ts_solver_type solver_type;
     bool lower_order_final, euler_at_final;
     double lambda_min_clipped; /* -INFINITY: not clipped */
+    bool unipc_bh1;            /* B(h) = h; otherwise e^h - 1 */
+    double flow_shift;         /* of flow matching */
 } ts_schedule_config;
 
 /* From a parsed scheduler_config.json. TS_EINVAL for a value that is wrong, TS_EUNSUPPORTED for one that is

@@ -181,6 +181,11 @@ int main(int argc, char **argv) {
           .group_norm = TS_GROUP_NORM_STALE,
           .cfg_split = TS_CFG_SPLIT_ON},
          "dpmpp_2m"},
+        {"two ranks in sync", 2, {.mode = TS_MODE_SYNC, .cfg_split = TS_CFG_SPLIT_OFF}, "dpmpp_2m_sde"},
+        {"two branches of two patches, sync",
+         4,
+         {.mode = TS_MODE_SYNC, .cfg_split = TS_CFG_SPLIT_ON},
+         "euler_a"},
     };
     test_list tests = {0};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

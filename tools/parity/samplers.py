@@ -4,16 +4,41 @@ The model is an analytic function, so that a test can compute it again:
     out = 0.3*x + 0.1*sin(5*x) + 0.05*t/1000
 by element in float32, x being the scaled model input and t the timestep as the U-Net gets it.
 """
+import inspect
 import itertools
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from diffusers import (DDIMScheduler, DDPMScheduler, DEISMultistepScheduler, DPMSolverMultistepScheduler,
+                       DPMSolverSinglestepScheduler, EulerAncestralDiscreteScheduler, EulerDiscreteScheduler,
+                       FlowMatchEulerDiscreteScheduler, HeunDiscreteScheduler, KDPM2AncestralDiscreteScheduler,
+                       KDPM2DiscreteScheduler, LCMScheduler, LMSDiscreteScheduler, PNDMScheduler, TCDScheduler,
+                       UniPCMultistepScheduler)
 
 import common
 
 CLASSES = {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler, "dpmpp_2m": DPMSolverMultistepScheduler}
 BETAS = {"scaled_linear": (0.00085, 0.012), "linear": (0.0001, 0.02)}
+# What came later, each with the keys that its class has besides the common ones.
+MORE = {
+    "ddpm": (DDPMScheduler, {"clip_sample": False}, True),
+    "euler_a": (EulerAncestralDiscreteScheduler, {}, True),
+    "heun": (HeunDiscreteScheduler, {}, False),
+    "lms": (LMSDiscreteScheduler, {}, False),
+    "dpm2": (KDPM2DiscreteScheduler, {}, False),
+    "dpm2_a": (KDPM2AncestralDiscreteScheduler, {}, False),
+    "dpmpp_2m": (DPMSolverMultistepScheduler, {"solver_order": 3}, True),
+    "dpmpp_2m_sde": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}, True),
+    "dpmpp_3m_sde": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++", "solver_order": 3}, True),
+    "dpmpp_2s": (DPMSolverSinglestepScheduler, {}, False),
+    "pndm": (PNDMScheduler, {"skip_prk_steps": True}, False),
+    "deis": (DEISMultistepScheduler, {}, False),
+    "unipc": (UniPCMultistepScheduler, {}, True),
+    "lcm": (LCMScheduler, {}, True),
+    "tcd": (TCDScheduler, {}, True),
+}
+KARRAS = ("heun", "lms", "dpm2", "dpm2_a", "dpmpp_2m_sde", "dpmpp_3m_sde", "dpmpp_2s", "deis", "unipc")
 SHAPE = (1, 4, 2, 2)
+SEED = 2024
 
 
 def model(x, t):
@@ -67,37 +92,92 @@ def plan():
     yield "dpmpp_2m", make_config("dpmpp_2m", *eps, solver_type="heun"), (4,)
 
 
-def run(sampler, config, steps, noise):
-    scheduler = CLASSES[sampler](**config)
+def more():
+    """(sampler, class, config, step counts)"""
+    def config(sampler, spacing, prediction="epsilon", zero_snr=False, **extra):
+        cls, own, rescales = MORE[sampler]
+        start, end = BETAS["scaled_linear"]
+        c = {"num_train_timesteps": 1000, "beta_start": start, "beta_end": end, "beta_schedule": "scaled_linear",
+             "prediction_type": prediction, **own}
+        if sampler != "dpmpp_2s":
+            c.update(timestep_spacing=spacing, steps_offset=1 if spacing == "leading" else 0)
+        if zero_snr:
+            assert rescales
+            c["rescale_betas_zero_snr"] = True
+        c.update(extra)
+        return sampler, cls, c
+
+    for sampler, (cls, _, rescales) in MORE.items():
+        distilled = sampler in ("lcm", "tcd")
+        for spacing in ("leading",) if distilled else ("leading", "trailing", "linspace"):
+            # Two ancestral steps are one from the most noise to the least, where float32 leaves diffusers no digits.
+            counts = (1, 4, 8) if distilled else (1, 5, 20) if sampler in ("euler_a", "dpm2_a") else (1, 2, 5, 20)
+            yield *config(sampler, spacing), counts
+            yield *config(sampler, spacing, "v_prediction"), (4,)
+            if rescales:
+                yield *config(sampler, spacing, "v_prediction", True), (4,) if distilled else (4, 20)
+    for sampler in KARRAS:
+        yield *config(sampler, "linspace", use_karras_sigmas=True), (4, 20)
+        yield *config(sampler, "linspace", use_exponential_sigmas=True), (4, 20)
+    for sampler in ("euler", "dpmpp_2m"):
+        yield sampler, CLASSES[sampler], make_config(sampler, "scaled_linear", "leading", "epsilon", False,
+                                                     use_exponential_sigmas=True), (4, 20)
+    for sampler in ("ddpm", "lcm", "heun"):
+        yield *config(sampler, "leading", clip_sample=True, clip_sample_range=1.5), (4,)
+    yield *config("ddpm", "leading", variance_type="fixed_large"), (4,)
+    yield *config("pndm", "leading", set_alpha_to_one=True), (4,)
+    yield *config("lcm", "leading", original_inference_steps=40, timestep_scaling=3.0), (4, 7)
+    yield *config("tcd", "leading", original_inference_steps=40), (4, 7)
+    for sampler in ("dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m_sde", "dpmpp_2s", "unipc"):
+        yield *config(sampler, "linspace", final_sigmas_type="sigma_min"), (4, 5, 20)
+    for sampler in ("dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m_sde", "deis"):
+        yield *config(sampler, "linspace", lower_order_final=False), (5,)
+    for sampler in ("dpmpp_2m_sde", "dpmpp_2s"):
+        yield *config(sampler, "linspace", solver_type="heun"), (5,)
+    for order in (1, 3):
+        yield *config("deis", "linspace", solver_order=order), (2, 5, 20)
+        yield *config("unipc", "linspace", solver_order=order), (2, 5, 20)
+    yield *config("unipc", "linspace", solver_type="bh1", final_sigmas_type="sigma_min"), (5, 20)
+    for shift in (1.0, 3.0):
+        yield "flow_euler", FlowMatchEulerDiscreteScheduler, {"num_train_timesteps": 1000, "shift": shift}, (1, 4, 20)
+
+
+def run(sampler, cls, config, steps):
+    scheduler = cls(**config)
     scheduler.set_timesteps(steps)
-    sigma = float(scheduler.init_noise_sigma)
+    generator = torch.Generator().manual_seed(SEED)
+    noise = torch.randn(SHAPE, generator=generator)
+    sigma = float(getattr(scheduler, "init_noise_sigma", 1.0))
+    takes_noise = "generator" in inspect.signature(scheduler.step).parameters
+    extra = {"generator": generator} if takes_noise else {}
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)  # Karras timesteps can repeat; the step is counted, not looked up
-    latents = noise * scheduler.init_noise_sigma
+    latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)
     rows = []
     for t in scheduler.timesteps:
-        out = model(scheduler.scale_model_input(latents, t), t)
-        latents = scheduler.step(out, t, latents).prev_sample
+        seen = scheduler.scale_model_input(latents, t) if hasattr(scheduler, "scale_model_input") else latents
+        latents = scheduler.step(model(seen, t), t, latents, **extra).prev_sample
         assert latents.dtype == torch.float32 and torch.isfinite(latents).all(), (sampler, config, steps)
         rows.append(latents)
     tensors = {"timesteps": scheduler.timesteps.float(), "latents": torch.cat(rows)}
-    if sampler != "ddim":
+    if sampler in ("euler", "dpmpp_2m"):
         tensors["sigmas"] = scheduler.sigmas
     return sigma, tensors
 
 
 def main():
-    noise = common.randn(SHAPE, 2024)
+    noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(SEED))
     tensors, configs, cases = {"noise": noise}, [], []
     for beta, zero_snr in itertools.product(BETAS, (False, True)):
         s = DDIMScheduler(**make_config("ddim", beta, "leading", "v_prediction", zero_snr))
         tensors[f"alphas_cumprod_{beta}{'_zero_snr' if zero_snr else ''}"] = s.alphas_cumprod
 
-    for sampler, config, counts in plan():
-        configs.append({"_class_name": CLASSES[sampler].__name__, **config})
+    old = ((sampler, CLASSES[sampler], config, counts) for sampler, config, counts in plan())
+    for sampler, cls, config, counts in itertools.chain(old, more()):
+        configs.append({"_class_name": cls.__name__, **config})
         for steps in counts:
             name = f"c{len(configs) - 1}_s{steps}"
-            sigma, found = run(sampler, config, steps, noise)
+            sigma, found = run(sampler, cls, config, steps)
             tensors.update({f"{name}_{k}": v for k, v in found.items()})
             cases.append({"name": name, "sampler": sampler, "config": len(configs) - 1, "steps": steps,
                           "evaluations": len(found["timesteps"]), "init_noise_sigma": sigma})

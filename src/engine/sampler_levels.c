@@ -1,0 +1,117 @@
+#include <math.h>
+#include <stdlib.h>
+#include "base/alloc.h"
+#include "engine/sampler_rows.h"
+
+void ts_levels_free(ts_levels *l) {
+    free(l->sigma);
+    free(l->timestep);
+    free(l->table);
+    *l = (ts_levels){0};
+}
+
+static ts_code levels_new(const ts_schedule_config *c, const float *alphas, int steps, ts_levels *l,
+                          ts_error *e) {
+    *l = (ts_levels){.sigma = ts_array0(float, (size_t)steps + 1),
+                     .timestep = ts_array0(double, (size_t)steps),
+                     .table = ts_sigma_table(c, alphas)};
+    if (l->sigma && l->timestep && l->table) return TS_OK;
+    ts_levels_free(l);
+    return ts_fail(e, TS_ENOMEM, "a plan of %d steps", steps);
+}
+
+static float final_sigma(const ts_schedule_config *c, const float *table) {
+    return c->final_sigmas_type == TS_FINAL_ZERO ? 0 : table[0];
+}
+
+/* Sigmas of a spacing that goes from the noisiest to the least noisy without the help of timesteps. */
+static bool spaced(const ts_schedule_config *c) {
+    return c->use_karras_sigmas || c->use_exponential_sigmas;
+}
+
+static double spaced_sigma(const ts_schedule_config *c, double high, double low, int steps, int i) {
+    if (c->use_karras_sigmas) return ts_karras_sigma(high, low, steps, i);
+    return exp(log(high) + ts_linspace_at(1, steps, i) * (log(low) - log(high)));
+}
+
+ts_code ts_euler_levels(const ts_schedule_config *c, const float *alphas, int steps, ts_rounding rounding,
+                        ts_levels *ret, ts_error *e) {
+    ts_levels levels, *l = &levels;
+    ts_code rc = levels_new(c, alphas, steps, l, e);
+    if (rc) return rc;
+    int n = c->num_train_timesteps;
+    const float *table = l->table;
+    l->count = steps;
+    for (int i = 0; i < steps; i++)
+        l->timestep[i] = c->timestep_spacing == TS_SPACING_LINSPACE
+                             ? (double)(float)ts_linspace_at(n - 1, steps, steps - 1 - i)
+                             : ts_timestep_at(c, steps, i);
+    double high = ts_sigma_at(table, n, l->timestep[0]), low = ts_sigma_at(table, n, l->timestep[steps - 1]);
+    if (c->sigma_max > 0) high = c->sigma_max;
+    if (c->sigma_min > 0) low = c->sigma_min;
+    for (int i = 0; i < steps; i++) {
+        double s = spaced(c) ? spaced_sigma(c, high, low, steps, i) : ts_sigma_at(table, n, l->timestep[i]);
+        if (spaced(c)) {
+            double t = ts_timestep_of_sigma(table, n, s);
+            l->timestep[i] = rounding == TS_ROUND && c->use_karras_sigmas ? rint(t) : (double)(float)t;
+        }
+        l->sigma[i] = (float)s;
+    }
+    l->sigma[steps] = final_sigma(c, table);
+    double largest = 0;
+    for (int i = 0; i < steps; i++) largest = fmax(largest, (double)l->sigma[i]);
+    l->init_scale =
+        (float)(c->timestep_spacing == TS_SPACING_LEADING ? sqrt(largest * largest + 1) : largest);
+    *ret = levels;
+    return TS_OK;
+}
+
+/* How many of the noisiest training timesteps lambda_min_clipped leaves out (lambda = log(alpha / sigma)). */
+static int clipped_timesteps(const ts_schedule_config *c, const float *alphas) {
+    int n = c->num_train_timesteps, clipped = 0;
+    while (clipped < n) {
+        float a = alphas[n - 1 - clipped];
+        if (!clipped && c->rescale_betas_zero_snr) a = 0x1p-24f;
+        float lambda = logf(sqrtf(a)) - logf(sqrtf(1.0f - a));
+        if ((double)lambda >= c->lambda_min_clipped) break;
+        clipped++;
+    }
+    return clipped;
+}
+
+ts_code ts_multistep_levels(const ts_schedule_config *c, const float *alphas, int steps, ts_levels *ret,
+                            ts_error *e) {
+    int n = c->num_train_timesteps, last = n - clipped_timesteps(c, alphas);
+    if (last < 1)
+        return ts_fail_param(e, TS_EINVAL, "lambda_min_clipped", "lambda_min_clipped leaves no timestep");
+    ts_levels levels, *l = &levels;
+    ts_code rc = levels_new(c, alphas, steps, l, e);
+    if (rc) return rc;
+    const float *table = l->table;
+    double ratio = (double)n / steps;
+    l->init_scale = 1;
+    l->count = steps;
+    /* Clipped timesteps shorten a trailing plan. (numpy's arange may also give one value too many, of about
+     * 0; that one would be timestep -1 and is not taken.) */
+    if (c->timestep_spacing == TS_SPACING_TRAILING && !spaced(c))
+        while (l->count > 1 && rint(ts_arange_down_at(last, ratio, l->count - 1)) < 1) l->count--;
+    for (int i = 0; i < l->count; i++) {
+        double t = c->timestep_spacing == TS_SPACING_LINSPACE
+                       ? rint(ts_linspace_at(last - 1, steps + 1, steps - i))
+                   : c->timestep_spacing == TS_SPACING_LEADING
+                       ? (double)((steps - i) * (last / (steps + 1)) + c->steps_offset)
+                       : rint(ts_arange_down_at(last, ratio, i)) - 1;
+        double s = ts_sigma_at(table, n, t);
+        if (spaced(c)) {
+            s = spaced_sigma(c, (double)table[n - 1], (double)table[0], steps, i);
+            t = ts_timestep_of_sigma(table, n, s);
+            /* diffusers rounds Karras' timesteps before it makes them whole, and no others. */
+            t = c->use_karras_sigmas && c->beta_schedule != TS_BETA_SQUARED_COSINE ? rint(t) : trunc(t);
+        }
+        l->timestep[i] = t;
+        l->sigma[i] = (float)s;
+    }
+    l->sigma[l->count] = final_sigma(c, table);
+    *ret = levels;
+    return TS_OK;
+}

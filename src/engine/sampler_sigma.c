@@ -1,0 +1,184 @@
+/* The plans of samplers in Karras' variables, x = x0 + sigma * noise: k-diffusion's family. With the
+ * derivative D = (x - x0) / sigma, an Euler step to s' is x + (s' - s) D. */
+#include <math.h>
+#include "engine/sampler_rows.h"
+
+/* A model evaluation at noise s. */
+static ts_sampler_row *begin_row(const ts_schedule_config *c, double s, double timestep,
+                                 ts_sampler_plan *plan) {
+    ts_sampler_row *row = &plan->row[plan->rows++];
+    row->timestep = timestep;
+    row->c_in = (float)(1 / sqrt(s * s + 1));
+    ts_predict_x0(c->prediction_type, 1, s, row);
+    return row;
+}
+
+/* x' = x + (s1 - s) D, rearranged so that a large s cancels nothing. */
+static void step_from_x(double s, double s1, ts_sampler_row *row) {
+    row->x_from_x = (float)(s1 / s);
+    row->x_from_d = (float)(1 - s1 / s);
+}
+
+/* x' = ... + weight * D */
+static void add_derivative(double weight, double s, ts_sampler_row *row) {
+    row->x_from_x += (float)(weight / s);
+    row->x_from_d += (float)(-weight / s);
+}
+
+/* Of the noise at s1, how much is left over from s and how much is fresh, so that the variance is right.
+ * diffusers subtracts in float32 what is divided here: it loses digits where s is far above s1. */
+static void ancestral_parts(double s, double s1, double *ret_down, double *ret_up) {
+    *ret_down = s1 * s1 / s;
+    *ret_up = s > s1 ? s1 * sqrt((s - s1) * (s + s1)) / s : 0;
+}
+
+ts_code ts_plan_euler_a(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
+                        ts_error *e) {
+    /* The class knows neither of these keys. */
+    ts_schedule_config own = *c;
+    own.use_karras_sigmas = own.use_exponential_sigmas = false;
+    own.final_sigmas_type = TS_FINAL_ZERO;
+    ts_levels l;
+    ts_code rc = ts_euler_levels(&own, alphas, steps, TS_KEEP_FRACTION, &l, e);
+    if (rc) return rc;
+    plan->init_scale = l.init_scale;
+    for (int i = 0; i < l.count; i++) {
+        double s = (double)l.sigma[i], down, up;
+        ts_sampler_row *row = begin_row(c, s, l.timestep[i], plan);
+        ancestral_parts(s, (double)l.sigma[i + 1], &down, &up);
+        step_from_x(s, down, row);
+        row->x_from_noise = (float)up;
+    }
+    ts_levels_free(&l);
+    return TS_OK;
+}
+
+static ts_code levels_to_zero(const ts_schedule_config *c, const float *alphas, int steps,
+                              ts_rounding rounding, ts_levels *ret, ts_error *e) {
+    ts_schedule_config own = *c;
+    own.final_sigmas_type = TS_FINAL_ZERO;
+    return ts_euler_levels(&own, alphas, steps, rounding, ret, e);
+}
+
+ts_code ts_plan_heun(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
+                     ts_error *e) {
+    ts_levels l;
+    ts_code rc = levels_to_zero(c, alphas, steps, TS_KEEP_FRACTION, &l, e);
+    if (rc) return rc;
+    plan->init_scale = l.init_scale;
+    for (int i = 0; i < l.count; i++) {
+        double s = (double)l.sigma[i], s1 = (double)l.sigma[i + 1];
+        ts_sampler_row *row = begin_row(c, s, l.timestep[i], plan);
+        row->clip = (float)c->clip_sample_range;
+        step_from_x(s, s1, row);
+        if (i == l.count - 1) break;
+        row->save_x = row->push = true;
+        row->push_from_x = (float)(1 / s);
+        row->push_from_d = (float)(-1 / s);
+
+        row = begin_row(c, s1, l.timestep[i + 1], plan);
+        row->clip = (float)c->clip_sample_range;
+        row->x_from_saved = 1;
+        row->x_from_hist[0] = (float)(0.5 * (s1 - s));
+        add_derivative(0.5 * (s1 - s), s1, row);
+    }
+    ts_levels_free(&l);
+    return TS_OK;
+}
+
+/* Two evaluations a step: at s, and at the middle (in log sigma) of s and where the step goes. */
+static ts_code dpm2(const ts_schedule_config *c, const float *alphas, int steps, bool ancestral,
+                    ts_sampler_plan *plan, ts_error *e) {
+    ts_levels l;
+    ts_code rc = levels_to_zero(c, alphas, steps, TS_ROUND, &l, e);
+    if (rc) return rc;
+    plan->init_scale = l.init_scale;
+    for (int i = 0; i < l.count; i++) {
+        double s = (double)l.sigma[i], to = (double)l.sigma[i + 1], up = 0;
+        if (ancestral) ancestral_parts(s, (double)l.sigma[i + 1], &to, &up);
+        ts_sampler_row *row = begin_row(c, s, l.timestep[i], plan);
+        if (i == l.count - 1) {
+            step_from_x(s, 0, row);
+            break;
+        }
+        double middle = sqrt(s * to);
+        row->save_x = true;
+        step_from_x(s, middle, row);
+
+        row = begin_row(c, middle, ts_timestep_of_sigma(l.table, c->num_train_timesteps, middle), plan);
+        row->x_from_saved = 1;
+        add_derivative(to - s, middle, row);
+        row->x_from_noise = (float)up;
+    }
+    ts_levels_free(&l);
+    return TS_OK;
+}
+
+ts_code ts_plan_dpm2(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
+                     ts_error *e) {
+    return dpm2(c, alphas, steps, false, plan, e);
+}
+
+ts_code ts_plan_dpm2_a(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
+                       ts_error *e) {
+    return dpm2(c, alphas, steps, true, plan, e);
+}
+
+/* The Lagrange polynomial through sigma[at], sigma[at - 1], ... that is 1 at the k-th, integrated over the
+ * step. Two Gauss points are exact for a cubic, which is the most there is. */
+static double lms_weight(const float *sigma, int at, int order, int k) {
+    double from = (double)sigma[at], to = (double)sigma[at + 1], sum = 0;
+    for (int side = -1; side <= 1; side += 2) {
+        double tau = 0.5 * (from + to) + side * 0.5 * (to - from) / sqrt(3), product = 1;
+        for (int j = 0; j < order; j++)
+            if (j != k)
+                product *= (tau - (double)sigma[at - j]) / ((double)sigma[at - k] - (double)sigma[at - j]);
+        sum += product;
+    }
+    return 0.5 * (to - from) * sum;
+}
+
+ts_code ts_plan_lms(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
+                    ts_error *e) {
+    ts_levels l;
+    ts_code rc = levels_to_zero(c, alphas, steps, TS_KEEP_FRACTION, &l, e);
+    if (rc) return rc;
+    plan->init_scale = l.init_scale;
+    for (int i = 0; i < l.count; i++) {
+        const int most = TS_SAMPLER_HISTORY + 1, order = i + 1 < most ? i + 1 : most;
+        double s = (double)l.sigma[i];
+        ts_sampler_row *row = begin_row(c, s, l.timestep[i], plan);
+        row->x_from_x = 1;
+        add_derivative(lms_weight(l.sigma, i, order, 0), s, row);
+        for (int k = 1; k < order; k++) row->x_from_hist[k - 1] = (float)lms_weight(l.sigma, i, order, k);
+        row->push = true;
+        row->push_from_x = (float)(1 / s);
+        row->push_from_d = (float)(-1 / s);
+    }
+    ts_levels_free(&l);
+    return TS_OK;
+}
+
+/* A flow model's output is d x / d sigma, x = (1 - sigma) x0 + sigma * noise. diffusers shifts the ends of
+ * the timesteps once and every sigma once more. */
+ts_code ts_plan_flow_euler(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
+                           ts_error *e) {
+    (void)alphas, (void)e;
+    const double n = c->num_train_timesteps, shift = c->flow_shift, least = 1 / n;
+    const double low = shift * least / (1 + (shift - 1) * least);
+    plan->init_scale = 1;
+    plan->rows = steps;
+    double sigma = 0;
+    for (int i = steps - 1; i >= 0; i--) {
+        double next = sigma, t = 1 + ts_linspace_at(1, steps, i) * (low - 1);
+        sigma = (double)(float)(shift * t / (1 + (shift - 1) * t));
+        ts_sampler_row *row = &plan->row[i];
+        row->timestep = (double)(float)(sigma * n);
+        row->c_in = 1;
+        row->d_from_x = 1;
+        row->d_from_out = (float)-sigma;
+        row->x_from_x = 1;
+        row->x_from_out = (float)(next - sigma);
+    }
+    return TS_OK;
+}
