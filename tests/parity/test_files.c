@@ -100,6 +100,7 @@ static void gather(const char *kind) {
 static char *write_file(const char *name) {
     char *path = ts_format("%s/%s.safetensors", w.folder, name);
     ts_error e = {0};
+    assert_non_null(path);
     must(ts_safetensors_write(path, w.tensors, w.count, &e), &e);
     return path;
 }
@@ -134,6 +135,7 @@ static char *make(const char *kind) {
 }
 
 static void discard(char *path) {
+    if (!path) return;
     char *beside = ts_format("%.*s.json", (int)(strlen(path) - strlen(".safetensors")), path);
     unlink(beside);
     unlink(path);
