@@ -16,7 +16,8 @@
 #include "engine/safetensors.h"
 
 static const char usage[] =
-    "usage: tesserad generate --model DIR --prompt TEXT -o OUT.png [options]\n"
+    "usage: tesserad generate --model MODEL --prompt TEXT -o OUT.png [options]\n"
+    "  --vae FILE             an autoencoder in place of the model's\n"
     "  --negative TEXT        what the picture should not show\n"
     "  --seed N               of the first picture; the next ones count up (default 0)\n"
     "  --steps N              (default 20)\n"
@@ -39,7 +40,7 @@ static const char usage[] =
     "  --profile              time by op of rank 0 on stderr\n";
 
 typedef struct options {
-    const char *model, *prompt, *negative, *out, *devices, *sampler, *latents_in, *latents_out;
+    const char *model, *vae, *prompt, *negative, *out, *devices, *sampler, *latents_in, *latents_out;
     uint64_t seed;
     int steps, width, height, batch, dtype; /* dtype -1: auto */
     double guidance;
@@ -115,6 +116,7 @@ static int find_dtype(const char *name) {
 
 enum {
     OPT_MODEL = 256,
+    OPT_VAE,
     OPT_PROMPT,
     OPT_NEGATIVE,
     OPT_SEED,
@@ -139,6 +141,7 @@ enum {
 };
 
 static const struct option longs[] = {{"model", 1, 0, OPT_MODEL},
+                                      {"vae", 1, 0, OPT_VAE},
                                       {"prompt", 1, 0, OPT_PROMPT},
                                       {"negative", 1, 0, OPT_NEGATIVE},
                                       {"seed", 1, 0, OPT_SEED},
@@ -169,6 +172,7 @@ static bool take_option(options *o, int option, const char *v) {
     bool good = true;
     switch (option) {
     case OPT_MODEL: o->model = v; break;
+    case OPT_VAE: o->vae = v; break;
     case OPT_PROMPT: o->prompt = v; break;
     case OPT_NEGATIVE: o->negative = v; break;
     case OPT_SAMPLER: o->sampler = v; break;
@@ -400,6 +404,7 @@ static ts_code run(const options *o, ts_error *e) {
     double load_s;
     ts_code rc = ts_devices_parse(o->devices, devices, &count, e);
     if (!rc) rc = ts_model_load(o->model, &model, e);
+    if (!rc && o->vae) rc = ts_model_replace_vae(model, o->vae, e);
     if (!rc) rc = ts_group_open(devices, count, &group, e);
     load_s = ts_seconds(ts_now_ns() - t0);
     s.model = model;

@@ -199,6 +199,35 @@ ts_code ts_checkpoint_weights(const ts_checkpoint *c, const char *name, ts_weigh
     return TS_OK;
 }
 
+ts_code ts_checkpoint_open_vae(const char *path, int levels, ts_weights **ret, ts_error *e) {
+    ts_weights *w = NULL;
+    ts_safetensors *file = NULL;
+    ts_code rc = ts_weights_new(path, &w, e);
+    if (!rc) rc = ts_safetensors_open(path, &file, e);
+    if (!rc) rc = ts_weights_hold(w, file, e);
+    if (rc) goto fail;
+    const bool diffusers = any_key(file, "decoder.up_blocks.");
+    const size_t prefix = any_key(file, CHECKPOINT_VAE) ? sizeof CHECKPOINT_VAE - 1 : 0;
+    for (size_t i = 0; !rc && i < ts_safetensors_count(file); i++) {
+        const ts_file_tensor *t = ts_safetensors_at(file, i);
+        char name[TS_KEY_BYTES];
+        if (diffusers)
+            rc = ts_weights_add(w, t->name, t, e);
+        else if (strncmp(t->name, CHECKPOINT_VAE, prefix) == 0 &&
+                 ts_keymap_vae(t->name + prefix, levels, name))
+            rc = ts_weights_add(w, name, t, e);
+    }
+    if (!rc) rc = ts_weights_seal(w, e);
+    if (!rc && !ts_weights_find(w, "decoder.conv_in.weight"))
+        rc = ts_fail(e, TS_EFORMAT, "%s holds no autoencoder: there is no decoder.conv_in.weight", path);
+    if (rc) goto fail;
+    *ret = w;
+    return TS_OK;
+fail:
+    ts_weights_free(w);
+    return rc;
+}
+
 /* ---- tokenizers ---- */
 
 ts_code ts_checkpoint_tokenizer(const ts_checkpoint *c, int encoder, ts_tokenizer **ret, ts_error *e) {

@@ -33,6 +33,10 @@ const cJSON *ts_checkpoint_config(const ts_checkpoint *c, const char *component)
  * stored the other way round. TS_EFORMAT, TS_ENOMEM. */
 ts_code ts_checkpoint_weights(const ts_checkpoint *c, const char *component, ts_weights **ret, ts_error *e);
 
+/* The weights of an autoencoder that is alone in a file, in the LDM layout (with or without its prefix) or
+ * diffusers'. levels: of the model that it is for. TS_EFORMAT when there is no decoder in it. */
+ts_code ts_checkpoint_open_vae(const char *path, int levels, ts_weights **ret, ts_error *e);
+
 /* Of encoder 0, or 1 of XL. Errors as ts_tokenizer_open's. */
 ts_code ts_checkpoint_tokenizer(const ts_checkpoint *c, int encoder, ts_tokenizer **ret, ts_error *e);
 

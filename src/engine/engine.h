@@ -23,8 +23,13 @@ typedef struct ts_model_info {
     size_t parameters;
 } ts_model_info;
 
-/* Reads a diffusers folder. Errors name the file and the key. The model outlives every group that ran it. */
+/* Reads a diffusers folder or a single file (engine/checkpoint.h). Errors name the file and the key. The model
+ * outlives every group that ran it. */
 ts_code ts_model_load(const char *path, ts_model **ret, ts_error *e);
+
+/* Takes the autoencoder of a safetensors file in place of the model's, of the same sizes; the latents' scale stays
+ * the model's. Before any group has run it. TS_EFORMAT when it does not fit; then the model is as it was. */
+ts_code ts_model_replace_vae(ts_model *m, const char *path, ts_error *e);
 void ts_model_free(ts_model *model); /* NULL is fine */
 const ts_model_info *ts_model_get_info(const ts_model *model);
 

@@ -195,6 +195,26 @@ ts_code ts_model_load(const char *path, ts_model **ret, ts_error *e) {
     return TS_OK;
 }
 
+ts_code ts_model_replace_vae(ts_model *m, const char *path, ts_error *e) {
+    const ts_vae_config *c = &m->vae;
+    ts_weights *w = NULL;
+    ts_code rc = ts_checkpoint_open_vae(path, c->levels, &w, e);
+    if (rc) return rc;
+    /* The rest of the shapes is checked when a program is compiled; these tell the kinds of model apart. */
+    const ts_param *in = ts_weights_find(w, "decoder.conv_in.weight");
+    if (in->rank != 4 || in->shape[0] != c->channels[c->levels - 1] || in->shape[1] != c->latent_channels) {
+        rc = ts_fail(e, TS_EFORMAT, "%s is an autoencoder of other sizes than that of %s", path, m->path);
+        ts_weights_free(w);
+        return rc;
+    }
+    m->vae.post_quant = ts_weights_find(w, "post_quant_conv.weight") != NULL;
+    m->info.parameters += ts_weights_elements(w);
+    m->info.parameters -= ts_weights_elements(m->vae_weights);
+    ts_weights_free(m->vae_weights);
+    m->vae_weights = w;
+    return TS_OK;
+}
+
 void ts_model_free(ts_model *m) {
     if (!m) return;
     ts_store_free(m->store_cpu);

@@ -78,13 +78,20 @@ ts_code ts_weights_seal(ts_weights *w, ts_error *e) {
     return TS_OK;
 }
 
+ts_code ts_weights_hold(ts_weights *w, ts_safetensors *file, ts_error *e) {
+    if (!ts_grow(&w->files, &w->file_capacity, w->file_count + 1, sizeof(ts_safetensors *))) {
+        ts_safetensors_free(file);
+        return ts_fail(e, TS_ENOMEM, "weights of %s", w->path);
+    }
+    w->files[w->file_count++] = file;
+    return TS_OK;
+}
+
 static ts_code add_file(ts_weights *w, const char *path, ts_error *e) {
-    if (!ts_grow(&w->files, &w->file_capacity, w->file_count + 1, sizeof(ts_safetensors *)))
-        return ts_fail(e, TS_ENOMEM, "weights of %s", path);
     ts_safetensors *s = NULL;
     ts_code rc = ts_safetensors_open(path, &s, e);
+    if (!rc) rc = ts_weights_hold(w, s, e);
     if (rc) return rc;
-    w->files[w->file_count++] = s;
     for (size_t i = 0; !rc && i < ts_safetensors_count(s); i++) {
         const ts_file_tensor *t = ts_safetensors_at(s, i);
         rc = ts_weights_add(w, t->name, t, e);

@@ -25,6 +25,8 @@ ts_code ts_weights_new(const char *path, ts_weights **ret, ts_error *e);
 ts_code ts_weights_add(ts_weights *w, const char *name, const ts_file_tensor *t, ts_error *e);
 /* Memory that w frees when it dies, for what was made rather than mapped; freed at once when it fails. */
 ts_code ts_weights_keep(ts_weights *w, void *bytes, ts_error *e);
+/* The file is w's from now on and dies with it; closed at once when that fails. TS_ENOMEM. */
+ts_code ts_weights_hold(ts_weights *w, ts_safetensors *file, ts_error *e);
 /* TS_EFORMAT for a name that came twice. */
 ts_code ts_weights_seal(ts_weights *w, ts_error *e);
 void ts_weights_free(ts_weights *w); /* NULL is fine; every ts_param of it dies too */

@@ -288,6 +288,59 @@ static void the_picture_is_that_of_the_folder(void **state) {
     discard(path);
 }
 
+/* An autoencoder alone in a file, in each of its three layouts, in place of one that is wrong. */
+static void an_autoencoder_can_be_replaced(void **state) {
+    (void)state;
+    static const size_t skip[] = {0, sizeof "first_stage_model." - 1};
+    studio s = studio_open("pipeline_sd1", &ts_backend_cpu, 1);
+    ts_shape shape = {.width = 64,
+                      .height = 64,
+                      .steps = 1,
+                      .sampler = ts_sampler_find(s.model->schedule.sampler),
+                      .parallel = {.mode = TS_MODE_SINGLE},
+                      .dtype = TS_F32};
+    ts_picture request = {.prompt = "a box", .seed = 1, .guidance_scale = 1};
+    shot want = studio_shoot(s, &shape, &request);
+    studio_close(s);
+    char *diffusers = parity_path("pipeline_sd1/vae/diffusion_pytorch_model.safetensors");
+    for (int i = 0; i < 3; i++) {
+        gather("sd1");
+        size_t kept = 0;
+        for (size_t k = 0; k < w.count; k++) {
+            if (strncmp(w.tensors[k].name, "first_stage_model.", 18) != 0) continue;
+            w.tensors[kept] = w.tensors[k];
+            w.tensors[kept++].name += i < 2 ? skip[i] : 0;
+        }
+        w.count = kept;
+        char *path = i < 2 ? write_file("vae") : ts_strdup(diffusers);
+        s = studio_open("pipeline_sd1", &ts_backend_cpu, 1);
+        ts_error e = {0};
+        const size_t parameters = ts_model_get_info(s.model)->parameters;
+        must(ts_model_replace_vae(s.model, path, &e), &e);
+        assert_int_equal(ts_model_get_info(s.model)->parameters, parameters);
+        shot have = studio_shoot(s, &shape, &request);
+        assert_memory_equal(have.rgb, want.rgb, 64 * 64 * 3);
+        shot_free(have);
+        studio_close(s);
+        if (i < 2) unlink(path);
+        free(path);
+    }
+    /* And one that does not fit is refused, the model staying as it was. */
+    s = studio_open("pipeline_xl", &ts_backend_cpu, 1);
+    const ts_weights *before = s.model->vae_weights;
+    ts_error e = {0};
+    assert_int_equal(ts_model_replace_vae(s.model, diffusers, &e), TS_EFORMAT);
+    assert_non_null(strstr(e.message, "other sizes"));
+    char *unet = parity_path("pipeline_sd1/unet/diffusion_pytorch_model.safetensors");
+    assert_int_equal(ts_model_replace_vae(s.model, unet, &e), TS_EFORMAT);
+    assert_non_null(strstr(e.message, "no autoencoder"));
+    assert_ptr_equal(s.model->vae_weights, before);
+    studio_close(s);
+    free(unet);
+    free(diffusers);
+    shot_free(want);
+}
+
 /* CLIP's own vocabulary comes with the program: ids that transformers gives with
  * openai/clip-vit-large-patch14. */
 static void a_file_without_a_tokenizer_has_that_of_clip(void **state) {
@@ -407,6 +460,7 @@ int main(int argc, char **argv) {
             test_add(&tests, the_picture_is_that_of_the_folder, kinds[i], 0,
                      "%s: the picture is the folder's", kinds[i]);
     }
+    test_add(&tests, an_autoencoder_can_be_replaced, NULL, 0, "an autoencoder can be replaced");
     test_add(&tests, a_file_without_a_tokenizer_has_that_of_clip, NULL, 0,
              "a file without a tokenizer has CLIP's");
     test_add(&tests, a_file_that_is_no_model_says_what_it_lacks, NULL, 0,
