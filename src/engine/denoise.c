@@ -24,7 +24,7 @@ struct ts_patch {
     /* Where the sampler draws noise: every rank draws all of a picture's and keeps its rows, so that nothing
      * need be sent and the picture is the same on any number of ranks. */
     float *noise, *drawn;
-    ts_torch_rng *rng; /* by picture of the job */
+    ts_rng *rng; /* by picture of the job */
     uint64_t noise_wait_ns;
 };
 
@@ -65,7 +65,7 @@ static void take_noise(ts_patch *p) {
 static void draw_noise(ts_patch *p) {
     const ts_run *run = p->run;
     for (int k = 0; k < run->count; k++) {
-        ts_torch_randn(&p->rng[run->picture[k]], p->drawn, picture_elements(run));
+        ts_rng_randn(&p->rng[run->picture[k]], p->drawn, picture_elements(run));
         take_rows(p, 1, p->drawn, p->noise + (size_t)k * p->elements);
     }
 }
@@ -92,7 +92,7 @@ static ts_code patch_new(ts_run *run, int rank, ts_patch **ret) {
     p->memory = ts_array0(float, n *buffers);
     if (draws) {
         p->drawn = ts_array0(float, picture_elements(run));
-        p->rng = ts_array0(ts_torch_rng, (size_t)run->job->count);
+        p->rng = ts_array0(ts_rng, (size_t)run->job->count);
     }
     if (!p->memory || (draws && (!p->drawn || !p->rng))) {
         patch_free(p);

@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include "base/dtype.h"
 #include "base/error.h"
+#include "engine/random.h"
 #include "engine/sampler.h"
 
 #define TS_MAX_RANKS 16
@@ -94,6 +95,7 @@ typedef struct ts_picture {
     const char *prompt;    /* UTF-8, terminated */
     const char *negative;  /* NULL: absent, which XL does not treat as "" */
     uint64_t seed;
+    ts_rng_kind rng; /* of the starting noise and of what the sampler draws; 0: PyTorch's on the CPU */
     double guidance_scale; /* used when the shape is guided */
     /* NULL, or what the text encoder would make, float32 [tokens][width]: of the negative prompt where the shape
      * is guided, then of the prompt. Not for models with pooled text (XL). */

@@ -1,6 +1,7 @@
 #include "engine/random.h"
 
 #include <math.h>
+#include <string.h>
 
 /* torch.randn takes two ways: below this many elements one value at a time, in double; from it on, blocks. */
 #define BLOCK 16
@@ -61,8 +62,8 @@ static double normal(ts_torch_rng *rng) {
     return radius * cos(angle);
 }
 
-/* Sixteen uniforms become sixteen normals: value j and value j + 8 are a pair. The angle is rounded to float32
- * as torch rounds it: at 2 pi that alone is 2.4e-7, times a radius of up to 5.8. */
+/* Sixteen uniforms become sixteen normals: value j and value j + 8 are a pair. The angle is rounded to
+ * float32 as torch rounds it: at 2 pi that alone is 2.4e-7, times a radius of up to 5.8. */
 static void normal_block(float *x) {
     for (int j = 0; j < BLOCK / 2; j++) {
         float radius = sqrtf(-2 * logf(1 - x[j])), angle = (float)(2 * M_PI) * x[j + BLOCK / 2];
@@ -84,4 +85,31 @@ void ts_torch_randn(ts_torch_rng *rng, float *out, size_t n) {
         for (int j = 0; j < BLOCK; j++) tail[j] = uniform_float(rng);
         normal_block(tail);
     }
+}
+
+static const char *const kinds[TS_RNG_KIND_COUNT] = {"torch-cpu", "torch-cuda"};
+
+const char *ts_rng_kind_name(ts_rng_kind kind) {
+    return kinds[kind];
+}
+
+int ts_rng_kind_find(const char *name) {
+    for (int i = 0; i < TS_RNG_KIND_COUNT; i++)
+        if (strcmp(kinds[i], name) == 0) return i;
+    return -1;
+}
+
+void ts_rng_seed(ts_rng *rng, ts_rng_kind kind, uint64_t seed) {
+    rng->kind = kind;
+    if (kind == TS_RNG_TORCH_CUDA)
+        ts_cuda_rng_seed(&rng->of.cuda, seed, TS_CUDA_RNG_THREADS);
+    else
+        ts_torch_rng_seed(&rng->of.cpu, seed);
+}
+
+void ts_rng_randn(ts_rng *rng, float *out, size_t n) {
+    if (rng->kind == TS_RNG_TORCH_CUDA)
+        ts_cuda_randn(&rng->of.cuda, out, n);
+    else
+        ts_torch_randn(&rng->of.cpu, out, n);
 }

@@ -56,25 +56,25 @@ static ts_code allocate(ts_run *run, ts_error *e) {
     run->latents = ts_array0(float, latent_elements(run) * (size_t)pictures);
     run->text = ts_array0(float, images *text);
     run->pooled = ts_array0(float, images *(size_t)ts_model_pooled_width(m));
-    run->rng = ts_array0(ts_torch_rng, (size_t)pictures);
+    run->rng = ts_array0(ts_rng, (size_t)pictures);
     if (!run->noise || !run->latents || !run->text || !run->pooled || !run->rng)
         return ts_fail(e, TS_ENOMEM, "starting a job");
     return TS_OK;
 }
 
-/* The starting noise of a picture is PyTorch's for its seed, whatever the devices, the batch or the dtype.
+/* The starting noise of a picture is PyTorch's for its seed and generator, whatever the devices, the batch or the dtype.
  * Where it is given, the generator still begins at the seed, for samplers that draw more. */
 static void make_noise(ts_run *run) {
     const size_t n = latent_elements(run);
     for (int k = 0; k < run->job->count; k++) {
         const ts_picture *picture = &run->job->pictures[k];
         float *to = run->noise + (size_t)k * n;
-        ts_torch_rng_seed(&run->rng[k], picture->seed);
+        ts_rng_seed(&run->rng[k], picture->rng, picture->seed);
         if (picture->latents_in) {
             memcpy(to, picture->latents_in, n * sizeof *to);
             continue;
         }
-        ts_torch_randn(&run->rng[k], to, n);
+        ts_rng_randn(&run->rng[k], to, n);
     }
 }
 

@@ -29,7 +29,7 @@ typedef struct ts_run {
 
     /* By picture of the job. */
     float *noise;      /* [pictures][channels][h][w], unit normal */
-    ts_torch_rng *rng; /* [pictures]: as the starting noise left them; ranks draw from copies */
+    ts_rng *rng; /* [pictures]: as the starting noise left them; ranks draw from copies */
     float *latents;    /* [pictures][h][w][channels], written row-wise by the ranks at the end */
     float *text;       /* [images][tokens][width]: the unconditional ones first where the job is guided */
     float *pooled;     /* XL: [images][width] */
