@@ -27,7 +27,10 @@ static ts_code open_config(const ts_model *m, const char *component, const char 
 
 /* In which file a key is wrong is half of the message. */
 static ts_code in_component(const ts_model *m, const char *component, ts_code rc, ts_error *e) {
-    return rc ? ts_error_context(e, rc, "%s/%s", m->path, component) : TS_OK;
+    if (!rc) return TS_OK;
+    if (!m->checkpoint) return ts_error_context(e, rc, "%s/%s", m->path, component);
+    /* No config.json there: the component alone. */
+    return ts_error_context(e, rc, "%s: %.*s", m->path, (int)strcspn(component, "/"), component);
 }
 
 /* A component's config and weights, from its folder or the single file. The config is *ret_owned too where
