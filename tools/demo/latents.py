@@ -15,7 +15,7 @@ import common
 import models
 import scenes
 
-SHARD = 250
+SHARD = 250                                                  # scenes in a file
 
 
 class Pictures(torch.utils.data.Dataset):
@@ -48,18 +48,19 @@ def work(args, rank, device):
     vae = common.fast_group_norms(vae).to(device, memory_format=torch.channels_last).eval()
     folder = args.dir / f"latents-{args.size}"
     folder.mkdir(parents=True, exist_ok=True)
+    size = min(SHARD, args.count)
     step = max(1, 4 * 65536 // (width * height))
-    for shard in range(rank, -(-args.count // SHARD), common.workers()):
+    for shard in range(rank, -(-args.count // size), common.workers()):
         path = folder / f"{args.first + shard:04d}.pt"
         if path.exists():
             continue
         rng = random.Random(f"{args.size} {args.first + shard}")
-        picked = [scenes.sample_scene(rng) for _ in range(SHARD)]
+        picked = [scenes.sample_scene(rng) for _ in range(size)]
         jobs = [(s, rng.getrandbits(32), width, height) for s in picked]
         pictures, out = [], []
         for picture in common.loader(Pictures(jobs), device):
             pictures.append(picture)
-            if len(pictures) == step or len(out) * step + len(pictures) == SHARD:
+            if len(pictures) == step or len(out) * step + len(pictures) == size:
                 out.append(encode(vae, pictures, device).to("cpu", torch.float16))
                 pictures = []
         z = torch.cat(out)
