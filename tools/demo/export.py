@@ -1,6 +1,8 @@
 """Writes models/demo/: a diffusers folder of StableDiffusionPipeline in float16.
 
-    python export.py [--dir CHECKPOINTS] [--out FOLDER]       missing checkpoints give random weights
+    python export.py [--dir CHECKPOINTS] [--out FOLDER]
+
+What has no checkpoint is taken from models/demo as it is, or is random where there is none yet.
 
 The model card (README.md) is written by hand beside it and not touched.
 """
@@ -9,7 +11,8 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import CLIPTokenizer
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
 import bpe
 import common
@@ -19,6 +22,10 @@ import models
 def networks(folder):
     """(vae, text encoder, unet) in float32 from the checkpoints' EMA weights."""
     vae, text, unet = models.autoencoder(), models.text_encoder(), models.unet()
+    if (common.MODEL_DIR / "unet" / "config.json").exists():
+        vae = AutoencoderKL.from_pretrained(common.MODEL_DIR / "vae", torch_dtype=torch.float32)
+        text = CLIPTextModel.from_pretrained(common.MODEL_DIR / "text_encoder", dtype=torch.float32)
+        unet = UNet2DConditionModel.from_pretrained(common.MODEL_DIR / "unet", torch_dtype=torch.float32)
     state = common.load_checkpoint(folder / "vae.pt")
     if state:
         vae.load_state_dict(state["ema"])
@@ -34,7 +41,6 @@ def networks(folder):
 
 
 def write(folder, out):
-    from diffusers import StableDiffusionPipeline
     out = Path(out)
     vae, text, unet = networks(folder)
     bpe.write(out / "tokenizer")
