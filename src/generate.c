@@ -20,11 +20,13 @@ static const char usage[] =
     "  --vae FILE             an autoencoder in place of the model's\n"
     "  --negative TEXT        what the picture should not show\n"
     "  --seed N               of the first picture; the next ones count up (default 0)\n"
+    "  --rng NAME             torch-cpu or torch-cuda: whose noise the seed means (default torch-cpu)\n"
     "  --steps N              (default 20)\n"
     "  --guidance X           1 or less: none (default 5)\n"
     "  --size WxH             multiples of 8 (default: the model's)\n"
     "  --batch N              pictures in one run; OUT-0.png, OUT-1.png, ... (default 1)\n"
     "  --sampler NAME         (default: the model's)\n"
+    "  --scheduler NAME       default, karras, exponential, leading, trailing or linspace (default: the model's)\n"
     "  --mode NAME            pcpp, distrifusion, sync, naive or single (default pcpp)\n"
     "  --ranks N              devices that take part (default all)\n"
     "  --partial P            keys seen before and after a patch, as a share of its own; or \"all\" (default "
@@ -42,6 +44,8 @@ static const char usage[] =
 typedef struct options {
     const char *model, *vae, *prompt, *negative, *out, *devices, *sampler, *latents_in, *latents_out;
     uint64_t seed;
+    ts_rng_kind rng;
+    ts_scheduler scheduler;
     int steps, width, height, batch, dtype; /* dtype -1: auto */
     double guidance;
     ts_parallel parallel;
@@ -120,6 +124,8 @@ enum {
     OPT_PROMPT,
     OPT_NEGATIVE,
     OPT_SEED,
+    OPT_RNG,
+    OPT_SCHEDULER,
     OPT_STEPS,
     OPT_GUIDANCE,
     OPT_SIZE,
@@ -145,6 +151,8 @@ static const struct option longs[] = {{"model", 1, 0, OPT_MODEL},
                                       {"prompt", 1, 0, OPT_PROMPT},
                                       {"negative", 1, 0, OPT_NEGATIVE},
                                       {"seed", 1, 0, OPT_SEED},
+                                      {"rng", 1, 0, OPT_RNG},
+                                      {"scheduler", 1, 0, OPT_SCHEDULER},
                                       {"steps", 1, 0, OPT_STEPS},
                                       {"guidance", 1, 0, OPT_GUIDANCE},
                                       {"size", 1, 0, OPT_SIZE},
@@ -194,6 +202,14 @@ static bool take_option(options *o, int option, const char *v) {
             p->partial = INFINITY;
         else
             good = as_double(v, 0, 1000, &p->partial);
+        break;
+    case OPT_RNG:
+        good = as_name(v, ts_rng_kind_find, &n);
+        if (good) o->rng = (ts_rng_kind)n;
+        break;
+    case OPT_SCHEDULER:
+        good = as_name(v, ts_scheduler_find, &n);
+        if (good) o->scheduler = (ts_scheduler)n;
         break;
     case OPT_MODE:
         good = as_name(v, ts_mode_find, &n);
@@ -377,6 +393,7 @@ static ts_code fill_job(session *s, const ts_group *group, ts_error *e) {
                               .height = o->height ? o->height : info->default_height,
                               .steps = o->steps,
                               .sampler = ts_sampler_find(sampler),
+                              .scheduler = o->scheduler,
                               .parallel = o->parallel,
                               .dtype = dtype,
                               .guided = o->guidance > 1};
@@ -388,6 +405,7 @@ static ts_code fill_job(session *s, const ts_group *group, ts_error *e) {
         s->pictures[k] = (ts_picture){.prompt = o->prompt,
                                       .negative = o->negative,
                                       .seed = o->seed + (uint64_t)k,
+                                      .rng = o->rng,
                                       .guidance_scale = o->guidance};
     return ts_group_check(group, s->model, &s->job.shape, e);
 }

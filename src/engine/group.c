@@ -138,7 +138,10 @@ ts_code ts_group_check(const ts_group *g, const ts_model *m, const ts_shape *s, 
         return ts_fail_param(e, TS_EINVAL, "parallel.cfg_split",
                              "cfg_split needs guidance and an even number of devices, at least two");
     ts_sampler_plan *plan = NULL;
-    ts_code rc = ts_sampler_plan_new(s->sampler, &m->schedule, s->steps, &plan, e);
+    ts_schedule_config schedule = m->schedule;
+    ts_schedule_place(&schedule, s->scheduler);
+    ts_code rc = ts_sampler_takes(s->sampler, s->scheduler, e);
+    if (!rc) rc = ts_sampler_plan_new(s->sampler, &schedule, s->steps, &plan, e);
     free(plan);
     return rc;
 }

@@ -84,6 +84,7 @@ typedef struct ts_shape {
     int width, height; /* pixels, multiples of 8 */
     int steps;         /* 1..TS_MAX_STEPS */
     const ts_sampler *sampler;
+    ts_scheduler scheduler;
     ts_parallel parallel;
     ts_dtype dtype; /* TS_F32 or TS_BF16 */
     bool guided;    /* classifier-free guidance: two U-Net passes a step */

@@ -207,7 +207,9 @@ static ts_code prepare(ts_run *run, ts_error *e) {
     run_layout(run);
     run->count = job->count;
     for (int k = 0; k < job->count; k++) run->picture[k] = k;
-    rc = ts_sampler_plan_new(job->shape.sampler, &run->model->schedule, job->shape.steps, &run->plan, e);
+    ts_schedule_config schedule = run->model->schedule;
+    ts_schedule_place(&schedule, job->shape.scheduler);
+    rc = ts_sampler_plan_new(job->shape.sampler, &schedule, job->shape.steps, &run->plan, e);
     if (!rc) rc = allocate(run, e);
     return rc;
 }

@@ -9,6 +9,7 @@
 
 static const ts_sampler samplers[] = {
     {.name = "ddim",
+     .by_spacing = true,
      .label = "DDIM",
      .aliases = {"DDIMScheduler"},
      .order = 1,
@@ -16,6 +17,7 @@ static const ts_sampler samplers[] = {
      .default_spacing = TS_SPACING_LEADING,
      .plan = ts_plan_ddim},
     {.name = "ddpm",
+     .by_spacing = true,
      .label = "DDPM",
      .aliases = {"DDPMScheduler"},
      .order = 1,
@@ -23,6 +25,8 @@ static const ts_sampler samplers[] = {
      .default_spacing = TS_SPACING_LEADING,
      .plan = ts_plan_ddpm},
     {.name = "euler",
+     .by_spacing = true,
+     .by_sigmas = true,
      .label = "Euler",
      .aliases = {"k_euler", "EulerDiscreteScheduler"},
      .order = 1,
@@ -30,6 +34,8 @@ static const ts_sampler samplers[] = {
      .default_spacing = TS_SPACING_LINSPACE,
      .plan = ts_plan_euler},
     {.name = "euler_a",
+     .by_spacing = true,
+     .by_sigmas = true,
      .label = "Euler a",
      .aliases = {"euler_ancestral", "k_euler_a", "k_euler_ancestral", "EulerAncestralDiscreteScheduler"},
      .order = 1,
@@ -37,6 +43,8 @@ static const ts_sampler samplers[] = {
      .default_spacing = TS_SPACING_LINSPACE,
      .plan = ts_plan_euler_a},
     {.name = "heun",
+     .by_spacing = true,
+     .by_sigmas = true,
      .label = "Heun",
      .aliases = {"k_heun", "HeunDiscreteScheduler"},
      .order = 2,
@@ -44,6 +52,8 @@ static const ts_sampler samplers[] = {
      .default_spacing = TS_SPACING_LINSPACE,
      .plan = ts_plan_heun},
     {.name = "lms",
+     .by_spacing = true,
+     .by_sigmas = true,
      .label = "LMS",
      .aliases = {"k_lms", "LMSDiscreteScheduler"},
      .order = 4,
@@ -51,6 +61,8 @@ static const ts_sampler samplers[] = {
      .default_spacing = TS_SPACING_LINSPACE,
      .plan = ts_plan_lms},
     {.name = "dpm2",
+     .by_spacing = true,
+     .by_sigmas = true,
      .label = "DPM2",
      .aliases = {"k_dpm_2", "dpm_2", "KDPM2DiscreteScheduler"},
      .order = 2,
@@ -58,6 +70,8 @@ static const ts_sampler samplers[] = {
      .default_spacing = TS_SPACING_LINSPACE,
      .plan = ts_plan_dpm2},
     {.name = "dpm2_a",
+     .by_spacing = true,
+     .by_sigmas = true,
      .label = "DPM2 a",
      .aliases = {"dpm2_ancestral", "k_dpm_2_a", "k_dpm_2_ancestral", "KDPM2AncestralDiscreteScheduler"},
      .order = 2,
@@ -65,6 +79,8 @@ static const ts_sampler samplers[] = {
      .default_spacing = TS_SPACING_LINSPACE,
      .plan = ts_plan_dpm2_a},
     {.name = "dpmpp_2m",
+     .by_spacing = true,
+     .by_sigmas = true,
      .label = "DPM++ 2M",
      .aliases = {"k_dpmpp_2m", "dpm++2m", "dpmsolver++", "DPMSolverMultistepScheduler"},
      .order = 2,
@@ -72,6 +88,8 @@ static const ts_sampler samplers[] = {
      .default_spacing = TS_SPACING_LINSPACE,
      .plan = ts_plan_dpmpp_2m},
     {.name = "dpmpp_2m_sde",
+     .by_spacing = true,
+     .by_sigmas = true,
      .label = "DPM++ 2M SDE",
      .aliases = {"k_dpmpp_2m_sde", "dpm++2m_sde", "sde-dpmsolver++"},
      .order = 2,
@@ -79,6 +97,8 @@ static const ts_sampler samplers[] = {
      .default_spacing = TS_SPACING_LINSPACE,
      .plan = ts_plan_dpmpp_2m_sde},
     {.name = "dpmpp_3m_sde",
+     .by_spacing = true,
+     .by_sigmas = true,
      .label = "DPM++ 3M SDE",
      .aliases = {"k_dpmpp_3m_sde", "dpm++3m_sde"},
      .order = 3,
@@ -86,6 +106,7 @@ static const ts_sampler samplers[] = {
      .default_spacing = TS_SPACING_LINSPACE,
      .plan = ts_plan_dpmpp_3m_sde},
     {.name = "dpmpp_2s",
+     .by_sigmas = true,
      .label = "DPM++ 2S",
      .aliases = {"dpmpp_2s_singlestep", "dpm++2s", "DPMSolverSinglestepScheduler"},
      .order = 2,
@@ -93,6 +114,7 @@ static const ts_sampler samplers[] = {
      .default_spacing = TS_SPACING_LINSPACE,
      .plan = ts_plan_dpmpp_2s},
     {.name = "pndm",
+     .by_spacing = true,
      .label = "PLMS",
      .aliases = {"PNDMScheduler"},
      .order = 4,
@@ -100,6 +122,8 @@ static const ts_sampler samplers[] = {
      .default_spacing = TS_SPACING_LEADING,
      .plan = ts_plan_pndm},
     {.name = "deis",
+     .by_spacing = true,
+     .by_sigmas = true,
      .label = "DEIS",
      .aliases = {"DEISMultistepScheduler"},
      .order = 2,
@@ -107,6 +131,8 @@ static const ts_sampler samplers[] = {
      .default_spacing = TS_SPACING_LINSPACE,
      .plan = ts_plan_deis},
     {.name = "unipc",
+     .by_spacing = true,
+     .by_sigmas = true,
      .label = "UniPC",
      .aliases = {"uni_pc", "uni_pc_bh2", "UniPCMultistepScheduler"},
      .order = 2,
@@ -153,6 +179,13 @@ const ts_sampler *ts_sampler_find(const char *name) {
             if (strcasecmp(s->aliases[k], name) == 0) return s;
     }
     return NULL;
+}
+
+ts_code ts_sampler_takes(const ts_sampler *s, ts_scheduler scheduler, ts_error *e) {
+    const bool sigmas = scheduler == TS_SCHEDULER_KARRAS || scheduler == TS_SCHEDULER_EXPONENTIAL;
+    if (scheduler == TS_SCHEDULER_DEFAULT || (sigmas ? s->by_sigmas : s->by_spacing)) return TS_OK;
+    return ts_fail_param(e, TS_EUNSUPPORTED, "scheduler", "%s has no scheduler %s", s->label,
+                         ts_scheduler_name(scheduler));
 }
 
 /* Some schedules have no finite step somewhere (epsilon at zero SNR, two equal sigmas). */

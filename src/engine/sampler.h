@@ -63,7 +63,8 @@ typedef struct ts_sampler {
     const char *label;      /* for people, and what other front ends call it */
     const char *aliases[6]; /* other names that find it; ends with NULL */
     int order;
-    int evaluations; /* of the U-Net for a step, at most */
+    int evaluations;            /* of the U-Net for a step, at most */
+    bool by_spacing, by_sigmas; /* a request may place its timesteps, its sigmas (ts_scheduler) */
     ts_spacing default_spacing;
     /* Fills the rows of a plan that has room for steps * evaluations + 1; alphas as in ts_schedule_alphas. */
     ts_code (*plan)(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
@@ -75,8 +76,12 @@ const ts_sampler *ts_sampler_find(const char *name);
 int ts_sampler_count(void);
 const ts_sampler *ts_sampler_at(int i); /* 0 <= i < count */
 
-/* steps: 1..TS_SAMPLER_STEPS and at most the schedule's num_train_timesteps. TS_EINVAL (param "steps" where
- * it is the number of steps that does not work with this schedule), TS_EUNSUPPORTED, TS_ENOMEM. free() it. */
+/* TS_EUNSUPPORTED (param "scheduler") where the sampler has its levels from elsewhere. */
+ts_code ts_sampler_takes(const ts_sampler *s, ts_scheduler scheduler, ts_error *e);
+
+/* config: as ts_schedule_place left it. steps: 1..TS_SAMPLER_STEPS and at most the schedule's
+ * num_train_timesteps. TS_EINVAL (param "steps" where it is the number of steps that does not work with this
+ * schedule), TS_EUNSUPPORTED, TS_ENOMEM. free() it. */
 ts_code ts_sampler_plan_new(const ts_sampler *s, const ts_schedule_config *c, int steps,
                             ts_sampler_plan **ret, ts_error *e);
 

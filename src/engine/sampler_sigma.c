@@ -34,9 +34,9 @@ static void ancestral_parts(double s, double s1, double *ret_down, double *ret_u
 
 ts_code ts_plan_euler_a(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
                         ts_error *e) {
-    /* The class knows neither of these keys. */
+    /* The class overlooks these keys of a file. */
     ts_schedule_config own = *c;
-    own.use_karras_sigmas = own.use_exponential_sigmas = false;
+    if (!c->asked_sigmas) own.use_karras_sigmas = own.use_exponential_sigmas = false;
     own.final_sigmas_type = TS_FINAL_ZERO;
     ts_levels l;
     ts_code rc = ts_euler_levels(&own, alphas, steps, TS_KEEP_FRACTION, &l, e);

@@ -271,3 +271,29 @@ void ts_schedule_alphas(const ts_schedule_config *c, float *ret) {
     rescale_zero_snr(ret, n);
     products(ret, n);
 }
+
+static const char *const schedulers[] = {
+#define X(name, text) text,
+    TS_SCHEDULERS(X)
+#undef X
+};
+
+const char *ts_scheduler_name(ts_scheduler scheduler) {
+    return schedulers[scheduler];
+}
+
+int ts_scheduler_find(const char *name) {
+    for (int i = 0; i < TS_SCHEDULER_COUNT; i++)
+        if (strcmp(schedulers[i], name) == 0) return i;
+    return -1;
+}
+
+void ts_schedule_place(ts_schedule_config *c, ts_scheduler scheduler) {
+    if (scheduler == TS_SCHEDULER_DEFAULT) return;
+    c->use_karras_sigmas = scheduler == TS_SCHEDULER_KARRAS;
+    c->use_exponential_sigmas = scheduler == TS_SCHEDULER_EXPONENTIAL;
+    c->asked_sigmas = c->use_karras_sigmas || c->use_exponential_sigmas;
+    if (scheduler == TS_SCHEDULER_LEADING) c->timestep_spacing = TS_SPACING_LEADING;
+    if (scheduler == TS_SCHEDULER_TRAILING) c->timestep_spacing = TS_SPACING_TRAILING;
+    if (scheduler == TS_SCHEDULER_LINSPACE) c->timestep_spacing = TS_SPACING_LINSPACE;
+}

@@ -43,12 +43,12 @@ typedef struct ts_schedule_config {
     int steps_offset;
     bool rescale_betas_zero_snr;
     bool use_karras_sigmas, use_exponential_sigmas; /* one at most */
-    double sigma_min, sigma_max; /* ends of those sigmas; 0: those of the schedule */
+    double sigma_min, sigma_max;                    /* ends of those sigmas; 0: those of the schedule */
     ts_final_sigma final_sigmas_type;
     /* DDIM and what counts in training timesteps */
     bool set_alpha_to_one;
     double clip_sample_range; /* the predicted picture is clamped to +-range; 0: it is not */
-    bool large_variance; /* DDPM: the noise has the variance beta, not the posterior's */
+    bool large_variance;      /* DDPM: the noise has the variance beta, not the posterior's */
     /* LCM, TCD */
     int original_inference_steps;
     double timestep_scaling;
@@ -59,6 +59,7 @@ typedef struct ts_schedule_config {
     double lambda_min_clipped; /* -INFINITY: not clipped */
     bool unipc_bh1;            /* B(h) = h; otherwise e^h - 1 */
     double flow_shift;         /* of flow matching */
+    bool asked_sigmas;         /* Karras' or exponential ones were asked for, not only found in the file */
 } ts_schedule_config;
 
 /* From a parsed scheduler_config.json. TS_EINVAL for a value that is wrong, TS_EUNSUPPORTED for one that is
@@ -69,6 +70,26 @@ ts_code ts_schedule_config_read(const cJSON *json, ts_schedule_config *ret, ts_e
 
 /* The same from a file. Python writes infinities as -Infinity, which is not JSON; this accepts them. */
 ts_code ts_schedule_config_open(const char *path, ts_schedule_config *ret, ts_error *e);
+
+/* Where a plan's levels lie, as a request may have it instead of what the file says. Karras and exponential
+ * ones lie between the ends that the spacing gives. */
+#define TS_SCHEDULERS(X)                                                                                     \
+    X(DEFAULT, "default") /* the file's */                                                                   \
+    X(KARRAS, "karras")                                                                                      \
+    X(EXPONENTIAL, "exponential") X(LEADING, "leading") X(TRAILING, "trailing") X(LINSPACE, "linspace")
+
+typedef enum ts_scheduler {
+#define X(name, text) TS_SCHEDULER_##name,
+    TS_SCHEDULERS(X)
+#undef X
+        TS_SCHEDULER_COUNT
+} ts_scheduler;
+
+const char *ts_scheduler_name(ts_scheduler scheduler);
+int ts_scheduler_find(const char *name); /* -1: none */
+
+/* Changes c to what was asked for. */
+void ts_schedule_place(ts_schedule_config *c, ts_scheduler scheduler);
 
 /* alphas_cumprod of training timesteps 0..num_train_timesteps-1, decreasing, each as diffusers holds it in
  * float32 (float32 intermediates, products accumulated in double). With rescale_betas_zero_snr the last is 0.

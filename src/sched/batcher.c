@@ -22,6 +22,7 @@ static void take(ts_worker *w, ts_ticket *t) {
         .prompt = t->prompt,
         .negative = t->negative,
         .seed = t->seed + (uint64_t)index,
+        .rng = t->rng,
         .guidance_scale = t->guidance_scale,
         .arg = &w->seats[i],
     };

@@ -16,6 +16,7 @@ ts_code ts_ticket_new(const ts_request *request, uint64_t able, ts_ticket **ret)
     }
     t->token = request->token;
     t->seed = request->seed;
+    t->rng = request->rng;
     t->arrived_ns = ts_now_ns();
     t->shape = request->shape;
     t->guidance_scale = request->guidance_scale;

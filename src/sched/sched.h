@@ -32,6 +32,7 @@ typedef struct ts_request {
     ts_shape shape;
     const char *prompt, *negative;
     uint64_t seed; /* picture k uses seed + k */
+    ts_rng_kind rng;
     double guidance_scale;
     int n;
     uint64_t token; /* the caller's, unlike any that has not ended; comes back in every event */

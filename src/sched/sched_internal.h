@@ -17,6 +17,7 @@ typedef struct ts_ticket {
     struct ts_ticket *older, *younger;
     char *prompt, *negative;
     uint64_t token, seed, arrived_ns;
+    ts_rng_kind rng;
     ts_shape shape;
     double guidance_scale;
     uint64_t able; /* bit g: group g can run this shape */

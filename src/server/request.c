@@ -18,7 +18,7 @@
 typedef struct fields {
     const ts_request_context *context;
     const char *prompt, *negative, *model, *size, *other;
-    const char *output_format, *response_format, *sampler, *scheduler, *on_disconnect;
+    const char *output_format, *response_format, *sampler, *scheduler, *rng, *on_disconnect;
     int64_t n, width, height, steps, partial_images, output_compression;
     double guidance;
     bool stream, progress, has_seed;
@@ -206,7 +206,8 @@ static const field table[] = {
     {"steps", CUSTOM_AS(read_limited, steps)},
     {"guidance_scale", CUSTOM_AS(read_guidance, guidance)},
     {"sampler", TEXT, 1, 64, TO(sampler)},
-    {"scheduler", TEXT, 1, 64, TO(scheduler)},
+    {"scheduler", CHOICES(scheduler, "default|karras|exponential|leading|trailing|linspace")},
+    {"rng", CHOICES(rng, "torch-cpu|torch-cuda")},
     {"parallel", .type = CUSTOM, .read = read_parallel},
     {"stream", BOOL, .offset = TO(stream)},
     {"progress", BOOL, .offset = TO(progress)},
@@ -320,10 +321,8 @@ static ts_code find_sampler(const fields *f, const ts_model_info *model, ts_shap
     shape->sampler =
         f->sampler || !f->context->setup->sampler ? ts_sampler_find(name) : f->context->setup->sampler;
     if (!shape->sampler) return ts_fail_param(e, TS_EINVAL, "sampler", "there is no sampler %.64s", name);
-    if (f->scheduler && strcmp(f->scheduler, "default"))
-        return ts_fail_param(e, TS_EUNSUPPORTED, "scheduler",
-                             "scheduler: only default, the model's own, is offered by this server");
-    return TS_OK;
+    if (f->scheduler) shape->scheduler = (ts_scheduler)ts_scheduler_find(f->scheduler);
+    return ts_sampler_takes(shape->sampler, shape->scheduler, e);
 }
 
 static ts_code check_offered(const fields *f, ts_error *e) {
@@ -366,6 +365,7 @@ static ts_code make(const fields *f, ts_images_request *ret, ts_error *e) {
     r->guidance_scale = f->guidance;
     r->n = (int)f->n;
     r->seed = f->seed;
+    if (f->rng) r->rng = (ts_rng_kind)ts_rng_kind_find(f->rng);
     if (!f->has_seed) {
         /* 32 bits, which is all that PyTorch's generator takes, and short to write down. */
         uint32_t seed;

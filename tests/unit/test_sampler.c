@@ -224,6 +224,48 @@ static void a_plan_has_rows_for_1_to_1000_steps_or_says_why_not(void **state) {
     assert_string_equal(e.param, "prediction_type");
 }
 
+/* The plan of a file that says it, which diffusers' own steps are compared with, is the plan of asking for
+ * it. */
+static void asking_for_a_scheduler_is_as_if_the_file_had_it(void **state) {
+    (void)state;
+    static const struct {
+        const char *scheduler, *text;
+    } cases[] = {
+        {"karras", "{\"use_karras_sigmas\":true}"},
+        {"exponential", "{\"use_exponential_sigmas\":true}"},
+        {"trailing", "{\"timestep_spacing\":\"trailing\"}"},
+        {"leading", "{\"timestep_spacing\":\"leading\"}"},
+        {"linspace", "{\"timestep_spacing\":\"linspace\"}"},
+    };
+    for (int i = 0; i < ts_sampler_count(); i++)
+        for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+            const ts_sampler *s = ts_sampler_at(i);
+            const int scheduler = ts_scheduler_find(cases[k].scheduler);
+            assert_true(scheduler > 0);
+            ts_error e = {0};
+            if (ts_sampler_takes(s, (ts_scheduler)scheduler, &e)) {
+                assert_string_equal(e.param, "scheduler");
+                assert_true(!s->by_sigmas || !s->by_spacing);
+                continue;
+            }
+            ts_schedule_config asked = config_text("{}"), file = config_text(cases[k].text);
+            ts_schedule_place(&asked, (ts_scheduler)scheduler);
+            /* Its class overlooks them in a file. Euler has the same levels. */
+            const bool ancestral = s == ts_sampler_find("euler_a");
+            ts_sampler_plan *a = NULL, *b = NULL;
+            must(ts_sampler_plan_new(s, &asked, 10, &a, &e), &e);
+            must(ts_sampler_plan_new(ancestral ? ts_sampler_find("euler") : s, &file, 10, &b, &e), &e);
+            assert_int_equal(a->rows, b->rows);
+            for (int r = 0; r < a->rows; r++) {
+                assert_true(a->row[r].timestep == b->row[r].timestep && a->row[r].c_in == b->row[r].c_in);
+                if (!ancestral) assert_memory_equal(&a->row[r], &b->row[r], sizeof a->row[r]);
+            }
+            free(a), free(b);
+        }
+    assert_int_equal(ts_scheduler_find("normal"), -1);
+    assert_int_equal(ts_scheduler_find("default"), TS_SCHEDULER_DEFAULT);
+}
+
 static void an_unknown_value_is_named_and_an_unknown_key_ignored(void **state) {
     (void)state;
     static const struct {
@@ -331,6 +373,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(every_step_is_that_of_diffusers),
         cmocka_unit_test(samplers_are_found_by_the_names_of_other_front_ends),
         cmocka_unit_test(a_plan_has_rows_for_1_to_1000_steps_or_says_why_not),
+        cmocka_unit_test(asking_for_a_scheduler_is_as_if_the_file_had_it),
         cmocka_unit_test(an_unknown_value_is_named_and_an_unknown_key_ignored),
         cmocka_unit_test(what_python_writes_for_infinity_is_read),
         cmocka_unit_test(a_row_saves_draws_and_shifts_as_its_header_says),
