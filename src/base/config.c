@@ -43,7 +43,7 @@ static const ts_option options[] = {
     {"log", "requests", TS_OPTION_BOOL, 0, 0, "yes", NULL, "a line for every request", AT(log, requests)},
 
     {"models", "path", TS_OPTION_LIST, 0, 0, "", NULL,
-     "diffusers folder or single file of a model in diffusers' layout; may come more than once, the first is the default model",
+     "diffusers folder, or single .safetensors file, of a model; may come more than once, the first is the default model",
      AT(models, path)},
 
     {"devices", "devices", TS_OPTION_TEXT, 0, 0, "auto", NULL,
