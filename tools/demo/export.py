@@ -53,6 +53,8 @@ def write(folder, out):
     for extra in (out / "tokenizer").iterdir():               # as published models have it: vocab.json + merges.txt
         extra.unlink()
     bpe.write(out / "tokenizer")
+    for f in out.rglob("config.json"):                        # diffusers notes where a network came from
+        f.write_text("".join(l for l in f.read_text().splitlines(True) if '"_name_or_path"' not in l))
     for f in out.rglob("*.safetensors"):
         f.chmod(0o644)
     megabytes = sum(f.stat().st_size for f in out.rglob("*") if f.is_file()) / 1e6
