@@ -322,7 +322,8 @@ static ts_code read_latents(const session *s, ts_safetensors **ret_file, float *
     const ts_file_tensor *t = ts_safetensors_find(file, "latents");
     if (!t || t->dtype != TS_F32 || t->rank != 4 ||
         ts_file_tensor_elements(t) != s->latent_elements * (size_t)o->batch || t->shape[0] != o->batch ||
-        t->shape[2] != s->latent_h) {
+        t->shape[1] != ts_model_get_info(s->model)->latent_channels || t->shape[2] != s->latent_h ||
+        t->shape[3] != s->latent_w) {
         ts_safetensors_free(file);
         return ts_fail(e, TS_EINVAL, "%s: no float32 tensor \"latents\" of %d x %d x %d x %d", o->latents_in,
                        o->batch, ts_model_get_info(s->model)->latent_channels, s->latent_h, s->latent_w);
