@@ -403,11 +403,11 @@ static ts_code fill_job(session *s, const ts_group *group, ts_error *e) {
     s->latent_w = s->job.shape.width / info->scale;
     s->latent_elements = (size_t)info->latent_channels * (size_t)s->latent_h * (size_t)s->latent_w;
     for (int k = 0; k < o->batch; k++)
-        s->pictures[k] = (ts_picture){.prompt = o->prompt,
-                                      .negative = o->negative,
-                                      .seed = o->seed + (uint64_t)k,
-                                      .rng = o->rng,
-                                      .guidance_scale = o->guidance};
+        s->pictures[k] = (ts_picture){.params = {.prompt = o->prompt,
+                                                 .negative = o->negative,
+                                                 .seed = o->seed + (uint64_t)k,
+                                                 .rng = o->rng,
+                                                 .guidance_scale = o->guidance}};
     return ts_group_check(group, s->model, &s->job.shape, e);
 }
 

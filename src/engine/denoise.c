@@ -217,7 +217,7 @@ static ts_code collect(ts_patch *p, unsigned number) {
         cond = me == 0 ? p->other : own;
     }
     for (int k = 0; k < run->count; k++) {
-        const float g = (float)job->pictures[run->picture[k]].guidance_scale;
+        const float g = (float)job->pictures[run->picture[k]].params.guidance_scale;
         const size_t at = (size_t)k * p->elements;
         for (size_t i = at; i < at + p->elements; i++) p->out[i] = uncond[i] + g * (cond[i] - uncond[i]);
     }

@@ -9,12 +9,12 @@ ts_code ts_infotext(const ts_model *model, const ts_job *job, const ts_picture *
     const ts_parallel *l = &s->parallel;
     ts_buffer b;
     ts_buffer_init(&b, (size_t)1 << 20);
-    ts_code rc = ts_buffer_printf(&b, "%s\n", p->prompt);
-    if (!rc && p->negative) rc = ts_buffer_printf(&b, "Negative prompt: %s\n", p->negative);
+    ts_code rc = ts_buffer_printf(&b, "%s\n", p->params.prompt);
+    if (!rc && p->params.negative) rc = ts_buffer_printf(&b, "Negative prompt: %s\n", p->params.negative);
     if (!rc)
         rc = ts_buffer_printf(&b, "Steps: %d, Sampler: %s, CFG scale: %g, Seed: %llu, Size: %dx%d, Model: %s",
-                              s->steps, s->sampler->label, s->guided ? p->guidance_scale : 1.0,
-                              (unsigned long long)p->seed, s->width, s->height, ts_model_get_info(model)->id);
+                              s->steps, s->sampler->label, s->guided ? p->params.guidance_scale : 1.0,
+                              (unsigned long long)p->params.seed, s->width, s->height, ts_model_get_info(model)->id);
     if (!rc)
         rc = ts_buffer_printf(&b, ", Precision: %s, Parallel mode: %s, Devices: %d, Patches: %d",
                               ts_dtype_name(s->dtype), ts_mode_name(l->mode), job->stats.ranks,

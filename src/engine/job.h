@@ -92,12 +92,17 @@ typedef struct ts_shape {
 
 bool ts_shape_equal(const ts_shape *a, const ts_shape *b);
 
-typedef struct ts_picture {
-    const char *prompt;    /* UTF-8, terminated */
-    const char *negative;  /* NULL: absent, which XL does not treat as "" */
+/* What may differ between the pictures of a batch. */
+typedef struct ts_picture_params {
+    const char *prompt;   /* UTF-8, terminated */
+    const char *negative; /* NULL: absent, which XL does not treat as "" */
     uint64_t seed;
     ts_rng_kind rng; /* of the starting noise and of what the sampler draws; 0: PyTorch's on the CPU */
     double guidance_scale; /* used when the shape is guided */
+} ts_picture_params;
+
+typedef struct ts_picture {
+    ts_picture_params params;
     /* NULL, or what the text encoder would make, float32 [tokens][width]: of the negative prompt where the shape
      * is guided, then of the prompt. Not for models with pooled text (XL). */
     const float *text_in;

@@ -69,7 +69,7 @@ static void make_noise(ts_run *run) {
     for (int k = 0; k < run->job->count; k++) {
         const ts_picture *picture = &run->job->pictures[k];
         float *to = run->noise + (size_t)k * n;
-        ts_rng_seed(&run->rng[k], picture->rng, picture->seed);
+        ts_rng_seed(&run->rng[k], picture->params.rng, picture->params.seed);
         if (picture->latents_in) {
             memcpy(to, picture->latents_in, n * sizeof *to);
             continue;
@@ -96,10 +96,10 @@ static ts_code encode_texts(ts_run *run, ts_error *e) {
             continue;
         }
         if (job->shape.guided)
-            rc = ts_text_encode(run->group, m, job->shape.dtype, p->negative, run->text + u * text,
+            rc = ts_text_encode(run->group, m, job->shape.dtype, p->params.negative, run->text + u * text,
                                 run->pooled + u * pooled, e);
         if (!rc)
-            rc = ts_text_encode(run->group, m, job->shape.dtype, p->prompt, run->text + c * text,
+            rc = ts_text_encode(run->group, m, job->shape.dtype, p->params.prompt, run->text + c * text,
                                 run->pooled + c * pooled, e);
     }
     const float sizes[6] = {(float)job->shape.height, (float)job->shape.width, 0, 0,

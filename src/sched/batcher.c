@@ -18,14 +18,8 @@ static void take(ts_worker *w, ts_ticket *t) {
     int i = w->count++, index = t->next++;
     t->holders++;
     w->seats[i] = (ts_seat){.ticket = t, .held = t, .index = index};
-    w->pictures[i] = (ts_picture){
-        .prompt = t->prompt,
-        .negative = t->negative,
-        .seed = t->seed + (uint64_t)index,
-        .rng = t->rng,
-        .guidance_scale = t->guidance_scale,
-        .arg = &w->seats[i],
-    };
+    w->pictures[i] = (ts_picture){.params = t->params, .arg = &w->seats[i]};
+    w->pictures[i].params.seed += (uint64_t)index;
 }
 
 /* The oldest picture that this group can run leads; whatever fits goes with it. Waiting for company is worth

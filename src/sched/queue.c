@@ -4,22 +4,30 @@
 #include "base/clock.h"
 #include "sched/sched_internal.h"
 
+/* On failure, too, ret is good for free_params. */
+static ts_code copy_params(const ts_picture_params *from, ts_picture_params *ret) {
+    *ret = *from;
+    ret->prompt = ts_strdup(from->prompt);
+    ret->negative = ts_strdup(from->negative);
+    return !ret->prompt || (from->negative && !ret->negative) ? TS_ENOMEM : TS_OK;
+}
+
+static void free_params(ts_picture_params *p) {
+    free((char *)(uintptr_t)p->prompt);
+    free((char *)(uintptr_t)p->negative);
+}
+
 ts_code ts_ticket_new(const ts_request *request, uint64_t able, ts_ticket **ret) {
     ts_ticket *t = ts_new0(ts_ticket);
     if (!t) return TS_ENOMEM;
     t->holders = 1;
-    t->prompt = ts_strdup(request->prompt);
-    t->negative = ts_strdup(request->negative);
-    if (!t->prompt || (request->negative && !t->negative)) {
+    if (copy_params(&request->params, &t->params)) {
         ts_ticket_release(t);
         return TS_ENOMEM;
     }
     t->token = request->token;
-    t->seed = request->seed;
-    t->rng = request->rng;
     t->arrived_ns = ts_now_ns();
     t->shape = request->shape;
-    t->guidance_scale = request->guidance_scale;
     t->able = able;
     t->model = request->model;
     t->n = t->left = request->n;
@@ -30,8 +38,7 @@ ts_code ts_ticket_new(const ts_request *request, uint64_t able, ts_ticket **ret)
 
 void ts_ticket_release(ts_ticket *t) {
     if (!t || --t->holders) return;
-    free(t->prompt);
-    free(t->negative);
+    free_params(&t->params);
     free(t);
 }
 

@@ -105,12 +105,12 @@ static ts_code find_groups(const ts_sched *s, const ts_request *request, uint64_
 static ts_code check_request(const ts_sched *s, const ts_request *r, ts_error *e) {
     if (r->model < 0 || r->model >= s->model_count)
         return ts_fail_param(e, TS_EINVAL, "model", "there is no such model");
-    if (!r->prompt) return ts_fail_param(e, TS_EINVAL, "prompt", "a prompt is required");
+    if (!r->params.prompt) return ts_fail_param(e, TS_EINVAL, "prompt", "a prompt is required");
     if (r->n < 1 || r->n > MAX_PICTURES)
         return ts_fail_param(e, TS_EINVAL, "n", "n must be 1..%d", MAX_PICTURES);
     if (r->n > s->config.max_queue)
         return ts_fail_param(e, TS_EINVAL, "n", "the queue holds %d pictures in all", s->config.max_queue);
-    if (!isfinite(r->guidance_scale))
+    if (!isfinite(r->params.guidance_scale))
         return ts_fail_param(e, TS_EINVAL, "guidance_scale", "guidance_scale must be finite");
     return TS_OK;
 }

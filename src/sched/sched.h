@@ -26,14 +26,11 @@ typedef struct ts_sched_config {
     void *arg;
 } ts_sched_config;
 
-/* What a client asks for. Strings are copied by ts_sched_submit. */
+/* What a client asks for. What params points to is copied by ts_sched_submit. */
 typedef struct ts_request {
     int model; /* index into the models of ts_sched_new */
     ts_shape shape;
-    const char *prompt, *negative;
-    uint64_t seed; /* picture k uses seed + k */
-    ts_rng_kind rng;
-    double guidance_scale;
+    ts_picture_params params; /* picture k uses seed + k */
     int n;
     uint64_t token; /* the caller's, unlike any that has not ended; comes back in every event */
 } ts_request;

@@ -15,11 +15,9 @@
 /* An accepted request. Its pictures are taken in order, so one index splits waiting from taken. */
 typedef struct ts_ticket {
     struct ts_ticket *older, *younger;
-    char *prompt, *negative;
-    uint64_t token, seed, arrived_ns;
-    ts_rng_kind rng;
+    uint64_t token, arrived_ns;
     ts_shape shape;
-    double guidance_scale;
+    ts_picture_params params; /* what it points to is the ticket's */
     uint64_t able; /* bit g: group g can run this shape */
     int model, n;
     int next;     /* pictures [next, n) wait */

@@ -8,7 +8,7 @@
 #define MAX_EXACT ((uint64_t)1 << 53) /* as a number; as a string beyond */
 
 static ts_code seed(ts_buffer *b, const ts_answer *a, int index) {
-    uint64_t value = a->r->request.seed + (uint64_t)index;
+    uint64_t value = a->r->request.params.seed + (uint64_t)index;
     return ts_buffer_printf(b, value <= MAX_EXACT ? "\"seed\": %llu" : "\"seed\": \"%llu\"",
                             (unsigned long long)value);
 }
@@ -49,7 +49,7 @@ static ts_code made(ts_buffer *b, const ts_answer *a, const ts_answer_picture *p
     if (!rc) rc = seed(b, a, picture->index);
     if (!rc)
         rc = ts_buffer_printf(b, ", \"steps\": %d, \"guidance_scale\": %g, \"sampler\": \"%s\", \"model\": ",
-                              r->shape.steps, r->guidance_scale, r->shape.sampler->name);
+                              r->shape.steps, r->params.guidance_scale, r->shape.sampler->name);
     if (!rc) rc = ts_json_quote(b, ts_model_get_info(a->model)->id);
     if (!rc)
         rc = ts_buffer_printf(b, ", \"dtype\": \"%s\", \"evaluations\": %d, \"synchronous\": %d}",

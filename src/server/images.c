@@ -166,10 +166,8 @@ static ts_code describe(const picture *p, char **ret) {
     const ts_generation *g = p->g;
     const ts_request *r = &g->r.request;
     ts_job job = {.shape = r->shape, .count = 1, .stats = p->answer.stats};
-    ts_picture made = {.prompt = r->prompt,
-                       .negative = r->negative,
-                       .seed = r->seed + (uint64_t)p->answer.index,
-                       .guidance_scale = r->guidance_scale};
+    ts_picture made = {.params = r->params};
+    made.params.seed += (uint64_t)p->answer.index;
     return ts_infotext(g->answer.model, &job, &made, ret);
 }
 
@@ -240,7 +238,7 @@ static void reply(ts_generation *g) {
         ts_reply_error(x, &g->error);
     } else if (g->png) {
         char seed[24];
-        snprintf(seed, sizeof seed, "%llu", (unsigned long long)g->r.request.seed);
+        snprintf(seed, sizeof seed, "%llu", (unsigned long long)g->r.request.params.seed);
         const ts_header headers[] = {{"x-tessera-seed", seed}};
         picture *p = &g->pictures[0];
         ts_exchange_reply(x, 200, "image/png", p->png, p->png_size, headers, 1);
@@ -452,7 +450,7 @@ static ts_code read_request(ts_generation *g, ts_error *e) {
         return ts_fail_param(e, TS_EINVAL, "n", "n must be 1 when the answer is the picture itself");
     g->answer =
         (ts_answer){.r = &g->r, .model = s->models[g->r.request.model], .created = (int64_t)time(NULL)};
-    rc = ts_model_count_tokens(g->answer.model, g->r.request.prompt, &g->answer.prompt_tokens, e);
+    rc = ts_model_count_tokens(g->answer.model, g->r.request.params.prompt, &g->answer.prompt_tokens, e);
     return rc;
 }
 

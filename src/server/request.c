@@ -360,18 +360,18 @@ static ts_code make(const fields *f, ts_images_request *ret, ts_error *e) {
                      : ts_group_prefers_bf16(f->context->group) ? TS_BF16
                                                                 : TS_F32;
     r->shape.guided = f->guidance > 1;
-    r->prompt = f->prompt;
-    r->negative = f->negative;
-    r->guidance_scale = f->guidance;
+    r->params.prompt = f->prompt;
+    r->params.negative = f->negative;
+    r->params.guidance_scale = f->guidance;
     r->n = (int)f->n;
-    r->seed = f->seed;
-    if (f->rng) r->rng = (ts_rng_kind)ts_rng_kind_find(f->rng);
+    r->params.seed = f->seed;
+    if (f->rng) r->params.rng = (ts_rng_kind)ts_rng_kind_find(f->rng);
     if (!f->has_seed) {
         /* 32 bits, which is all that PyTorch's generator takes, and short to write down. */
         uint32_t seed;
         if (getrandom(&seed, sizeof seed, 0) != sizeof seed)
             return ts_fail(e, TS_EINTERNAL, "there is no randomness for a seed");
-        r->seed = seed;
+        r->params.seed = seed;
     }
     ret->stream = f->stream;
     ret->progress = f->progress;

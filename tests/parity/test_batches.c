@@ -14,9 +14,9 @@ typedef struct batch_case {
 
 /* Pictures that differ in all that they may. */
 static const ts_picture requests[COUNT] = {
-    {.prompt = "a red house", .negative = "", .seed = 1, .guidance_scale = 3},
-    {.prompt = "the sea at night", .negative = "blurry", .seed = 22, .guidance_scale = 7.5},
-    {.prompt = "", .negative = NULL, .seed = 333, .guidance_scale = 5},
+    {.params.prompt = "a red house", .params.negative = "", .params.seed = 1, .params.guidance_scale = 3},
+    {.params.prompt = "the sea at night", .params.negative = "blurry", .params.seed = 22, .params.guidance_scale = 7.5},
+    {.params.prompt = "", .params.negative = NULL, .params.seed = 333, .params.guidance_scale = 5},
 };
 
 /* 32 x 256 pixels are 32 rows of the latent and 4 of the deepest level. */
@@ -58,10 +58,10 @@ static void step(void *arg, int at, int total) {
 static void album_open(album *a, int leaves) {
     *a = (album){.leaves = leaves};
     for (int i = 0; i < COUNT; i++) {
-        a->pictures[i].prompt = requests[i].prompt;
-        a->pictures[i].negative = requests[i].negative;
-        a->pictures[i].seed = requests[i].seed;
-        a->pictures[i].guidance_scale = requests[i].guidance_scale;
+        a->pictures[i].params.prompt = requests[i].params.prompt;
+        a->pictures[i].params.negative = requests[i].params.negative;
+        a->pictures[i].params.seed = requests[i].params.seed;
+        a->pictures[i].params.guidance_scale = requests[i].params.guidance_scale;
         a->shots[i].latents = (tensor){1, 4, 32, 4, NULL};
     }
 }
@@ -85,7 +85,7 @@ static void hold_alone(const album *a, int i, studio s, const batch_case *k) {
     ts_shape shape = shape_of(k);
     shot alone = studio_shoot(s, &shape, &requests[i]);
     must(a->shots[i].error.code, &a->shots[i].error);
-    assert_close(requests[i].prompt, a->shots[i].latents, alone.latents, 1e-4);
+    assert_close(requests[i].params.prompt, a->shots[i].latents, alone.latents, 1e-4);
     for (size_t n = 0; n < (size_t)32 * 256 * 3; n++)
         assert_true(abs(a->shots[i].rgb[n] - alone.rgb[n]) <= 1);
     shot_free(alone);

@@ -276,7 +276,7 @@ static void the_picture_is_that_of_the_folder(void **state) {
                       .parallel = {.mode = TS_MODE_SINGLE},
                       .dtype = TS_F32,
                       .guided = true};
-    ts_picture request = {.prompt = "a small red box", .seed = 7, .guidance_scale = 5};
+    ts_picture request = {.params.prompt = "a small red box", .params.seed = 7, .params.guidance_scale = 5};
     shot want = studio_shoot(folder, &shape, &request), have = studio_shoot(file, &shape, &request);
     assert_memory_equal(have.rgb, want.rgb, 64 * 64 * 3);
     assert_true(relative_l2(have.latents, want.latents) == 0);
@@ -299,7 +299,7 @@ static void an_autoencoder_can_be_replaced(void **state) {
                       .sampler = ts_sampler_find(s.model->schedule.sampler),
                       .parallel = {.mode = TS_MODE_SINGLE},
                       .dtype = TS_F32};
-    ts_picture request = {.prompt = "a box", .seed = 1, .guidance_scale = 1};
+    ts_picture request = {.params.prompt = "a box", .params.seed = 1, .params.guidance_scale = 1};
     shot want = studio_shoot(s, &shape, &request);
     studio_close(s);
     char *diffusers = parity_path("pipeline_sd1/vae/diffusion_pytorch_model.safetensors");

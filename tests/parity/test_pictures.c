@@ -46,10 +46,10 @@ static void the_picture_is_that_of_diffusers(void **state) {
                       .parallel = k->parallel,
                       .dtype = TS_F32,
                       .guided = guidance > 1};
-    ts_picture request = {.prompt = json_text(c, "prompt"),
-                          .negative = text_or_null(c, "negative"),
-                          .seed = (uint64_t)json_value(c, "seed"),
-                          .guidance_scale = guidance};
+    ts_picture request = {.params.prompt = json_text(c, "prompt"),
+                          .params.negative = text_or_null(c, "negative"),
+                          .params.seed = (uint64_t)json_value(c, "seed"),
+                          .params.guidance_scale = guidance};
     shot have = studio_shoot(s, &shape, &request);
     tensor steps = tensor_of(k->io, "%s.latents", name), last = steps;
     last.n = 1;

@@ -35,7 +35,7 @@ static shot shoot(const cJSON *c) {
                                    .warmup = (int)json_value(c, "warmup"),
                                    .group_norm = (ts_group_norm_mode)group_norm,
                                    .cfg_split = TS_CFG_SPLIT_OFF}};
-    ts_picture request = {.guidance_scale = json_value(c, "guidance"), .text_in = text, .latents_in = noise};
+    ts_picture request = {.params.guidance_scale = json_value(c, "guidance"), .text_in = text, .latents_in = noise};
     shot s = studio_shoot(the_studio, &shape, &request);
     free(noise);
     free(text);

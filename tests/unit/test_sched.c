@@ -70,7 +70,7 @@ static void give_back(ts_job *job, bool *given, int i, ts_code code) {
         size_t bytes = (size_t)job->shape.width * (size_t)job->shape.height * 3;
         p->rgb = malloc(bytes);
         assert_non_null(p->rgb);
-        memset(p->rgb, (int)(p->seed & 255), bytes);
+        memset(p->rgb, (int)(p->params.seed & 255), bytes);
     }
     job->on_picture(job->arg, p);
     free(p->rgb);
@@ -82,9 +82,9 @@ static void note_run(const ts_group *group, const ts_model *model, const ts_job 
     run *r = &puppet.runs[puppet.begun++ % MAX_RUNS];
     *r = (run){.group = group, .model = model, .shape = job->shape, .count = job->count};
     for (int i = 0; i < job->count; i++) {
-        r->seeds[i] = job->pictures[i].seed;
-        r->guidance[i] = job->pictures[i].guidance_scale;
-        strncpy(r->prompts[i], job->pictures[i].prompt, sizeof r->prompts[i] - 1);
+        r->seeds[i] = job->pictures[i].params.seed;
+        r->guidance[i] = job->pictures[i].params.guidance_scale;
+        strncpy(r->prompts[i], job->pictures[i].params.prompt, sizeof r->prompts[i] - 1);
     }
     pthread_cond_broadcast(&puppet.changed);
     pthread_mutex_unlock(&puppet.lock);
@@ -92,7 +92,7 @@ static void note_run(const ts_group *group, const ts_model *model, const ts_job 
 
 static bool asks(const ts_job *job, const char *prompt) {
     for (int i = 0; i < job->count; i++)
-        if (!strcmp(job->pictures[i].prompt, prompt)) return true;
+        if (!strcmp(job->pictures[i].params.prompt, prompt)) return true;
     return false;
 }
 
@@ -131,7 +131,7 @@ ts_code ts_group_run(ts_group *group, ts_model *model, ts_job *job, ts_error *e)
     if (asks(job, "device")) return ts_fail(e, TS_EDEVICE, "the puppet fell over");
     for (int i = 0; i < job->count; i++)
         if (!given[i])
-            give_back(job, given, i, strcmp(job->pictures[i].prompt, "nan") ? TS_OK : TS_ENONFINITE);
+            give_back(job, given, i, strcmp(job->pictures[i].params.prompt, "nan") ? TS_OK : TS_ENONFINITE);
     return TS_OK;
 }
 
@@ -262,9 +262,9 @@ static ts_sched *start(int max_queue, int max_batch, int max_wait_ms, int group_
 
 static ts_request ask(uint64_t token) {
     return (ts_request){.shape = {.width = 16, .height = 16, .steps = 3, .parallel = TS_PARALLEL_DEFAULT},
-                        .prompt = "a lake",
-                        .seed = token * 10,
-                        .guidance_scale = 5,
+                        .params.prompt = "a lake",
+                        .params.seed = token * 10,
+                        .params.guidance_scale = 5,
                         .n = 1,
                         .token = token};
 }
@@ -327,8 +327,8 @@ static void equal_shapes_of_two_requests_share_a_batch(void **state) {
     ts_sched *s = start(8, 3, LONG_MS, 1);
     ts_request a = ask(1), b = ask(2);
     a.n = 2;
-    b.prompt = "a field";
-    b.guidance_scale = 3;
+    b.params.prompt = "a field";
+    b.params.guidance_scale = 3;
     submit(s, a);
     submit(s, b);
     await(1, TS_EVENT_END);
@@ -365,7 +365,7 @@ static void whatever_differs_in_shape_or_model_runs_apart(void **state) {
         await((uint64_t)i + 2, TS_EVENT_END);
         run seen = run_at(i + 1);
         assert_int_equal(seen.count, 1);
-        assert_int_equal(seen.seeds[0], r[i].seed);
+        assert_int_equal(seen.seeds[0], r[i].params.seed);
         assert_ptr_equal(seen.model, &models[r[i].model]);
     }
     ts_sched_free(s);
@@ -563,7 +563,7 @@ static void one_failed_picture_fails_only_its_request(void **state) {
     (void)state;
     ts_sched *s = start(8, 2, LONG_MS, 1);
     ts_request bad = ask(2);
-    bad.prompt = "nan";
+    bad.params.prompt = "nan";
     submit(s, ask(1));
     submit(s, bad);
     assert_int_equal(await(1, TS_EVENT_END).code, TS_OK);
@@ -579,7 +579,7 @@ static void a_failed_run_ends_all_its_pictures_and_the_next_one_works(void **sta
     (void)state;
     ts_sched *s = start(8, 2, LONG_MS, 1);
     ts_request bad = ask(2);
-    bad.prompt = "device";
+    bad.params.prompt = "device";
     submit(s, ask(1));
     submit(s, bad);
     assert_int_equal(await(1, TS_EVENT_END).code, TS_EDEVICE);
@@ -595,7 +595,7 @@ static void a_picture_that_the_engine_forgets_is_an_error_not_a_hang(void **stat
     (void)state;
     ts_sched *s = start(8, 2, 0, 1);
     ts_request r = ask(1);
-    r.prompt = "silence";
+    r.params.prompt = "silence";
     submit(s, r);
     assert_int_equal(await(1, TS_EVENT_END).code, TS_EINTERNAL);
     ts_sched_free(s);
@@ -648,11 +648,11 @@ static void bad_requests_name_their_field_and_make_no_event(void **state) {
     for (int i = 0; i < 7; i++) r[i] = ask(1);
     r[0].model = 2;
     r[1].model = -1;
-    r[2].prompt = NULL;
+    r[2].params.prompt = NULL;
     r[3].n = 0;
     r[4].n = 5; /* more than the queue can ever hold */
     r[5].shape.width = 17;
-    r[6].guidance_scale = (double)INFINITY;
+    r[6].params.guidance_scale = (double)INFINITY;
     for (int i = 0; i < 7; i++) {
         ts_error e = {0};
         assert_int_equal(ts_sched_submit(s, &r[i], &e), TS_EINVAL);
@@ -744,7 +744,7 @@ static void *storm(void *arg) {
         r.n = 1 + (int)(dice >> 16) % 4;
         r.shape.width = dice >> 20 & 1 ? 16 : 24;
         r.shape.parallel.ranks = (int)(dice >> 21) % 3;
-        if (dice >> 24 & 1) r.prompt = "nan";
+        if (dice >> 24 & 1) r.params.prompt = "nan";
         accepted[base + i] = ts_sched_submit(storm_sched, &r, NULL) == TS_OK;
         if (dice >> 25 & 1) ts_sched_cancel(storm_sched, r.token);
         if (i > 4) ts_sched_cancel(storm_sched, r.token - 4);
