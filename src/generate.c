@@ -1,8 +1,5 @@
 #include "generate.h"
 
-#include <errno.h>
-#include <getopt.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,47 +11,11 @@
 #include "engine/engine.h"
 #include "engine/infotext.h"
 #include "engine/safetensors.h"
-
-static const char usage[] =
-    "usage: tesserad generate --model MODEL --prompt TEXT -o OUT.png [options]\n"
-    "  --vae FILE             an autoencoder in place of the model's\n"
-    "  --negative TEXT        what the picture should not show\n"
-    "  --seed N               of the first picture; the next ones count up (default 0)\n"
-    "  --rng NAME             torch-cpu or torch-cuda: whose noise the seed means (default torch-cpu)\n"
-    "  --steps N              (default 20)\n"
-    "  --guidance X           1 or less: none (default 5)\n"
-    "  --size WxH             multiples of 8 (default: the model's)\n"
-    "  --batch N              pictures in one run; OUT-0.png, OUT-1.png, ... (default 1)\n"
-    "  --sampler NAME         (default: the model's)\n"
-    "  --scheduler NAME       default, karras, exponential, leading, trailing or linspace (default: the model's)\n"
-    "  --mode NAME            pcpp, distrifusion, sync, naive or single (default pcpp)\n"
-    "  --ranks N              devices that take part (default all)\n"
-    "  --partial P            keys seen before and after a patch, as a share of its own; or \"all\" (default "
-    "0.3)\n"
-    "  --warmup N             synchronous evaluations before the last one (default 4)\n"
-    "  --group-norm NAME      sync, stale, corrected or local (default corrected)\n"
-    "  --cfg-split NAME       auto, on or off (default auto)\n"
-    "  --devices SPEC         cpu:N, cpu:NxT (T threads each) or auto (default auto)\n"
-    "  --dtype NAME           f32, bf16 or auto (default auto)\n"
-    "  --latents-in FILE      unit-normal starting noise, tensor \"latents\", N x C x H x W float32\n"
-    "  --latents-out FILE     keeps the final latents likewise\n"
-    "  --json                 figures on stdout\n"
-    "  --profile              time by op of rank 0 on stderr\n";
-
-typedef struct options {
-    const char *model, *vae, *prompt, *negative, *out, *devices, *sampler, *latents_in, *latents_out;
-    uint64_t seed;
-    ts_rng_kind rng;
-    ts_scheduler scheduler;
-    int steps, width, height, batch, dtype; /* dtype -1: auto */
-    double guidance;
-    ts_parallel parallel;
-    bool json, profile;
-} options;
+#include "generate_options.h"
 
 /* One run, for its callbacks. */
 typedef struct session {
-    const options *o;
+    const ts_generate_options *o;
     const ts_model *model;
     ts_job job;
     ts_picture pictures[TS_MAX_BATCH];
@@ -65,201 +26,6 @@ typedef struct session {
     uint64_t started_ns;
     bool bar;
 } session;
-
-static int bad(const char *format, const char *value) {
-    fprintf(stderr, "tesserad generate: ");
-    fprintf(stderr, format, value);
-    fprintf(stderr, "\n");
-    return 2;
-}
-
-static bool as_long(const char *text, long low, long high, int *ret) {
-    char *end;
-    errno = 0;
-    long v = strtol(text, &end, 10);
-    if (end == text || *end || errno || v < low || v > high) return false;
-    *ret = (int)v;
-    return true;
-}
-
-static bool as_double(const char *text, double low, double high, double *ret) {
-    char *end;
-    double v = strtod(text, &end);
-    if (end == text || *end || !(v >= low && v <= high)) return false;
-    *ret = v;
-    return true;
-}
-
-static bool as_seed(const char *text, uint64_t *ret) {
-    char *end;
-    errno = 0;
-    if (*text < '0' || *text > '9') return false;
-    unsigned long long v = strtoull(text, &end, 10);
-    if (*end || errno) return false;
-    *ret = v;
-    return true;
-}
-
-static bool as_size(const char *text, options *o) {
-    char *x = strchr(text, 'x'), first[16];
-    if (!x || (size_t)(x - text) >= sizeof first) return false;
-    memcpy(first, text, (size_t)(x - text));
-    first[x - text] = 0;
-    return as_long(first, 8, 16384, &o->width) && as_long(x + 1, 8, 16384, &o->height);
-}
-
-static bool as_name(const char *text, int (*find)(const char *), int *ret) {
-    int v = find(text);
-    if (v >= 0) *ret = v;
-    return v >= 0;
-}
-
-static int find_dtype(const char *name) {
-    return !strcmp(name, "f32") ? TS_F32 : !strcmp(name, "bf16") ? TS_BF16 : -1;
-}
-
-enum {
-    OPT_MODEL = 256,
-    OPT_VAE,
-    OPT_PROMPT,
-    OPT_NEGATIVE,
-    OPT_SEED,
-    OPT_RNG,
-    OPT_SCHEDULER,
-    OPT_STEPS,
-    OPT_GUIDANCE,
-    OPT_SIZE,
-    OPT_BATCH,
-    OPT_SAMPLER,
-    OPT_MODE,
-    OPT_RANKS,
-    OPT_PARTIAL,
-    OPT_WARMUP,
-    OPT_GROUP_NORM,
-    OPT_CFG_SPLIT,
-    OPT_DEVICES,
-    OPT_DTYPE,
-    OPT_LATENTS_IN,
-    OPT_LATENTS_OUT,
-    OPT_JSON,
-    OPT_PROFILE,
-    OPT_HELP
-};
-
-static const struct option longs[] = {{"model", 1, 0, OPT_MODEL},
-                                      {"vae", 1, 0, OPT_VAE},
-                                      {"prompt", 1, 0, OPT_PROMPT},
-                                      {"negative", 1, 0, OPT_NEGATIVE},
-                                      {"seed", 1, 0, OPT_SEED},
-                                      {"rng", 1, 0, OPT_RNG},
-                                      {"scheduler", 1, 0, OPT_SCHEDULER},
-                                      {"steps", 1, 0, OPT_STEPS},
-                                      {"guidance", 1, 0, OPT_GUIDANCE},
-                                      {"size", 1, 0, OPT_SIZE},
-                                      {"batch", 1, 0, OPT_BATCH},
-                                      {"sampler", 1, 0, OPT_SAMPLER},
-                                      {"mode", 1, 0, OPT_MODE},
-                                      {"ranks", 1, 0, OPT_RANKS},
-                                      {"partial", 1, 0, OPT_PARTIAL},
-                                      {"warmup", 1, 0, OPT_WARMUP},
-                                      {"group-norm", 1, 0, OPT_GROUP_NORM},
-                                      {"cfg-split", 1, 0, OPT_CFG_SPLIT},
-                                      {"devices", 1, 0, OPT_DEVICES},
-                                      {"dtype", 1, 0, OPT_DTYPE},
-                                      {"latents-in", 1, 0, OPT_LATENTS_IN},
-                                      {"latents-out", 1, 0, OPT_LATENTS_OUT},
-                                      {"json", 0, 0, OPT_JSON},
-                                      {"profile", 0, 0, OPT_PROFILE},
-                                      {"help", 0, 0, OPT_HELP},
-                                      {0}};
-
-/* True when the option's value is acceptable. */
-static bool take_option(options *o, int option, const char *v) {
-    ts_parallel *p = &o->parallel;
-    int n = 0;
-    bool good = true;
-    switch (option) {
-    case OPT_MODEL: o->model = v; break;
-    case OPT_VAE: o->vae = v; break;
-    case OPT_PROMPT: o->prompt = v; break;
-    case OPT_NEGATIVE: o->negative = v; break;
-    case OPT_SAMPLER: o->sampler = v; break;
-    case OPT_DEVICES: o->devices = v; break;
-    case OPT_LATENTS_IN: o->latents_in = v; break;
-    case OPT_LATENTS_OUT: o->latents_out = v; break;
-    case 'o': o->out = v; break;
-    case OPT_JSON: o->json = true; break;
-    case OPT_PROFILE: o->profile = true; break;
-    case OPT_SEED: return as_seed(v, &o->seed);
-    case OPT_STEPS: return as_long(v, 1, TS_MAX_STEPS, &o->steps);
-    case OPT_GUIDANCE: return as_double(v, 0, 1000, &o->guidance);
-    case OPT_SIZE: return as_size(v, o);
-    case OPT_BATCH: return as_long(v, 1, TS_MAX_BATCH, &o->batch);
-    case OPT_RANKS: return as_long(v, 1, TS_MAX_RANKS, &p->ranks);
-    case OPT_WARMUP: return as_long(v, 0, TS_MAX_STEPS, &p->warmup);
-    case OPT_PARTIAL:
-        if (!strcmp(v, "all"))
-            p->partial = INFINITY;
-        else
-            good = as_double(v, 0, 1000, &p->partial);
-        break;
-    case OPT_RNG:
-        good = as_name(v, ts_rng_kind_find, &n);
-        if (good) o->rng = (ts_rng_kind)n;
-        break;
-    case OPT_SCHEDULER:
-        good = as_name(v, ts_scheduler_find, &n);
-        if (good) o->scheduler = (ts_scheduler)n;
-        break;
-    case OPT_MODE:
-        good = as_name(v, ts_mode_find, &n);
-        if (good) p->mode = (ts_mode)n;
-        break;
-    case OPT_GROUP_NORM:
-        good = as_name(v, ts_group_norm_mode_find, &n);
-        if (good) p->group_norm = (ts_group_norm_mode)n;
-        break;
-    case OPT_CFG_SPLIT:
-        good = as_name(v, ts_cfg_split_find, &n);
-        if (good) p->cfg_split = (ts_cfg_split)n;
-        break;
-    case OPT_DTYPE:
-        if (!strcmp(v, "auto"))
-            o->dtype = -1;
-        else
-            good = as_name(v, find_dtype, &o->dtype);
-        break;
-    }
-    return good;
-}
-
-static int parse(int argc, char **argv, options *o) {
-    int c, at = 0;
-    *o = (options){.steps = 20,
-                   .batch = 1,
-                   .dtype = -1,
-                   .guidance = 5,
-                   .devices = "auto",
-                   .parallel = TS_PARALLEL_DEFAULT};
-    optind = 1;
-    while ((c = getopt_long(argc, argv, "o:", longs, &at)) != -1) {
-        if (c == '?') return 2; /* getopt has said what */
-        if (c == OPT_HELP) {
-            fputs(usage, stdout);
-            return -1;
-        }
-        if (!take_option(o, c, optarg)) {
-            fprintf(stderr, "tesserad generate: --%s: \"%s\" is not acceptable\n",
-                    c == 'o' ? "o" : longs[at].name, optarg);
-            return 2;
-        }
-    }
-    if (optind < argc) return bad("unexpected \"%s\"", argv[optind]);
-    if (!o->model) return bad("%s is missing", "--model");
-    if (!o->prompt) return bad("%s is missing", "--prompt");
-    if (!o->out) return bad("%s is missing", "-o");
-    return 0;
-}
 
 /* ---- callbacks, on threads of the group ---- */
 
@@ -275,7 +41,7 @@ static void on_step(void *arg, int step, int total) {
             seconds / step * (total - step), step == total ? "\n" : "");
 }
 
-static char *picture_path(const options *o, int k) {
+static char *picture_path(const ts_generate_options *o, int k) {
     if (o->batch == 1) return ts_strdup(o->out);
     const char *dot = strrchr(o->out, '.'), *slash = strrchr(o->out, '/');
     size_t stem = dot && (!slash || dot > slash) ? (size_t)(dot - o->out) : strlen(o->out);
@@ -315,7 +81,7 @@ static void on_picture(void *arg, ts_picture *p) {
 /* ---- latents ---- */
 
 static ts_code read_latents(const session *s, ts_safetensors **ret_file, float **ret, ts_error *e) {
-    const options *o = s->o;
+    const ts_generate_options *o = s->o;
     ts_safetensors *file = NULL;
     ts_code rc = ts_safetensors_open(o->latents_in, &file, e);
     if (rc) return rc;
@@ -379,7 +145,7 @@ static void print_figures(const session *s, double load_s) {
 }
 
 static ts_code fill_job(session *s, const ts_group *group, ts_error *e) {
-    const options *o = s->o;
+    const ts_generate_options *o = s->o;
     const ts_model_info *info = ts_model_get_info(s->model);
     const char *sampler = o->sampler ? o->sampler : info->default_sampler;
     ts_dtype dtype = o->dtype >= 0 ? (ts_dtype)o->dtype : ts_group_prefers_bf16(group) ? TS_BF16 : TS_F32;
@@ -394,7 +160,7 @@ static ts_code fill_job(session *s, const ts_group *group, ts_error *e) {
                               .height = o->height ? o->height : info->default_height,
                               .steps = o->steps,
                               .sampler = ts_sampler_find(sampler),
-                              .scheduler = o->scheduler,
+                              .scheduler = (ts_scheduler)o->scheduler,
                               .parallel = o->parallel,
                               .dtype = dtype,
                               .guided = o->guidance > 1};
@@ -406,12 +172,12 @@ static ts_code fill_job(session *s, const ts_group *group, ts_error *e) {
         s->pictures[k] = (ts_picture){.params = {.prompt = o->prompt,
                                                  .negative = o->negative,
                                                  .seed = o->seed + (uint64_t)k,
-                                                 .rng = o->rng,
+                                                 .rng = (ts_rng_kind)o->rng,
                                                  .guidance_scale = o->guidance}};
     return ts_group_check(group, s->model, &s->job.shape, e);
 }
 
-static ts_code run(const options *o, ts_error *e) {
+static ts_code run(const ts_generate_options *o, ts_error *e) {
     session s = {.o = o, .bar = isatty(STDERR_FILENO) == 1};
     ts_model *model = NULL;
     ts_group *group = NULL;
@@ -458,9 +224,9 @@ done:
 }
 
 int ts_generate_main(int argc, char **argv) {
-    options o;
-    int status = parse(argc, argv, &o);
-    if (status) return status < 0 ? 0 : status;
+    ts_generate_options o;
+    int status = ts_generate_options_parse(argc, argv, &o);
+    if (status >= 0) return status;
     ts_error e = {0};
     ts_code rc = run(&o, &e);
     if (rc) fprintf(stderr, "tesserad generate: %s\n", e.message[0] ? e.message : ts_code_sentence(rc));

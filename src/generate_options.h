@@ -1,0 +1,21 @@
+/* The options of `tesserad generate`: one table, from which they are parsed and explained. */
+#ifndef TS_GENERATE_OPTIONS_H
+#define TS_GENERATE_OPTIONS_H
+
+#include "engine/job.h"
+
+typedef struct ts_generate_options {
+    const char *model, *vae, *prompt, *negative, *out, *devices, *sampler, *latents_in, *latents_out;
+    uint64_t seed;
+    int rng, scheduler; /* ts_rng_kind, ts_scheduler */
+    int steps, width, height, batch;
+    int dtype; /* ts_dtype; -1: auto */
+    double guidance;
+    ts_parallel parallel;
+    bool json, profile;
+} ts_generate_options;
+
+/* Strings point into argv. Complains on stderr. Returns the exit status, or -1 to go on. */
+int ts_generate_options_parse(int argc, char **argv, ts_generate_options *ret);
+
+#endif
