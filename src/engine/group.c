@@ -141,7 +141,7 @@ ts_code ts_group_check(const ts_group *g, const ts_model *m, const ts_shape *s, 
     ts_schedule_config schedule = m->schedule;
     ts_schedule_place(&schedule, s->scheduler);
     ts_code rc = ts_sampler_takes(s->sampler, s->scheduler, e);
-    if (!rc) rc = ts_sampler_plan_new(s->sampler, &schedule, s->steps, &plan, e);
+    if (!rc) rc = ts_sampler_plan_new(s->sampler, &schedule, s->steps, 0, &plan, e);
     free(plan);
     return rc;
 }

@@ -209,7 +209,7 @@ static ts_code prepare(ts_run *run, ts_error *e) {
     for (int k = 0; k < job->count; k++) run->picture[k] = k;
     ts_schedule_config schedule = run->model->schedule;
     ts_schedule_place(&schedule, job->shape.scheduler);
-    rc = ts_sampler_plan_new(job->shape.sampler, &schedule, job->shape.steps, &run->plan, e);
+    rc = ts_sampler_plan_new(job->shape.sampler, &schedule, job->shape.steps, 0, &run->plan, e);
     if (!rc) rc = allocate(run, e);
     return rc;
 }

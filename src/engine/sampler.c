@@ -190,7 +190,7 @@ ts_code ts_sampler_takes(const ts_sampler *s, ts_scheduler scheduler, ts_error *
 
 /* Some schedules have no finite step somewhere (epsilon at zero SNR, two equal sigmas). */
 static bool row_finite(const ts_sampler_row *r) {
-    bool ok = isfinite(r->timestep) && isfinite(r->c_in) && isfinite(r->d_from_x) &&
+    bool ok = isfinite(r->timestep) && isfinite(r->signal) && isfinite(r->noise) && isfinite(r->c_in) && isfinite(r->d_from_x) &&
               isfinite(r->d_from_out) && isfinite(r->x_from_x) && isfinite(r->x_from_d) &&
               isfinite(r->x_from_out) && isfinite(r->x_from_saved) && isfinite(r->x_from_noise) &&
               isfinite(r->push_from_x) && isfinite(r->push_from_d);
@@ -215,12 +215,14 @@ static ts_code finish(ts_sampler_plan *plan, const ts_schedule_config *c, int st
     return TS_OK;
 }
 
-ts_code ts_sampler_plan_new(const ts_sampler *s, const ts_schedule_config *config, int steps,
+ts_code ts_sampler_plan_new(const ts_sampler *s, const ts_schedule_config *config, int steps, int begin,
                             ts_sampler_plan **ret, ts_error *e) {
     ts_schedule_config c = *config;
     if (c.timestep_spacing == TS_SPACING_UNSET) c.timestep_spacing = s->default_spacing;
     int most = c.num_train_timesteps < TS_SAMPLER_STEPS ? c.num_train_timesteps : TS_SAMPLER_STEPS;
     if (steps < 1 || steps > most) return ts_fail_param(e, TS_EINVAL, "steps", "steps must be 1 to %d", most);
+    if (begin < 0 || begin >= steps)
+        return ts_fail_param(e, TS_EINVAL, "strength", "%d of %d steps cannot be left out", begin, steps);
     const bool flow = s->plan == ts_plan_flow_euler;
     if ((c.prediction_type == TS_PREDICT_FLOW) != flow)
         return ts_fail_param(e, TS_EUNSUPPORTED, "sampler", "%s is %sfor models that predict a flow",
@@ -234,8 +236,10 @@ ts_code ts_sampler_plan_new(const ts_sampler *s, const ts_schedule_config *confi
         rc = ts_fail(e, TS_ENOMEM, "a plan of %d steps", steps);
         goto done;
     }
+    plan->begin = begin;
     ts_schedule_alphas(&c, alphas);
     rc = s->plan(&c, alphas, steps, plan, e);
+    if (!rc && plan->rows < 1) rc = ts_bad_steps(e, steps); /* a clipped schedule may have none left */
     if (!rc) rc = finish(plan, &c, steps, e);
     if (rc) goto done;
     *ret = plan;

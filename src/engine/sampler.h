@@ -13,7 +13,8 @@
  *     saved = x  if save_x;    h = push_from_x * x + push_from_d * d, h[0], h[1]  if push
  * x on the right is the one that the model saw. d is the predicted clean picture (x0; PNDM: the output): with
  * it, rather than the derivative, the huge first sigma of a zero terminal SNR schedule costs no precision.
- * Starting from x = init_scale * unit noise.
+ * Starting from x = init_scale * unit noise; or, to change a picture, some steps later from the first row's
+ * signal * picture + noise * unit noise.
  *
  * Noise: before a row with x_from_noise, and before no other, each picture draws its own, unit normal and in
  * the layout of the starting noise, from the generator that drew that, which goes on where it was (or begins,
@@ -22,6 +23,7 @@
  * Each sampler is the diffusers class of its aliases, timesteps and corner cases included, with these choices
  * where the class has several: Heun, DPM2, LMS and Euler ancestral also on a zero terminal SNR schedule,
  * which their classes overlook; PNDM always without its Runge-Kutta steps (skip_prk_steps); TCD with eta 0.3.
+ * LMS that begins later begins with one prediction (its class weighs it as if it had four).
  * Formulas: DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12, eta 0); DDPM (Ho et al. 2020, arXiv 2006.11239,
  * eq. 7); Euler and Heun (Karras et al. 2022, arXiv 2206.00364, alg. 2 and 1, no churn); DPM-Solver++ 2M, 2S,
  * SDE (Lu et al. 2022, arXiv 2211.01095); DPM-Solver-2 (2206.00927); PNDM (Liu et al. 2022, 2202.09778); DEIS
@@ -40,6 +42,7 @@
 
 typedef struct ts_sampler_row {
     double timestep; /* what the U-Net is told; not whole for some schedules */
+    float signal, noise; /* the x that it sees: signal * picture + noise * unit noise */
     float c_in;
     float d_from_x, d_from_out, clip;
     float x_from_x, x_from_d, x_from_out;
@@ -50,7 +53,8 @@ typedef struct ts_sampler_row {
 } ts_sampler_row;
 
 typedef struct ts_sampler_plan {
-    int rows; /* U-Net evaluations */
+    int begin; /* steps that are left out */
+    int rows;  /* U-Net evaluations */
     float init_scale;
     int history;      /* how many h a row reads at most; buffers that must be there, 0..3 */
     bool saves_x;     /* a saved buffer must be there */
@@ -66,7 +70,8 @@ typedef struct ts_sampler {
     int evaluations;            /* of the U-Net for a step, at most */
     bool by_spacing, by_sigmas; /* a request may place its timesteps, its sigmas (ts_scheduler) */
     ts_spacing default_spacing;
-    /* Fills the rows of a plan that has room for steps * evaluations + 1; alphas as in ts_schedule_alphas. */
+    /* Appends the rows to a plan that has none and room for steps * evaluations + 1, from step plan->begin on;
+     * alphas as in ts_schedule_alphas. */
     ts_code (*plan)(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
                     ts_error *e);
 } ts_sampler;
@@ -80,9 +85,9 @@ const ts_sampler *ts_sampler_at(int i); /* 0 <= i < count */
 ts_code ts_sampler_takes(const ts_sampler *s, ts_scheduler scheduler, ts_error *e);
 
 /* config: as ts_schedule_place left it. steps: 1..TS_SAMPLER_STEPS and at most the schedule's
- * num_train_timesteps. TS_EINVAL (param "steps" where it is the number of steps that does not work with this
- * schedule), TS_EUNSUPPORTED, TS_ENOMEM. free() it. */
-ts_code ts_sampler_plan_new(const ts_sampler *s, const ts_schedule_config *c, int steps,
+ * num_train_timesteps; begin: how many of them are left out, 0..steps - 1. TS_EINVAL (param "steps" where it is
+ * the number of steps that does not work with this schedule), TS_EUNSUPPORTED, TS_ENOMEM. free() it. */
+ts_code ts_sampler_plan_new(const ts_sampler *s, const ts_schedule_config *c, int steps, int begin,
                             ts_sampler_plan **ret, ts_error *e);
 
 /* Applies a row to n elements in plain C. hist: plan->history buffers of n floats, newest first, shifted in

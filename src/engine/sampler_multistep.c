@@ -10,7 +10,7 @@ static double alpha_of(double level) {
 static ts_sampler_row *begin_row(const ts_schedule_config *c, const ts_levels *l, int i,
                                  ts_sampler_plan *plan) {
     double s = (double)l->sigma[i], alpha = alpha_of(s);
-    ts_sampler_row *row = &plan->row[i];
+    ts_sampler_row *row = &plan->row[plan->rows++];
     row->timestep = l->timestep[i];
     row->c_in = 1;
     ts_predict_x0(c->prediction_type, alpha, s * alpha, row);
@@ -45,13 +45,12 @@ ts_code ts_plan_dpmpp_2s(const ts_schedule_config *c, const float *alphas, int s
     if (!rc) rc = ts_multistep_levels(&own, alphas, steps, &l, e);
     if (rc) return rc;
     plan->init_scale = l.init_scale;
-    plan->rows = l.count;
     /* diffusers turns lower_order_final on for an odd number of steps and where the last sigma is zero. */
     const bool zero = c->final_sigmas_type == TS_FINAL_ZERO;
     const bool lower = c->lower_order_final || steps % 2 || zero;
-    for (int i = 0; i < l.count; i++) {
+    for (int i = plan->begin; i < l.count; i++) {
         ts_sampler_row *row = begin_row(c, &l, i, plan);
-        bool second = own.solver_order == 2 && i % 2 == 1 && !(i == steps - 1 && (lower || zero));
+        bool second = own.solver_order == 2 && i % 2 == 1 && i > plan->begin && !(i == steps - 1 && (lower || zero));
         if (second) {
             second_half(c, &l, i, row);
             continue;
@@ -112,10 +111,10 @@ ts_code ts_plan_deis(const ts_schedule_config *c, const float *alphas, int steps
     if (rc) return rc;
     if (c->use_karras_sigmas || c->use_exponential_sigmas) l.sigma[l.count] = l.sigma[l.count - 1];
     plan->init_scale = l.init_scale;
-    plan->rows = l.count;
     const bool few = c->lower_order_final && l.count < 15;
-    for (int i = 0; i < l.count; i++) {
-        int left = l.count - i, order = i + 1 < c->solver_order ? i + 1 : c->solver_order;
+    for (int i = plan->begin; i < l.count; i++) {
+        int left = l.count - i, known = i - plan->begin + 1;
+        int order = known < c->solver_order ? known : c->solver_order;
         if (few && left < order) order = left;
         deis_row(&l, order, i, begin_row(c, &l, i, plan));
     }
@@ -187,7 +186,7 @@ static unipc unipc_step(const ts_schedule_config *c, const ts_levels *l, int i, 
 static void unipc_row(const ts_schedule_config *c, const ts_levels *l, int i, int before, int order,
                       ts_sampler_row *row) {
     double fix[UNIPC_ORDER + 1] = {0}, from[UNIPC_ORDER + 1] = {0};
-    if (i > 0) {
+    if (before) {
         unipc p = unipc_step(c, l, i - 1, before, false), q = unipc_step(c, l, i - 1, before, true);
         for (int k = 1; k < before; k++) { /* (h[k] - h[0]) / r */
             double w = p.scale * (p.rho[k - 1] - q.rho[k - 1]) / p.r[k - 1];
@@ -226,11 +225,10 @@ ts_code ts_plan_unipc(const ts_schedule_config *c, const float *alphas, int step
     if (c->final_sigmas_type == TS_FINAL_SIGMA_MIN && (c->use_karras_sigmas || c->use_exponential_sigmas))
         l.sigma[l.count] = l.sigma[l.count - 1];
     plan->init_scale = l.init_scale;
-    plan->rows = l.count;
     int before = 0;
-    for (int i = 0; i < l.count; i++) {
+    for (int i = plan->begin; i < l.count; i++) {
         int order = c->lower_order_final && l.count - i < c->solver_order ? l.count - i : c->solver_order;
-        if (order > i + 1) order = i + 1;
+        if (order > i - plan->begin + 1) order = i - plan->begin + 1;
         unipc_row(c, &l, i, before, order, begin_row(c, &l, i, plan));
         before = order;
     }

@@ -8,8 +8,7 @@ ts_code ts_plan_ddim(const ts_schedule_config *c, const float *alphas, int steps
                      ts_error *e) {
     int n = c->num_train_timesteps;
     plan->init_scale = 1;
-    plan->rows = steps;
-    for (int i = 0; i < steps; i++) {
+    for (int i = plan->begin; i < steps; i++) {
         double t = ts_timestep_at(c, steps, i);
         if (!(t >= 0 && t <= n - 1)) return ts_bad_steps(e, steps);
         int at = (int)t, before = at - n / steps;
@@ -17,7 +16,7 @@ ts_code ts_plan_ddim(const ts_schedule_config *c, const float *alphas, int steps
         double a1 = before >= 0 ? (double)alphas[before] : c->set_alpha_to_one ? 1 : (double)alphas[0];
         double signal = sqrt(a), noise = sqrt(1 - a);
 
-        ts_sampler_row *row = &plan->row[i];
+        ts_sampler_row *row = &plan->row[plan->rows++];
         row->timestep = t;
         row->c_in = 1;
         row->clip = (float)c->clip_sample_range;
@@ -35,11 +34,10 @@ ts_code ts_plan_euler(const ts_schedule_config *c, const float *alphas, int step
     ts_levels l;
     ts_code rc = ts_euler_levels(c, alphas, steps, TS_KEEP_FRACTION, &l, e);
     if (rc) return rc;
-    plan->rows = l.count;
     plan->init_scale = l.init_scale;
-    for (int i = 0; i < l.count; i++) {
+    for (int i = plan->begin; i < l.count; i++) {
         double s = (double)l.sigma[i], s1 = (double)l.sigma[i + 1];
-        ts_sampler_row *row = &plan->row[i];
+        ts_sampler_row *row = &plan->row[plan->rows++];
         row->timestep = l.timestep[i];
         row->c_in = (float)(1 / sqrt(s * s + 1));
         ts_predict_x0(c->prediction_type, 1, s, row);
@@ -57,19 +55,21 @@ typedef struct dpm_solver {
     bool sde;
 } dpm_solver;
 
-static int order_of_row(const ts_schedule_config *c, const ts_levels *l, dpm_solver s, int i) {
+/* known: predictions, that of row i included. */
+static int order_of_row(const ts_schedule_config *c, const ts_levels *l, dpm_solver s, int i, int known) {
     bool few = c->lower_order_final && l->count < 15;
     bool last = i == l->count - 1;
-    if (s.order == 1 || i == 0 ||
+    if (s.order == 1 || known == 1 ||
         (last && (c->euler_at_final || few || c->final_sigmas_type == TS_FINAL_ZERO)))
         return 1;
-    return s.order == 2 || i == 1 || (few && i == l->count - 2) ? 2 : 3;
+    return s.order == 2 || known == 2 || (few && i == l->count - 2) ? 2 : 3;
 }
 
 /* Row i, with q = e^-h (e^-2h for the SDE), D0 the newest prediction, D1 and D2 its scaled differences:
  * x' = (sigma'/sigma) (q/e^-h) x + alpha' ((1 - q) D0 + ... D1 + ... D2) + noise. */
 static void dpm_row(const ts_schedule_config *c, const ts_levels *l, dpm_solver solver, int i,
-                    ts_sampler_row *row) {
+                    ts_sampler_plan *plan) {
+    ts_sampler_row *row = &plan->row[plan->rows++];
     double s = (double)l->sigma[i], s1 = (double)l->sigma[i + 1]; /* noise over signal; lambda = -log s */
     double alpha = 1 / sqrt(s * s + 1), alpha1 = 1 / sqrt(s1 * s1 + 1);
     double q = solver.sde ? (s1 / s) * (s1 / s) : s1 / s;
@@ -80,7 +80,7 @@ static void dpm_row(const ts_schedule_config *c, const ts_levels *l, dpm_solver 
     if (solver.sde) row->x_from_noise = (float)(s1 * alpha1 * sqrt(1 - q));
     double d0 = alpha1 * (1 - q), from_d = d0;
 
-    const int order = order_of_row(c, l, solver, i);
+    const int order = order_of_row(c, l, solver, i, plan->rows);
     if (order > 1) {
         double h = log(s / s1), r0 = log((double)l->sigma[i - 1] / s) / h, hh = solver.sde ? 2 * h : h;
         double d1 =
@@ -111,8 +111,7 @@ static ts_code dpm_plan(const ts_schedule_config *c, const float *alphas, int st
     ts_code rc = ts_multistep_levels(c, alphas, steps, &l, e);
     if (rc) return rc;
     plan->init_scale = l.init_scale;
-    plan->rows = l.count;
-    for (int i = 0; i < l.count; i++) dpm_row(c, &l, solver, i, &plan->row[i]);
+    for (int i = plan->begin; i < l.count; i++) dpm_row(c, &l, solver, i, plan);
     ts_levels_free(&l);
     return TS_OK;
 }

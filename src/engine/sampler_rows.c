@@ -69,6 +69,8 @@ double ts_karras_sigma(double high, double low, int n, int i) {
 
 void ts_predict_x0(ts_prediction prediction, double alpha, double sigma, ts_sampler_row *row) {
     double scale = sqrt(alpha * alpha + sigma * sigma), a = alpha / scale, s = sigma / scale;
+    row->signal = (float)alpha;
+    row->noise = (float)sigma;
     if (prediction == TS_PREDICT_SAMPLE) {
         row->d_from_x = 0;
         row->d_from_out = 1;

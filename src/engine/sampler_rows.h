@@ -59,8 +59,8 @@ double ts_timestep_of_sigma(const float *table, int n, double sigma);
 /* Karras et al. 2022, eq. 5, rho 7: point i of n from high to low. */
 double ts_karras_sigma(double high, double low, int n, int i);
 
-/* d_from_x and d_from_out for x0 from the model's output, where x = alpha * x0 + sigma * noise and the model
- * sees x at unit variance (x / sqrt(alpha^2 + sigma^2)). */
+/* signal and noise of the row's x, and d_from_x and d_from_out for x0 from the model's output, where
+ * x = alpha * x0 + sigma * noise and the model sees x at unit variance (x / sqrt(alpha^2 + sigma^2)). */
 void ts_predict_x0(ts_prediction prediction, double alpha, double sigma, ts_sampler_row *row);
 
 /* Adds weight * (the noise in x) to what the row makes of x and the output, for x = signal * x0 + noise * eps

@@ -42,7 +42,7 @@ ts_code ts_plan_euler_a(const ts_schedule_config *c, const float *alphas, int st
     ts_code rc = ts_euler_levels(&own, alphas, steps, TS_KEEP_FRACTION, &l, e);
     if (rc) return rc;
     plan->init_scale = l.init_scale;
-    for (int i = 0; i < l.count; i++) {
+    for (int i = plan->begin; i < l.count; i++) {
         double s = (double)l.sigma[i], down, up;
         ts_sampler_row *row = begin_row(c, s, l.timestep[i], plan);
         ancestral_parts(s, (double)l.sigma[i + 1], &down, &up);
@@ -66,7 +66,7 @@ ts_code ts_plan_heun(const ts_schedule_config *c, const float *alphas, int steps
     ts_code rc = levels_to_zero(c, alphas, steps, TS_KEEP_FRACTION, &l, e);
     if (rc) return rc;
     plan->init_scale = l.init_scale;
-    for (int i = 0; i < l.count; i++) {
+    for (int i = plan->begin; i < l.count; i++) {
         double s = (double)l.sigma[i], s1 = (double)l.sigma[i + 1];
         ts_sampler_row *row = begin_row(c, s, l.timestep[i], plan);
         row->clip = (float)c->clip_sample_range;
@@ -93,7 +93,7 @@ static ts_code dpm2(const ts_schedule_config *c, const float *alphas, int steps,
     ts_code rc = levels_to_zero(c, alphas, steps, TS_ROUND, &l, e);
     if (rc) return rc;
     plan->init_scale = l.init_scale;
-    for (int i = 0; i < l.count; i++) {
+    for (int i = plan->begin; i < l.count; i++) {
         double s = (double)l.sigma[i], to = (double)l.sigma[i + 1], up = 0;
         if (ancestral) ancestral_parts(s, (double)l.sigma[i + 1], &to, &up);
         ts_sampler_row *row = begin_row(c, s, l.timestep[i], plan);
@@ -144,8 +144,9 @@ ts_code ts_plan_lms(const ts_schedule_config *c, const float *alphas, int steps,
     ts_code rc = levels_to_zero(c, alphas, steps, TS_KEEP_FRACTION, &l, e);
     if (rc) return rc;
     plan->init_scale = l.init_scale;
-    for (int i = 0; i < l.count; i++) {
-        const int most = TS_SAMPLER_HISTORY + 1, order = i + 1 < most ? i + 1 : most;
+    for (int i = plan->begin; i < l.count; i++) {
+        const int most = TS_SAMPLER_HISTORY + 1, known = i - plan->begin + 1;
+        const int order = known < most ? known : most;
         double s = (double)l.sigma[i];
         ts_sampler_row *row = begin_row(c, s, l.timestep[i], plan);
         row->x_from_x = 1;
@@ -167,13 +168,15 @@ ts_code ts_plan_flow_euler(const ts_schedule_config *c, const float *alphas, int
     const double n = c->num_train_timesteps, shift = c->flow_shift, least = 1 / n;
     const double low = shift * least / (1 + (shift - 1) * least);
     plan->init_scale = 1;
-    plan->rows = steps;
+    plan->rows = steps - plan->begin;
     double sigma = 0;
-    for (int i = steps - 1; i >= 0; i--) {
+    for (int i = steps - 1; i >= plan->begin; i--) {
         double next = sigma, t = 1 + ts_linspace_at(1, steps, i) * (low - 1);
         sigma = (double)(float)(shift * t / (1 + (shift - 1) * t));
-        ts_sampler_row *row = &plan->row[i];
+        ts_sampler_row *row = &plan->row[i - plan->begin];
         row->timestep = (double)(float)(sigma * n);
+        row->signal = (float)(1 - sigma);
+        row->noise = (float)sigma;
         row->c_in = 1;
         row->d_from_x = 1;
         row->d_from_out = (float)-sigma;

@@ -8,14 +8,13 @@ ts_code ts_plan_ddpm(const ts_schedule_config *c, const float *alphas, int steps
                      ts_error *e) {
     int n = c->num_train_timesteps;
     plan->init_scale = 1;
-    plan->rows = steps;
-    for (int i = 0; i < steps; i++) {
+    for (int i = plan->begin; i < steps; i++) {
         double t = ts_timestep_at(c, steps, i), t1 = i + 1 < steps ? ts_timestep_at(c, steps, i + 1) : -1;
         if (!(t >= 0 && t <= n - 1 && t1 <= n - 1)) return ts_bad_steps(e, steps);
         double a = (double)alphas[(int)t], a1 = t1 >= 0 ? (double)alphas[(int)t1] : 1;
         double beta = 1 - a / a1;
 
-        ts_sampler_row *row = &plan->row[i];
+        ts_sampler_row *row = &plan->row[plan->rows++];
         row->timestep = t;
         row->c_in = 1;
         row->clip = (float)c->clip_sample_range;
@@ -46,15 +45,14 @@ ts_code ts_plan_lcm(const ts_schedule_config *c, const float *alphas, int steps,
                     ts_error *e) {
     const double data = 0.5; /* sigma_data */
     plan->init_scale = 1;
-    plan->rows = steps;
-    for (int i = 0; i < steps; i++) {
+    for (int i = plan->begin; i < steps; i++) {
         int t = distilled_timestep(c, steps, i);
         if (t < 0) return too_many(c, e);
         double a = (double)alphas[t], a1 = 1, scaled = t * c->timestep_scaling;
         double skip = data * data / (scaled * scaled + data * data);
         double out = scaled / sqrt(scaled * scaled + data * data);
 
-        ts_sampler_row *row = &plan->row[i];
+        ts_sampler_row *row = &plan->row[plan->rows++];
         row->timestep = t;
         row->c_in = 1;
         row->clip = (float)c->clip_sample_range;
@@ -73,15 +71,14 @@ ts_code ts_plan_tcd(const ts_schedule_config *c, const float *alphas, int steps,
                     ts_error *e) {
     const float keep = 0.7f; /* 1 - eta */
     plan->init_scale = 1;
-    plan->rows = steps;
-    for (int i = 0; i < steps; i++) {
+    for (int i = plan->begin; i < steps; i++) {
         int t = distilled_timestep(c, steps, i), t1 = i + 1 < steps ? distilled_timestep(c, steps, i + 1) : 0;
         if (t < 0 || t1 < 0) return too_many(c, e);
         double a = (double)alphas[t], a1 = (double)alphas[t1],
                as = (double)alphas[(int)floorf(keep * (float)t1)];
         double signal = sqrt(a), noise = sqrt(1 - a), scale = i + 1 < steps ? sqrt(a1 / as) : 1;
 
-        ts_sampler_row *row = &plan->row[i];
+        ts_sampler_row *row = &plan->row[plan->rows++];
         row->timestep = t;
         row->c_in = 1;
         ts_predict_x0(c->prediction_type, signal, noise, row);
@@ -105,7 +102,8 @@ static void transfer(ts_prediction prediction, double a, double a1, double *from
 
 /* Linear multistep in the model's outputs, begun with an improved Euler step: the second row evaluates where
  * the first one arrived, at the same timestep as the third, and goes there again from where the first one
- * began. */
+ * began. Begun later, the class counts its rows anew in the same list of timesteps: from the third row
+ * on x is a timestep noisier than what the model is told. That is kept. */
 ts_code ts_plan_pndm(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
                      ts_error *e) {
     static const double adams[4][4] = {
@@ -114,9 +112,10 @@ ts_code ts_plan_pndm(const ts_schedule_config *c, const float *alphas, int steps
         return ts_fail_param(e, TS_EUNSUPPORTED, "sampler", "PLMS needs a model that predicts epsilon or v");
     int n = c->num_train_timesteps, stride = n / steps;
     plan->init_scale = 1;
-    plan->rows = steps > 1 ? steps + 1 : 1;
-    for (int i = 0; i < plan->rows; i++) {
-        double t = ts_timestep_at(c, steps, i > 1 ? i - 1 : i);
+    const int rows = (steps > 1 ? steps + 1 : 1) - plan->begin;
+    for (int i = 0; i < rows; i++) {
+        const int listed = plan->begin + i; /* of the class's timesteps, where the second one comes twice */
+        double t = ts_timestep_at(c, steps, listed > 1 ? listed - 1 : listed);
         if (!(t >= 0 && t <= n - 1)) return ts_bad_steps(e, steps);
         int at = (int)t, to = at - stride;
         if (i == 1) to = at, at += stride;
@@ -128,13 +127,15 @@ ts_code ts_plan_pndm(const ts_schedule_config *c, const float *alphas, int steps
                                  "PLMS cannot begin from pure noise (rescale_betas_zero_snr)");
         transfer(c->prediction_type, a, a1, &from_x, &from_out);
 
-        ts_sampler_row *row = &plan->row[i];
+        ts_sampler_row *row = &plan->row[plan->rows++];
         row->timestep = t;
+        row->signal = (float)sqrt((double)alphas[(int)t]);
+        row->noise = (float)sqrt(1 - (double)alphas[(int)t]);
         row->c_in = 1;
         row->d_from_out = 1;
         row->push_from_d = 1;
         row->push = i != 1;
-        row->save_x = i == 0 && steps > 1;
+        row->save_x = i == 0 && rows > 1;
         if (i == 1) {
             row->x_from_saved = (float)from_x;
             row->x_from_d = row->x_from_hist[0] = (float)(0.5 * from_out);

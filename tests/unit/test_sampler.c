@@ -71,6 +71,37 @@ static void alphas_are_those_of_diffusers(void **state) {
     ts_safetensors_free(s);
 }
 
+/* What a plan reads besides x; nothing in it is a number until a row has made it one. */
+typedef struct buffers {
+    size_t n;
+    float *out, *saved, *fresh, *hist[TS_SAMPLER_HISTORY];
+} buffers;
+
+static float *no_numbers(size_t n) {
+    float *p = ts_array0(float, n);
+    for (size_t i = 0; i < n; i++) p[i] = NAN;
+    return p;
+}
+
+static buffers buffers_new(const ts_sampler_plan *plan, size_t n) {
+    buffers b = {.n = n, .out = no_numbers(n), .saved = no_numbers(n), .fresh = no_numbers(n)};
+    for (int k = 0; k < plan->history; k++) b.hist[k] = no_numbers(n);
+    return b;
+}
+
+static void buffers_free(buffers *b) {
+    for (int k = 0; k < TS_SAMPLER_HISTORY; k++) free(b->hist[k]);
+    free(b->out), free(b->saved), free(b->fresh);
+}
+
+static void take_row(const ts_sampler_plan *plan, const ts_sampler_row *row, float *x, buffers *b,
+                     ts_torch_rng *rng) {
+    for (size_t i = 0; i < b->n; i++) b->out[i] = model(row->c_in * x[i], row->timestep);
+    if (row->x_from_noise != 0) ts_torch_randn(rng, b->fresh, b->n);
+    ts_sampler_apply(row, x, b->out, b->hist, plan->saves_x ? b->saved : NULL,
+                     plan->draws_noise ? b->fresh : NULL, b->n);
+}
+
 /* Every case: the timesteps, the first sigma, and each step's latents. */
 static void every_step_is_that_of_diffusers(void **state) {
     (void)state;
@@ -88,7 +119,7 @@ static void every_step_is_that_of_diffusers(void **state) {
         assert_ptr_equal(ts_sampler_find(c.sampler), sampler);
         ts_sampler_plan *plan = NULL;
         ts_error e = {0};
-        must(ts_sampler_plan_new(sampler, &c, (int)json_value(one, "steps"), &plan, &e), &e);
+        must(ts_sampler_plan_new(sampler, &c, (int)json_value(one, "steps"), 0, &plan, &e), &e);
         assert_int_equal(plan->rows, (int)json_value(one, "evaluations"));
         double scale = json_value(one, "init_noise_sigma");
         assert_true(fabs((double)plan->init_scale - scale) <= 1e-5 * scale);
@@ -97,14 +128,8 @@ static void every_step_is_that_of_diffusers(void **state) {
         snprintf(name, sizeof name, "%s_timesteps", json_text(one, "name"));
         float *timesteps = fixture_floats(s, name, NULL);
         snprintf(name, sizeof name, "%s_latents", json_text(one, "name"));
-        float *latents = fixture_floats(s, name, NULL), *x = ts_array0(float, n), *out = ts_array0(float, n);
-        float *hist[TS_SAMPLER_HISTORY] = {0};
-        for (int k = 0; k < plan->history; k++) {
-            hist[k] = ts_array0(float, n);
-            for (size_t i = 0; i < n; i++) hist[k][i] = NAN;
-        }
-        float *saved = ts_array0(float, n), *fresh = ts_array0(float, n);
-        for (size_t i = 0; i < n; i++) saved[i] = fresh[i] = NAN;
+        float *latents = fixture_floats(s, name, NULL), *x = ts_array0(float, n);
+        buffers b = buffers_new(plan, n);
         ts_torch_rng rng;
         ts_torch_rng_seed(&rng, 2024);
         ts_torch_randn(&rng, x, n); /* the starting noise: what follows goes on from there */
@@ -117,15 +142,12 @@ static void every_step_is_that_of_diffusers(void **state) {
                 fail_msg("%s step %d: timestep %.9g, wanted %.9g", name, r, row->timestep,
                          (double)timesteps[r]);
             const float *want = latents + (size_t)r * n;
-            for (size_t i = 0; i < n; i++) out[i] = model(row->c_in * x[i], row->timestep);
             /* diffusers' Euler subtracts from x itself in float32: at a sigma of 4096 that rounding, an ulp
              * or two of x, is what its answer is worth. 0.8 is the model's steepest slope. */
             double slope = fabs((double)row->d_from_x) + 0.8 * fabs((double)(row->d_from_out * row->c_in));
             rounding *= fmin(1, fabs((double)row->x_from_x) + fabs((double)row->x_from_d) * slope);
             rounding += 2 * 0x1p-23 * norm(x, n);
-            if (row->x_from_noise != 0) ts_torch_randn(&rng, fresh, n);
-            ts_sampler_apply(row, x, out, hist, plan->saves_x ? saved : NULL,
-                             plan->draws_noise ? fresh : NULL, n);
+            take_row(plan, row, x, &b, &rng);
             double d = fmax(0, distance(x, want, n) - rounding) / norm(want, n);
             if (d > worst) worst = d;
             if (!(d < 2e-5)) {
@@ -134,14 +156,74 @@ static void every_step_is_that_of_diffusers(void **state) {
                 break;
             }
         }
-        for (int k = 0; k < plan->history; k++) free(hist[k]);
-        free(timesteps), free(latents), free(x), free(out), free(plan), free(saved), free(fresh);
+        buffers_free(&b);
+        free(timesteps), free(latents), free(x), free(plan);
         cases++;
     }
     print_message("# %d cases, worst relative L2 of a step %.3g\n", cases, worst);
     assert_true(cases > 480);
     assert_int_equal(failed, 0);
     free(noise);
+    cJSON_Delete(json);
+    ts_safetensors_free(s);
+}
+
+static void close_to(const char *name, const char *what, int row, const float *have, const float *want, size_t n,
+                     double bound) {
+    double d = distance(have, want, n) / norm(want, n);
+    if (!(d < bound)) fail_msg("%s, %s of row %d: relative L2 %g", name, what, row, d);
+}
+
+/* The noisy picture that a shortened plan begins with, its steps, and the noisy picture of each level. */
+static void a_plan_without_its_first_steps_is_that_of_diffusers(void **state) {
+    (void)state;
+    ts_safetensors *s = fixture_tensors("samplers_begin.safetensors");
+    cJSON *json = fixture_json("samplers_begin.json");
+    const cJSON *configs = cJSON_GetObjectItemCaseSensitive(json, "configs"), *one;
+    enum { N = 16 };
+    int cases = 0;
+    cJSON_ArrayForEach(one, cJSON_GetObjectItemCaseSensitive(json, "cases")) {
+        ts_schedule_config c = config_of(cJSON_GetArrayItem(configs, (int)json_value(one, "config")));
+        const ts_sampler *sampler = ts_sampler_find(json_text(one, "sampler"));
+        ts_sampler_plan *plan = NULL;
+        ts_error e = {0};
+        must(ts_sampler_plan_new(sampler, &c, (int)json_value(one, "steps"), (int)json_value(one, "begin"),
+                                 &plan, &e),
+             &e);
+        assert_int_equal(plan->rows, (int)json_value(one, "evaluations"));
+        const char *parts[] = {"timesteps", "start", "latents", "kept"}, *name = json_text(one, "name");
+        float *part[4], x[N], noise[N], picture[N], level[N];
+        for (int i = 0; i < 4; i++) {
+            char full[80];
+            snprintf(full, sizeof full, "%s_%s", name, parts[i]);
+            part[i] = fixture_floats(s, full, NULL);
+        }
+        ts_torch_rng rng;
+        ts_torch_rng_seed(&rng, 2024);
+        ts_torch_randn(&rng, noise, N);
+        for (int i = 0; i < N; i++) {
+            picture[i] = -1 + 2.0f * (float)i / (N - 1);
+            x[i] = plan->row[0].signal * picture[i] + plan->row[0].noise * noise[i];
+        }
+        close_to(name, "start", 0, x, part[1], N, 1e-6);
+        buffers b = buffers_new(plan, N);
+        for (int r = 0; r < plan->rows; r++) {
+            const ts_sampler_row *row = &plan->row[r];
+            assert_true(fabs(row->timestep - (double)part[0][r]) < 1e-3);
+            take_row(plan, row, x, &b, &rng);
+            close_to(name, "latents", r, x, part[2] + r * N, N, 2e-5);
+            if (r + 1 == plan->rows) break;
+            /* The class says of a half-way row the level where the whole step goes. */
+            if (sampler == ts_sampler_find("dpm2") || sampler == ts_sampler_find("dpm2_a")) continue;
+            for (int i = 0; i < N; i++) level[i] = row[1].signal * picture[i] + row[1].noise * noise[i];
+            close_to(name, "level", r, level, part[3] + r * N, N, 1e-6);
+        }
+        buffers_free(&b);
+        for (int i = 0; i < 4; i++) free(part[i]);
+        free(plan);
+        cases++;
+    }
+    assert_true(cases > 100);
     cJSON_Delete(json);
     ts_safetensors_free(s);
 }
@@ -180,7 +262,7 @@ static void a_plan_has_rows_for_1_to_1000_steps_or_says_why_not(void **state) {
             for (int steps = 1; steps <= 1000; steps += steps < 130 ? 1 : 29) {
                 ts_sampler_plan *plan = NULL;
                 ts_error e = {0};
-                ts_code rc = ts_sampler_plan_new(ts_sampler_at(i), &c, steps, &plan, &e);
+                ts_code rc = ts_sampler_plan_new(ts_sampler_at(i), &c, steps, 0, &plan, &e);
                 const ts_sampler *s = ts_sampler_at(i);
                 if (rc == TS_EUNSUPPORTED) { /* pure noise, or a flow where the model predicts none */
                     assert_true(s == ts_sampler_find("pndm") || s == ts_sampler_find("flow_euler"));
@@ -207,20 +289,20 @@ static void a_plan_has_rows_for_1_to_1000_steps_or_says_why_not(void **state) {
             }
             ts_sampler_plan *plan = NULL;
             ts_error e = {0};
-            assert_int_equal(ts_sampler_plan_new(ts_sampler_at(i), &c, 0, &plan, &e), TS_EINVAL);
+            assert_int_equal(ts_sampler_plan_new(ts_sampler_at(i), &c, 0, 0, &plan, &e), TS_EINVAL);
             assert_string_equal(e.param, "steps");
-            assert_int_equal(ts_sampler_plan_new(ts_sampler_at(i), &c, 1001, &plan, &e), TS_EINVAL);
-            assert_int_equal(ts_sampler_plan_new(ts_sampler_at(i), &c, -1, &plan, NULL), TS_EINVAL);
+            assert_int_equal(ts_sampler_plan_new(ts_sampler_at(i), &c, 1001, 0, &plan, &e), TS_EINVAL);
+            assert_int_equal(ts_sampler_plan_new(ts_sampler_at(i), &c, -1, 0, &plan, NULL), TS_EINVAL);
             assert_null(plan);
         }
     ts_schedule_config c = config_text("{\"num_train_timesteps\":10,\"timestep_spacing\":\"leading\"}");
     ts_sampler_plan *plan = NULL;
     ts_error e = {0};
-    assert_int_equal(ts_sampler_plan_new(ts_sampler_find("ddim"), &c, 11, &plan, &e), TS_EINVAL);
+    assert_int_equal(ts_sampler_plan_new(ts_sampler_find("ddim"), &c, 11, 0, &plan, &e), TS_EINVAL);
     c = config_text("{\"timestep_spacing\":\"leading\",\"steps_offset\":1}");
-    assert_int_equal(ts_sampler_plan_new(ts_sampler_find("ddim"), &c, 1000, &plan, &e), TS_EINVAL);
+    assert_int_equal(ts_sampler_plan_new(ts_sampler_find("ddim"), &c, 1000, 0, &plan, &e), TS_EINVAL);
     c = config_text("{\"timestep_spacing\":\"trailing\",\"rescale_betas_zero_snr\":true}");
-    assert_int_equal(ts_sampler_plan_new(ts_sampler_find("ddim"), &c, 20, &plan, &e), TS_EUNSUPPORTED);
+    assert_int_equal(ts_sampler_plan_new(ts_sampler_find("ddim"), &c, 20, 0, &plan, &e), TS_EUNSUPPORTED);
     assert_string_equal(e.param, "prediction_type");
 }
 
@@ -253,8 +335,8 @@ static void asking_for_a_scheduler_is_as_if_the_file_had_it(void **state) {
             /* Its class overlooks them in a file. Euler has the same levels. */
             const bool ancestral = s == ts_sampler_find("euler_a");
             ts_sampler_plan *a = NULL, *b = NULL;
-            must(ts_sampler_plan_new(s, &asked, 10, &a, &e), &e);
-            must(ts_sampler_plan_new(ancestral ? ts_sampler_find("euler") : s, &file, 10, &b, &e), &e);
+            must(ts_sampler_plan_new(s, &asked, 10, 0, &a, &e), &e);
+            must(ts_sampler_plan_new(ancestral ? ts_sampler_find("euler") : s, &file, 10, 0, &b, &e), &e);
             assert_int_equal(a->rows, b->rows);
             for (int r = 0; r < a->rows; r++) {
                 assert_true(a->row[r].timestep == b->row[r].timestep && a->row[r].c_in == b->row[r].c_in);
@@ -371,6 +453,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(alphas_are_those_of_diffusers),
         cmocka_unit_test(every_step_is_that_of_diffusers),
+        cmocka_unit_test(a_plan_without_its_first_steps_is_that_of_diffusers),
         cmocka_unit_test(samplers_are_found_by_the_names_of_other_front_ends),
         cmocka_unit_test(a_plan_has_rows_for_1_to_1000_steps_or_says_why_not),
         cmocka_unit_test(asking_for_a_scheduler_is_as_if_the_file_had_it),
