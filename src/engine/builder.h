@@ -70,6 +70,8 @@ void ts_output(ts_builder *b, const char *name, ts_buf x);
 enum { TS_CONV_FRESH = 1, TS_CONV_F32_OUT = 2 }; /* flags: halo of this evaluation always; result in float32 */
 ts_buf ts_conv3x3(ts_builder *b, ts_scope s, ts_buf x, int channels, ts_buf residual, int flags);
 ts_buf ts_conv3x3_down(ts_builder *b, ts_scope s, ts_buf x, int channels); /* stride 2, padding 1 */
+/* stride 2, padding below and to the right only; x has an even number of rows and columns */
+ts_buf ts_conv3x3_down_end(ts_builder *b, ts_scope s, ts_buf x, int channels);
 ts_buf ts_linear(ts_builder *b, ts_scope s, ts_buf x, int channels, ts_buf residual);
 
 /* add: TS_NO_BUF, or [batch][1][1][c], a value for every channel of x that is added first. */

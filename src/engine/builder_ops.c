@@ -96,6 +96,26 @@ ts_buf ts_conv3x3_down(ts_builder *b, ts_scope s, ts_buf x, int channels) {
     return y;
 }
 
+ts_buf ts_conv3x3_down_end(ts_builder *b, ts_scope s, ts_buf x, int channels) {
+    if (b->code) return TS_NO_BUF;
+    const ts_param *w = builder_param(b, s, "weight");
+    if (x.h % 2 || x.w % 2) {
+        ts_builder_fail(b, TS_EINVAL, "%s: %d x %d is not even", s.path, x.h, x.w);
+        return TS_NO_BUF;
+    }
+    need_halo(b, s, x, false, true, false);
+    ts_buf y = builder_value(b, ts_rows_halve(value_of(b, x)->rows), x.w / 2, channels, b->build.dtype);
+    item *it = kernel_item(b, TS_OP_CONV2D, s, x, TS_NO_BUF, TS_NO_BUF, y);
+    if (!it) return TS_NO_BUF;
+    it->op.weight = w;
+    it->op.bias = builder_param_optional(b, s, "bias");
+    it->op.conv.kernel = 3;
+    it->op.conv.stride = 2;
+    it->op.conv.pad_right = 1;
+    it->op.in[0].h = x.h + 1;
+    return y;
+}
+
 static ts_buf matrix(ts_builder *b, ts_scope s, const ts_param *w, const ts_param *bias, ts_buf x,
                      int channels, ts_buf residual) {
     if (b->code) return TS_NO_BUF;

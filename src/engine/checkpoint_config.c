@@ -151,6 +151,7 @@ static ts_code vae_config(ts_checkpoint *c, draft *d, ts_error *e) {
     put_list(d, "block_out_channels", channels, levels);
     put_number(d, "layers_per_block", layers - 1); /* the decoder has one more */
     put_number(d, "latent_channels", dim(c, 1, CHECKPOINT_VAE "decoder.conv_in.weight"));
+    put_bool(d, "use_quant_conv", has(c, CHECKPOINT_VAE "quant_conv.weight"));
     put_bool(d, "use_post_quant_conv", has(c, CHECKPOINT_VAE "post_quant_conv.weight"));
     put_bool(d, "mid_block_add_attention", has(c, CHECKPOINT_VAE "decoder.mid.attn_1.q.weight"));
     put_number(d, "scaling_factor", c->kind == CHECKPOINT_XL ? 0.13025 : 0.18215);

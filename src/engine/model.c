@@ -210,6 +210,7 @@ ts_code ts_model_replace_vae(ts_model *m, const char *path, ts_error *e) {
         ts_weights_free(w);
         return rc;
     }
+    m->vae.quant = ts_weights_find(w, "quant_conv.weight") != NULL;
     m->vae.post_quant = ts_weights_find(w, "post_quant_conv.weight") != NULL;
     m->info.parameters += ts_weights_elements(w);
     m->info.parameters -= ts_weights_elements(m->vae_weights);

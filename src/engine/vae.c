@@ -5,6 +5,16 @@
 
 #define NORM_EPS 1e-6
 
+static ts_code only_type(const cJSON *j, const char *key, const char *wanted, ts_error *e) {
+    const cJSON *type;
+    cJSON_ArrayForEach(type, cJSON_GetObjectItemCaseSensitive(j, key)) {
+        if (!cJSON_IsString(type) || strcmp(type->valuestring, wanted) != 0)
+            return ts_fail_param(e, TS_EFORMAT, key, "%s: \"%.64s\" is not supported", key,
+                                 cJSON_IsString(type) ? type->valuestring : "?");
+    }
+    return TS_OK;
+}
+
 ts_code ts_vae_config_read(const cJSON *j, ts_vae_config *ret, ts_error *e) {
     ts_vae_config c = {0};
     const cJSON *channels = cJSON_GetObjectItemCaseSensitive(j, "block_out_channels");
@@ -18,10 +28,12 @@ ts_code ts_vae_config_read(const cJSON *j, ts_vae_config *ret, ts_error *e) {
     if (!rc) rc = ts_config_int(j, "out_channels", 4, 3, &c.out_channels, e);
     if (!rc && c.out_channels != 3)
         rc = ts_fail_param(e, TS_EFORMAT, "out_channels", "out_channels is not 3");
+    if (!rc) rc = ts_config_only_number(j, "in_channels", 3, e);
     if (!rc) rc = ts_config_int(j, "layers_per_block", 32, 1, &c.layers, e);
     if (!rc) rc = ts_config_int(j, "norm_num_groups", 1 << 12, 32, &c.groups, e);
     if (!rc) rc = ts_json_number(j, "scaling_factor", 1e-6, 1e6, 0.18215, &c.scaling_factor, e);
     if (!rc) rc = ts_json_number(j, "shift_factor", -1e6, 1e6, 0, &c.shift_factor, e);
+    if (!rc) rc = ts_json_bool(j, "use_quant_conv", true, &c.quant, e);
     if (!rc) rc = ts_json_bool(j, "use_post_quant_conv", true, &c.post_quant, e);
     if (!rc) rc = ts_json_bool(j, "mid_block_add_attention", true, &c.mid_attention, e);
     /* Latents with statistics of their own are denormalised by the pipeline in a way that is not built. */
@@ -30,12 +42,8 @@ ts_code ts_vae_config_read(const cJSON *j, ts_vae_config *ret, ts_error *e) {
     if (!rc && c.shift_factor != 0)
         rc =
             ts_fail_param(e, TS_EFORMAT, "shift_factor", "shift_factor: %g is not supported", c.shift_factor);
-    const cJSON *types = cJSON_GetObjectItemCaseSensitive(j, "up_block_types"), *type = NULL;
-    cJSON_ArrayForEach(type, types) if (!rc) {
-        if (!cJSON_IsString(type) || strcmp(type->valuestring, "UpDecoderBlock2D") != 0)
-            rc = ts_fail_param(e, TS_EFORMAT, "up_block_types", "up_block_types: \"%.64s\" is not supported",
-                               cJSON_IsString(type) ? type->valuestring : "?");
-    }
+    if (!rc) rc = only_type(j, "up_block_types", "UpDecoderBlock2D", e);
+    if (!rc) rc = only_type(j, "down_block_types", "DownEncoderBlock2D", e);
     if (rc) return rc;
     *ret = c;
     return TS_OK;
@@ -64,6 +72,13 @@ ts_buf vae_mid_block(ts_builder *b, const ts_vae_config *c, ts_scope s, ts_buf x
     return vae_resnet(b, c, ts_sub(s, "resnets.1"), x, x.c);
 }
 
+ts_buf vae_down_block(ts_builder *b, const ts_vae_config *c, ts_scope s, int index, ts_buf x) {
+    for (int k = 0; k < c->layers; k++)
+        x = vae_resnet(b, c, ts_sub(s, "resnets.%d", k), x, c->channels[index]);
+    if (index + 1 == c->levels) return x;
+    return ts_conv3x3_down_end(b, ts_sub(s, "downsamplers.0.conv"), x, x.c);
+}
+
 ts_buf vae_up_block(ts_builder *b, const ts_vae_config *c, ts_scope s, int index, ts_buf x) {
     for (int k = 0; k < c->layers + 1; k++)
         x = vae_resnet(b, c, ts_sub(s, "resnets.%d", k), x, c->channels[c->levels - 1 - index]);
@@ -84,4 +99,17 @@ void ts_vae_build_decoder(ts_builder *b, const ts_vae_config *c, int width) {
     x = ts_group_norm(b, ts_sub(top, "conv_norm_out"), x, TS_NO_BUF, c->groups, NORM_EPS, TS_ACT_SILU);
     x = ts_conv3x3(b, ts_sub(top, "conv_out"), x, c->out_channels, TS_NO_BUF, TS_CONV_F32_OUT);
     ts_output(b, "pixels", x);
+}
+
+void ts_vae_build_encoder(ts_builder *b, const ts_vae_config *c, int width) {
+    ts_scope top = {.path = "encoder"};
+    ts_buf x = ts_input_picture(b, "pixels", width, 3, TS_F32);
+    x = ts_cast(b, (ts_scope){.path = "pixels"}, x, ts_builder_build(b)->dtype, 1);
+    x = ts_conv3x3(b, ts_sub(top, "conv_in"), x, c->channels[0], TS_NO_BUF, 0);
+    for (int i = 0; i < c->levels; i++) x = vae_down_block(b, c, ts_sub(top, "down_blocks.%d", i), i, x);
+    x = vae_mid_block(b, c, ts_sub(top, "mid_block"), x);
+    x = ts_group_norm(b, ts_sub(top, "conv_norm_out"), x, TS_NO_BUF, c->groups, NORM_EPS, TS_ACT_SILU);
+    x = ts_conv3x3(b, ts_sub(top, "conv_out"), x, 2 * c->latent_channels, TS_NO_BUF, 0);
+    if (c->quant) x = ts_linear(b, (ts_scope){.path = "quant_conv"}, x, x.c, TS_NO_BUF);
+    ts_output(b, "moments", ts_cast(b, (ts_scope){.path = "moments"}, x, TS_F32, 1));
 }

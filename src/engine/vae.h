@@ -1,4 +1,4 @@
-/* AutoencoderKL's decoder: latents to pixels (Rombach et al. 2022, arXiv 2112.10752), from diffusers' config. */
+/* AutoencoderKL: latents to pixels and back (Rombach et al. 2022, arXiv 2112.10752), from diffusers' config. */
 #ifndef TS_ENGINE_VAE_H
 #define TS_ENGINE_VAE_H
 
@@ -13,7 +13,7 @@ typedef struct ts_vae_config {
     int layers;                          /* layers_per_block; the decoder has one resnet more */
     int groups;
     double scaling_factor, shift_factor;
-    bool post_quant, mid_attention;
+    bool quant, post_quant, mid_attention;
 } ts_vae_config;
 
 ts_code ts_vae_config_read(const cJSON *json, ts_vae_config *ret, ts_error *e);
@@ -21,5 +21,10 @@ ts_code ts_vae_config_read(const cJSON *json, ts_vae_config *ret, ts_error *e);
 /* Input: "latent" picture [b][h][w][latent_channels] float32, as the sampler left it. Output: "pixels"
  * [b][8h][8w][3] float32, about -1..1. The build's rows are the latent's. width: of the latent. */
 void ts_vae_build_decoder(ts_builder *b, const ts_vae_config *config, int width);
+
+/* Input: "pixels" picture [b][8h][8w][3] float32, -1..1. Output: "moments" [b][h][w][2 * latent_channels]
+ * float32: mean and logarithm of the variance of a latent that is not yet multiplied by the scaling factor. The
+ * build's rows are the picture's, each patch with a multiple of 8 of them. width: of the picture. */
+void ts_vae_build_encoder(ts_builder *b, const ts_vae_config *config, int width);
 
 #endif

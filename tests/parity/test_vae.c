@@ -1,4 +1,4 @@
-/* The decoder against diffusers' AutoencoderKL, and the one that several ranks share against one rank's. */
+/* Decoder and encoder against diffusers' AutoencoderKL, and what several ranks share against one rank's. */
 #include "parity.h"
 
 #include "engine/vae.h"
@@ -20,12 +20,43 @@ static void build(ts_builder *b, void *arg) {
     ts_vae_build_decoder(b, &m->config, m->width);
 }
 
-static tensor decode(const vae_case *k, const ts_safetensors *io) {
+static void build_encoder(ts_builder *b, void *arg) {
+    const model *m = arg;
+    ts_vae_build_encoder(b, &m->config, m->width);
+}
+
+static ts_vae_config config_of(const vae_case *k) {
     char *file = ts_format("%s/config.json", k->model);
     cJSON *json = fixture_json(file);
-    model m;
+    ts_vae_config c;
     ts_error e = {0};
-    must(ts_vae_config_read(json, &m.config, &e), &e);
+    must(ts_vae_config_read(json, &c, &e), &e);
+    cJSON_Delete(json);
+    free(file);
+    return c;
+}
+
+static tensor encode(const vae_case *k, const ts_safetensors *io) {
+    tensor picture = tensor_of(io, "%s.encode_in", k->name);
+    model m = {.config = config_of(k), .width = picture.w};
+    parity_spec spec = {.backend = k->backend,
+                        .weights = parity_weights_folder(k->model),
+                        .model = build_encoder,
+                        .arg = &m,
+                        .build = {.batch = picture.n, .dtype = k->dtype}};
+    assert_int_equal(ts_rows_split(picture.h, 3, k->ranks, &spec.build.rows), k->ranks);
+    parity *p = parity_new(&spec);
+    parity_put(p, "pixels", picture);
+    parity_run(p, 1);
+    tensor out = parity_get(p, "moments");
+    tensor_free(picture);
+    parity_free(p);
+    ts_weights_free(spec.weights);
+    return out;
+}
+
+static tensor decode(const vae_case *k, const ts_safetensors *io) {
+    model m = {.config = config_of(k)};
     tensor latent = tensor_of(io, "%s.latent", k->name);
     m.width = latent.w;
     /* The fixture's latent is already divided by the factor; the engine takes the sampler's, which is not. */
@@ -44,8 +75,6 @@ static tensor decode(const vae_case *k, const ts_safetensors *io) {
     tensor_free(latent);
     parity_free(p);
     ts_weights_free(spec.weights);
-    cJSON_Delete(json);
-    free(file);
     return out;
 }
 
@@ -87,6 +116,16 @@ static void ranks_share_the_decoder_without_a_trace(void **state) {
     ts_safetensors_free(io);
 }
 
+static void moments_are_those_of_diffusers(void **state) {
+    const vae_case *k = *state;
+    ts_safetensors *io = fixture_tensors("vae.safetensors");
+    tensor have = encode(k, io), want = tensor_of(io, "%s.moments", k->name);
+    assert_close(k->name, have, want, k->dtype == TS_BF16 ? 3e-2 : 1e-4);
+    tensor_free(have);
+    tensor_free(want);
+    ts_safetensors_free(io);
+}
+
 int main(int argc, char **argv) {
     fixture_init(argc, argv);
     parity_init(argc, argv);
@@ -97,9 +136,10 @@ int main(int argc, char **argv) {
     const cJSON *entry;
     cJSON_ArrayForEach(entry, json) {
         vae_case k = {.name = json_text(entry, "name"), .model = json_text(entry, "model"), .ranks = 1};
-        char *key = ts_format("%s.image_bf16", k.name);
-        bool has_bf16 = ts_safetensors_find(io, key);
+        char *key = ts_format("%s.image_bf16", k.name), *moments = ts_format("%s.moments", k.name);
+        bool has_bf16 = ts_safetensors_find(io, key), has_moments = ts_safetensors_find(io, moments);
         free(key);
+        free(moments);
         tensor latent = tensor_of(io, "%s.latent", k.name);
         for (int i = 0; i < 2; i++) {
             k.backend = backends[i];
@@ -113,7 +153,15 @@ int main(int argc, char **argv) {
             for (k.ranks = 2; k.ranks <= 3 && k.ranks <= latent.h; k.ranks++)
                 test_add(&tests, ranks_share_the_decoder_without_a_trace, &k, sizeof k,
                          "%s: %s:%d equals one rank", k.name, k.backend->name, k.ranks);
+            for (k.ranks = 1; has_moments && k.ranks <= 3; k.ranks++)
+                test_add(&tests, moments_are_those_of_diffusers, &k, sizeof k,
+                         "%s: moments on %s:%d are diffusers'", k.name, k.backend->name, k.ranks);
             k.ranks = 1;
+            k.dtype = TS_BF16;
+            if (has_moments && k.backend->supports(TS_BF16))
+                test_add(&tests, moments_are_those_of_diffusers, &k, sizeof k,
+                         "%s: moments in bf16 on %s are near diffusers'", k.name, k.backend->name);
+            k.dtype = TS_F32;
         }
         tensor_free(latent);
     }
