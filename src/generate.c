@@ -173,8 +173,10 @@ static ts_code fill_job(session *s, const ts_group *group, ts_error *e) {
                                                  .negative = o->negative,
                                                  .seed = o->seed + (uint64_t)k,
                                                  .rng = (ts_rng_kind)o->rng,
-                                                 .guidance_scale = o->guidance}};
-    return ts_group_check(group, s->model, &s->job.shape, e);
+                                                 .guidance_scale = o->guidance,
+                                                 .clip_skip = o->clip_skip}};
+    ts_code rc = ts_model_check_params(s->model, &s->pictures[0].params, e);
+    return rc ? rc : ts_group_check(group, s->model, &s->job.shape, e);
 }
 
 static ts_code run(const ts_generate_options *o, ts_error *e) {

@@ -8,7 +8,7 @@ typedef struct ts_generate_options {
     const char *model, *vae, *prompt, *negative, *out, *devices, *sampler, *latents_in, *latents_out;
     uint64_t seed;
     int rng, scheduler; /* ts_rng_kind, ts_scheduler */
-    int steps, width, height, batch;
+    int steps, clip_skip, width, height, batch;
     int dtype; /* ts_dtype; -1: auto */
     double guidance;
     ts_parallel parallel;

@@ -43,17 +43,18 @@ static ts_buf layer(ts_builder *b, const ts_clip_config *c, ts_scope s, ts_buf x
     return ts_linear(b, ts_sub(mlp, "fc2"), h, x.c, x);
 }
 
-void ts_clip_build(ts_builder *b, const ts_clip_config *c) {
+void ts_clip_build(ts_builder *b, const ts_clip_config *c, const ts_clip_reading *reading) {
     ts_scope top = {.path = "text_model"};
     /* transformers 5 leaves the prefix out for CLIPTextModel. */
     if (!ts_builder_has(b, ts_sub(top, "embeddings.token_embedding"), "weight")) top = (ts_scope){0};
     ts_buf ids = ts_input(b, "ids", c->positions, 1, TS_F32);
     ts_buf x = ts_embed(b, ts_sub(top, "embeddings.token_embedding"),
                         ts_sub(top, "embeddings.position_embedding"), ids, c->hidden);
-    for (int i = 0; i < c->layers; i++) {
-        if (i == c->layers - 1) ts_output(b, "penultimate", x);
+    const ts_scope norm = ts_sub(top, "final_layer_norm");
+    for (int i = 0;; i++) {
+        if (i == reading->layers) ts_output(b, "text", reading->norm ? ts_layer_norm(b, norm, x, c->eps) : x);
+        if (i == (reading->last ? c->layers : reading->layers)) break;
         x = layer(b, c, ts_sub(top, "encoder.layers.%d", i), x);
     }
-    x = ts_layer_norm(b, ts_sub(top, "final_layer_norm"), x, c->eps);
-    ts_output(b, "last", x);
+    if (reading->last) ts_output(b, "last", ts_layer_norm(b, norm, x, c->eps));
 }

@@ -17,8 +17,15 @@ typedef struct ts_clip_config {
 /* projected: the class is CLIPTextModelWithProjection. */
 ts_code ts_clip_config_read(const cJSON *json, bool projected, ts_clip_config *ret, ts_error *e);
 
+/* What is read of an encoder. Layers that nobody reads are not built. */
+typedef struct ts_clip_reading {
+    int layers; /* after which the text is taken, 0 (the embeddings) to config.layers */
+    bool norm;  /* it goes through the final norm */
+    bool last;  /* the end is read too, for the pooled vector */
+} ts_clip_reading;
+
 /* Input: "ids" [b][1][positions][1] int32, each checked against the vocabulary. Outputs, in the build's dtype:
- * "last" [b][1][positions][hidden] after the final norm, "penultimate" before the last layer. */
-void ts_clip_build(ts_builder *b, const ts_clip_config *config);
+ * "text" [b][1][positions][hidden], and "last" likewise: after all layers and the final norm. */
+void ts_clip_build(ts_builder *b, const ts_clip_config *config, const ts_clip_reading *reading);
 
 #endif

@@ -33,6 +33,10 @@ ts_code ts_model_replace_vae(ts_model *m, const char *path, ts_error *e);
 void ts_model_free(ts_model *model); /* NULL is fine */
 const ts_model_info *ts_model_get_info(const ts_model *model);
 
+/* Checks what a picture is made of against its model, beside what its shape says. Errors carry the request's field as
+ * param. Any thread. */
+ts_code ts_model_check_params(const ts_model *model, const ts_picture_params *params, ts_error *e);
+
 /* Tokens of a prompt, begin and end included, before padding; for usage figures. Any thread. */
 ts_code ts_model_count_tokens(const ts_model *model, const char *prompt, int *ret, ts_error *e);
 

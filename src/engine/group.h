@@ -49,9 +49,9 @@ typedef struct ts_plan {
 } ts_plan;
 
 typedef struct ts_text_program {
-    struct ts_text_program *next;
+    struct ts_text_program *next; /* most recently used first */
     const ts_model *model;
-    int encoder;
+    int encoder, layers; /* of its model; after which the text is taken */
     ts_dtype dtype;
     ts_program *program;
 } ts_text_program;

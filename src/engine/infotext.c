@@ -19,6 +19,8 @@ ts_code ts_infotext(const ts_model *model, const ts_job *job, const ts_picture *
         rc = ts_buffer_printf(&b, ", Precision: %s, Parallel mode: %s, Devices: %d, Patches: %d",
                               ts_dtype_name(s->dtype), ts_mode_name(l->mode), job->stats.ranks,
                               job->stats.patches);
+    /* Counted as those tools count: 1 is the last layer. */
+    if (!rc && p->params.clip_skip) rc = ts_buffer_printf(&b, ", Clip skip: %d", p->params.clip_skip + 1);
     /* What the mode makes of them; the others' pictures do not depend on these. */
     bool displaced = l->mode == TS_MODE_PCPP || l->mode == TS_MODE_DISTRIFUSION;
     if (!rc && displaced && l->mode == TS_MODE_PCPP)

@@ -96,10 +96,10 @@ static ts_code encode_texts(ts_run *run, ts_error *e) {
             continue;
         }
         if (job->shape.guided)
-            rc = ts_text_encode(run->group, m, job->shape.dtype, p->params.negative, run->text + u * text,
+            rc = ts_text_encode(run->group, m, job->shape.dtype, &p->params, true, run->text + u * text,
                                 run->pooled + u * pooled, e);
         if (!rc)
-            rc = ts_text_encode(run->group, m, job->shape.dtype, p->params.prompt, run->text + c * text,
+            rc = ts_text_encode(run->group, m, job->shape.dtype, &p->params, false, run->text + c * text,
                                 run->pooled + c * pooled, e);
     }
     const float sizes[6] = {(float)job->shape.height, (float)job->shape.width, 0, 0,
@@ -282,7 +282,8 @@ ts_code ts_group_compile(ts_group *g, ts_model *model, const ts_shape *shape, in
         rc = ts_plan_get(g, &key, &run.layout, &plan, e);
     }
     if (!rc) rc = ts_decode_plan(&run, &plan, e);
-    if (!rc) rc = ts_text_encode(g, model, shape->dtype, "", run.text, run.pooled, e);
+    const ts_picture_params nothing = {.prompt = ""};
+    if (!rc) rc = ts_text_encode(g, model, shape->dtype, &nothing, false, run.text, run.pooled, e);
     release(&run);
     return rc;
 }

@@ -1,5 +1,6 @@
 #include "engine/text.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/alloc.h"
@@ -14,10 +15,34 @@ void ts_texts_free(ts_group *g) {
     g->texts = NULL;
 }
 
+/* Programs that a group keeps; clip_skip multiplies them. */
+#define KEPT 16
+
+/* Where a pipeline takes its text: SD after the last layer and the final norm, XL before the last layer, without it;
+ * XL's second encoder is read to its end for the pooled vector. (diffusers' encode_prompt) */
+static ts_clip_reading reading_of(const ts_model *m, int encoder, int clip_skip) {
+    return (ts_clip_reading){.layers = m->text[encoder].config.layers - (m->xl ? 1 : 0) - clip_skip,
+                             .norm = !m->xl,
+                             .last = m->xl && encoder == 1};
+}
+
+ts_code ts_model_check_params(const ts_model *m, const ts_picture_params *p, ts_error *e) {
+    int most = INT_MAX;
+    for (int i = 0; i < m->text_count; i++) {
+        int layers = reading_of(m, i, 0).layers;
+        if (layers < most) most = layers;
+    }
+    if (p->clip_skip < 0 || p->clip_skip > most)
+        return ts_fail_param(e, TS_EINVAL, "clip_skip", "clip_skip must be 0 to %d for this model, not %d", most,
+                             p->clip_skip);
+    return TS_OK;
+}
+
 typedef struct encoding {
     ts_group *group;
     const ts_model *model;
     int encoder;
+    ts_clip_reading reading;
     ts_dtype dtype;
     const int32_t *ids;
     float *text; /* the encoder's columns of each row */
@@ -26,26 +51,50 @@ typedef struct encoding {
     ts_error *error;
 } encoding;
 
+static bool serves(const ts_text_program *p, const encoding *c) {
+    return p->model == c->model && p->encoder == c->encoder && p->layers == c->reading.layers &&
+           p->dtype == c->dtype;
+}
+
+/* Takes the program out of the list, if it is there; drops the least recently used one where there are too many. */
+static ts_text_program *take_program(ts_group *g, const encoding *c) {
+    ts_text_program **at = &g->texts, *found = NULL;
+    for (int n = 1; *at; n++) {
+        ts_text_program *p = *at;
+        if (!found && serves(p, c)) {
+            found = p;
+            *at = p->next;
+        } else if (n == KEPT && !found) {
+            *at = p->next;
+            ts_program_free(p->program);
+            free(p);
+        } else {
+            at = &p->next;
+        }
+    }
+    return found;
+}
+
 static ts_code program_for(encoding *c, ts_rank *rank, ts_program **ret) {
     ts_group *g = c->group;
     const ts_text_model *t = &c->model->text[c->encoder];
-    for (ts_text_program *p = g->texts; p; p = p->next) {
-        if (p->model != c->model || p->encoder != c->encoder || p->dtype != c->dtype) continue;
-        *ret = p->program;
-        return TS_OK;
-    }
-    ts_text_program *p = ts_new0(ts_text_program);
+    ts_text_program *p = take_program(g, c);
+    if (p) goto found;
+    p = ts_new0(ts_text_program);
     if (!p) return ts_fail(c->error, TS_ENOMEM, "compiling a text encoder");
-    *p = (ts_text_program){.model = c->model, .encoder = c->encoder, .dtype = c->dtype, .next = g->texts};
+    *p = (ts_text_program){
+        .model = c->model, .encoder = c->encoder, .layers = c->reading.layers, .dtype = c->dtype};
     ts_build build = {.batch = 1, .dtype = c->dtype, .rows = {.n = 1, .bound = {0, 1}}};
     ts_builder *b = ts_builder_new(&build, t->weights);
-    if (b) ts_clip_build(b, &t->config);
+    if (b) ts_clip_build(b, &t->config, &c->reading);
     ts_code rc = ts_program_compile(b, rank->device, ts_model_store(c->model, rank->device->backend),
                                     &p->program, c->error);
     if (rc) {
         free(p);
         return rc;
     }
+found:
+    p->next = g->texts;
     g->texts = p;
     *ret = p->program;
     return TS_OK;
@@ -93,7 +142,7 @@ static void encode(void *arg, ts_rank *rank) {
     memcpy(ts_program_tensor(p, "ids", NULL), c->ids, (size_t)positions * sizeof *c->ids);
     rc = ts_program_run(p, NULL, 0, (ts_evaluation){.number = 1, .fresh = true}, c->error);
     if (rc) goto done;
-    const char *from = ts_program_tensor(p, m->xl ? "penultimate" : "last", NULL);
+    const char *from = ts_program_tensor(p, "text", NULL);
     for (int i = 0; i < positions; i++, from += (size_t)width * ts_dtype_size(c->dtype))
         ts_convert(c->dtype, from, TS_F32, c->text + (size_t)i * (size_t)stride, (size_t)width);
     if (!c->pooled) goto done;
@@ -111,8 +160,9 @@ done:
     c->code = rc;
 }
 
-ts_code ts_text_encode(ts_group *g, const ts_model *m, ts_dtype dtype, const char *prompt, float *text,
-                       float *pooled, ts_error *e) {
+ts_code ts_text_encode(ts_group *g, const ts_model *m, ts_dtype dtype, const ts_picture_params *params,
+                       bool negative, float *text, float *pooled, ts_error *e) {
+    const char *prompt = negative ? params->negative : params->prompt;
     const int positions = m->text[0].config.positions, stride = ts_model_text_width(m);
     if (!prompt && m->zeros_for_absent) {
         memset(text, 0, (size_t)positions * (size_t)stride * sizeof *text);
@@ -120,9 +170,10 @@ ts_code ts_text_encode(ts_group *g, const ts_model *m, ts_dtype dtype, const cha
         return TS_OK;
     }
     if (!prompt) prompt = "";
+    ts_code rc = ts_model_check_params(m, params, e);
+    if (rc) return rc;
     int32_t *ids = ts_array0(int32_t, (size_t)positions);
     if (!ids) return ts_fail(e, TS_ENOMEM, "encoding a prompt");
-    ts_code rc = TS_OK;
     int column = 0;
     for (int i = 0; i < m->text_count && !rc; i++) {
         int count;
@@ -137,6 +188,7 @@ ts_code ts_text_encode(ts_group *g, const ts_model *m, ts_dtype dtype, const cha
         encoding c = {.group = g,
                       .model = m,
                       .encoder = i,
+                      .reading = reading_of(m, i, negative ? 0 : params->clip_skip),
                       .dtype = dtype,
                       .ids = ids,
                       .text = text + column,

@@ -4,11 +4,11 @@
 
 #include "engine/group.h"
 
-/* Encodes one prompt. prompt NULL: the absent negative prompt (zeros for a model that wants that, else "").
- * text: float32 [tokens][ts_model_text_width], pooled: [ts_model_pooled_width] or NULL. The caller's thread;
- * the work is done on rank 0's. TS_EINVAL (param "prompt") for text that is no UTF-8. */
-ts_code ts_text_encode(ts_group *g, const ts_model *m, ts_dtype dtype, const char *prompt, float *text,
-                       float *pooled, ts_error *e);
+/* Encodes a picture's prompt, or its negative one; an absent negative prompt is zeros for a model that wants that, else
+ * "". text: float32 [tokens][ts_model_text_width], pooled: [ts_model_pooled_width] or NULL. The caller's thread; the
+ * work is done on rank 0's. The errors of ts_model_check_params, and TS_EINVAL for text that is no UTF-8. */
+ts_code ts_text_encode(ts_group *g, const ts_model *m, ts_dtype dtype, const ts_picture_params *params,
+                       bool negative, float *text, float *pooled, ts_error *e);
 void ts_texts_free(ts_group *g);
 
 #endif

@@ -13,13 +13,14 @@
 #define MAX_EXACT   9007199254740992.0 /* 2^53: beyond it JSON numbers are no longer whole */
 #define OTHER_BYTES 4096
 #define MODEL_BYTES 256
+#define MAX_LAYERS  128 /* of a text encoder; the model's own number is checked later */
 
 /* All fields as they came; pointers into the JSON. What is absent is NULL, 0 or the default put in before. */
 typedef struct fields {
     const ts_request_context *context;
     const char *prompt, *negative, *model, *size, *other;
     const char *output_format, *response_format, *sampler, *scheduler, *rng, *on_disconnect;
-    int64_t n, width, height, steps, partial_images, output_compression;
+    int64_t n, width, height, steps, clip_skip, partial_images, output_compression;
     double guidance;
     bool stream, progress, has_seed;
     uint64_t seed;
@@ -205,6 +206,7 @@ static const field table[] = {
     {"seed", CUSTOM_AS(read_seed, seed)},
     {"steps", CUSTOM_AS(read_limited, steps)},
     {"guidance_scale", CUSTOM_AS(read_guidance, guidance)},
+    {"clip_skip", INT, 0, MAX_LAYERS, TO(clip_skip)},
     {"sampler", TEXT, 1, 64, TO(sampler)},
     {"scheduler", CHOICES(scheduler, "default|karras|exponential|leading|trailing|linspace")},
     {"rng", CHOICES(rng, "torch-cpu|torch-cuda")},
@@ -373,6 +375,9 @@ static ts_code make(const fields *f, ts_images_request *ret, ts_error *e) {
             return ts_fail(e, TS_EINTERNAL, "there is no randomness for a seed");
         r->params.seed = seed;
     }
+    r->params.clip_skip = (int)f->clip_skip;
+    rc = ts_model_check_params(f->context->models[r->model], &r->params, e);
+    if (rc) return rc;
     ret->stream = f->stream;
     ret->progress = f->progress;
     ret->finish = f->on_disconnect && !strcmp(f->on_disconnect, "finish");

@@ -1,0 +1,191 @@
+/* What a prompt and what is said of it become, against what diffusers' pipelines hand to their U-Nets. */
+#include "parity.h"
+
+#include "engine/model.h"
+#include "engine/text.h"
+
+typedef struct prompt_case {
+    const cJSON *json;
+    const ts_safetensors *io;
+    const ts_backend *backend;
+} prompt_case;
+
+static const char *text_or_null(const cJSON *object, const char *key) {
+    return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, key));
+}
+
+static ts_picture_params params_of(const cJSON *c) {
+    return (ts_picture_params){.prompt = json_text(c, "prompt"),
+                               .negative = text_or_null(c, "negative"),
+                               .clip_skip = (int)json_value(c, "clip_skip")};
+}
+
+/* have: [tokens][channels], as the fixture has it but for the order that the parity tensors ask for. */
+static void hold_text(const ts_safetensors *io, const char *name, const char *kind, const float *have) {
+    tensor want = tensor_of(io, "%s.%s", name, kind), turned = want;
+    turned.data = ts_array0(float, want.c *want.w);
+    assert_non_null(turned.data);
+    for (int t = 0; t < want.w; t++)
+        for (int c = 0; c < want.c; c++) turned.data[c * want.w + t] = have[t * want.c + c];
+    assert_close(kind, turned, want, 1e-5);
+    tensor_free(turned);
+    tensor_free(want);
+}
+
+static void the_unet_is_given_what_diffusers_gives(void **state) {
+    const prompt_case *k = *state;
+    const char *name = json_text(k->json, "name");
+    const ts_device_spec device = {.backend = k->backend, .threads = 1};
+    const ts_picture_params params = params_of(k->json);
+    char *path = fixture_path(json_text(k->json, "folder"));
+    ts_model *m = NULL;
+    ts_group *g = NULL;
+    ts_error e = {0};
+    must(ts_model_load(path, &m, &e), &e);
+    must(ts_group_open(&device, 1, &g, &e), &e);
+    const int width = ts_model_text_width(m), tokens = ts_model_get_info(m)->max_tokens;
+    const int pooled_width = ts_model_pooled_width(m);
+    float *text = ts_array0(float, tokens *width), *pooled = ts_array0(float, pooled_width);
+    assert_true(text && pooled);
+    for (int negative = 0; negative < 2; negative++) {
+        must(ts_text_encode(g, m, TS_F32, &params, negative, text, pooled, &e), &e);
+        hold_text(k->io, name, negative ? "negative_embeds" : "prompt_embeds", text);
+        if (!pooled_width) continue;
+        const char *kind = negative ? "negative_pooled" : "pooled";
+        tensor want = tensor_of(k->io, "%s.%s", name, kind);
+        assert_close(kind, (tensor){1, pooled_width, 1, 1, pooled}, want, 1e-5);
+        tensor_free(want);
+    }
+    free(text);
+    free(pooled);
+    ts_group_close(g);
+    ts_model_free(m);
+    free(path);
+}
+
+/* ---- layers ---- */
+
+typedef struct encoder {
+    ts_clip_config config;
+    ts_clip_reading reading;
+} encoder;
+
+static void build(ts_builder *b, void *arg) {
+    const encoder *t = arg;
+    ts_clip_build(b, &t->config, &t->reading);
+}
+
+static double flops_of(ts_weights *w, const ts_clip_config *config, ts_clip_reading reading) {
+    encoder t = {.config = *config, .reading = reading};
+    parity_spec spec = {.backend = &ts_backend_ref,
+                        .weights = w,
+                        .model = build,
+                        .arg = &t,
+                        .build = {.batch = 1, .dtype = TS_F32, .rows = {.n = 1, .bound = {0, 1}}}};
+    parity *p = parity_new(&spec);
+    ts_program_stats s;
+    ts_program_get_stats(parity_program(p, 0), &s);
+    parity_free(p);
+    return s.flops_fresh;
+}
+
+static void layers_that_nobody_reads_do_not_run(void **state) {
+    (void)state;
+    cJSON *json = fixture_json("text_encoders/sd2/config.json");
+    ts_weights *w = parity_weights_folder("text_encoders/sd2");
+    ts_clip_config c;
+    ts_error e = {0};
+    must(ts_clip_config_read(json, false, &c, &e), &e);
+    assert_int_equal(c.layers, 3);
+    double flops[4], layer;
+    for (int i = 0; i <= 3; i++) flops[i] = flops_of(w, &c, (ts_clip_reading){.layers = i});
+    layer = flops[1] - flops[0];
+    assert_true(layer > 0 && flops[0] < 0.01 * layer);
+    assert_true(fabs(flops[3] - flops[0] - 3 * layer) < 1e-9 * flops[3]);
+    /* The pooled vector asks for all of them, wherever the text is taken. */
+    assert_true(flops_of(w, &c, (ts_clip_reading){.layers = 1, .last = true}) >= flops[3]);
+    ts_weights_free(w);
+    cJSON_Delete(json);
+}
+
+/* The group keeps a bounded number of programs; those that had to go are compiled again, to the same end. */
+static void any_number_of_skips_can_follow_each_other(void **state) {
+    (void)state;
+    const ts_device_spec device = {.backend = &ts_backend_ref, .threads = 1};
+    char *path = fixture_path("pipeline_sd1");
+    ts_model *m[8];
+    ts_group *g = NULL;
+    ts_error e = {0};
+    must(ts_group_open(&device, 1, &g, &e), &e);
+    float *first = NULL, *text = NULL;
+    size_t n = 0;
+    for (int round = 0; round < 2; round++)
+        for (int i = 0; i < 8; i++) {
+            if (round == 0) must(ts_model_load(path, &m[i], &e), &e);
+            n = (size_t)(ts_model_text_width(m[i]) * ts_model_get_info(m[i])->max_tokens);
+            if (!text) text = ts_array0(float, n), first = ts_array0(float, 3 * n);
+            assert_true(text && first);
+            for (int skip = 0; skip < 3; skip++) {
+                const ts_picture_params params = {.prompt = "a red house", .clip_skip = skip};
+                must(ts_text_encode(g, m[i], TS_F32, &params, false, text, NULL, &e), &e);
+                if (round == 0 && i == 0) memcpy(first + (size_t)skip * n, text, n * sizeof *text);
+                assert_memory_equal(first + (size_t)skip * n, text, n * sizeof *text);
+            }
+        }
+    int kept = 0;
+    for (const ts_text_program *p = g->texts; p; p = p->next) kept++;
+    assert_in_range(kept, 3, 23);
+    ts_group_close(g);
+    for (int i = 0; i < 8; i++) ts_model_free(m[i]);
+    free(first);
+    free(text);
+    free(path);
+}
+
+/* ---- what is refused ---- */
+
+static void a_skip_beyond_the_layers_is_refused(void **state) {
+    (void)state;
+    static const struct {
+        const char *folder;
+        int most;
+    } models[] = {{"pipeline_sd1", 2}, {"pipeline_xl", 1}};
+    for (size_t i = 0; i < 2; i++) {
+        char *path = fixture_path(models[i].folder);
+        ts_model *m = NULL;
+        ts_error e = {0};
+        must(ts_model_load(path, &m, &e), &e);
+        ts_picture_params params = {.prompt = "", .clip_skip = models[i].most};
+        assert_int_equal(ts_model_check_params(m, &params, &e), TS_OK);
+        params.clip_skip++;
+        assert_int_equal(ts_model_check_params(m, &params, &e), TS_EINVAL);
+        assert_string_equal(e.param, "clip_skip");
+        params.clip_skip = -1;
+        assert_int_equal(ts_model_check_params(m, &params, &e), TS_EINVAL);
+        ts_model_free(m);
+        free(path);
+    }
+}
+
+int main(int argc, char **argv) {
+    fixture_init(argc, argv);
+    parity_init(argc, argv);
+    static const ts_backend *const backends[] = {&ts_backend_ref, &ts_backend_cpu};
+    cJSON *cases = fixture_json("prompts.json");
+    ts_safetensors *io = fixture_tensors("prompts.safetensors");
+    test_list tests = {0};
+    const cJSON *entry;
+    cJSON_ArrayForEach(entry, cJSON_GetObjectItemCaseSensitive(cases, "cases")) for (int i = 0; i < 2; i++) {
+        const prompt_case k = {.json = entry, .io = io, .backend = backends[i]};
+        test_add(&tests, the_unet_is_given_what_diffusers_gives, &k, sizeof k, "%s on %s",
+                 json_text(entry, "name"), backends[i]->name);
+    }
+    test_add(&tests, layers_that_nobody_reads_do_not_run, NULL, 0, "layers that nobody reads do not run");
+    test_add(&tests, any_number_of_skips_can_follow_each_other, NULL, 0,
+             "any number of skips can follow each other");
+    test_add(&tests, a_skip_beyond_the_layers_is_refused, NULL, 0, "a skip beyond the layers is refused");
+    int failed = test_run(&tests, "prompts");
+    ts_safetensors_free(io);
+    cJSON_Delete(cases);
+    return failed;
+}
