@@ -98,7 +98,7 @@ static ts_code read_latents(const session *s, ts_safetensors **ret_file, float *
     if (values) ts_file_tensor_to_f32(t, values);
     *ret = values;
     *ret_file = file;
-    return values ? TS_OK : ts_fail(e, TS_ENOMEM, "reading %s", o->latents_in);
+    return values ? ts_safetensors_check(file, e) : ts_fail(e, TS_ENOMEM, "reading %s", o->latents_in);
 }
 
 static ts_code write_latents(const session *s, ts_error *e) {

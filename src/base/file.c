@@ -3,15 +3,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include "base/alloc.h"
 
-static ts_code open_regular(const char *path, int *ret_fd, size_t *ret_size, ts_error *e) {
+ts_code ts_open_regular(const char *path, int *ret_fd, struct stat *ret, ts_error *e) {
     /* O_NONBLOCK: a FIFO in a model folder must not hang the daemon before fstat has refused it. */
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) return ts_fail_errno(e, errno == ENOENT ? TS_ENOTFOUND : TS_EIO, errno, "opening %s", path);
@@ -21,40 +19,16 @@ static ts_code open_regular(const char *path, int *ret_fd, size_t *ret_size, ts_
         return ts_fail(e, TS_EIO, "%s is not a regular file", path);
     }
     *ret_fd = fd;
-    *ret_size = (size_t)st.st_size;
+    *ret = st;
     return TS_OK;
-}
-
-ts_code ts_map_open(const char *path, ts_map *ret, ts_error *e) {
-    int fd;
-    size_t size;
-    ts_code rc = open_regular(path, &fd, &size, e);
-    if (rc) return rc;
-    void *data = NULL;
-    if (size) {
-        data = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (data == MAP_FAILED) {
-            rc = ts_fail_errno(e, errno == ENOMEM ? TS_ENOMEM : TS_EIO, errno, "mapping %s", path);
-            close(fd);
-            return rc;
-        }
-    }
-    close(fd);
-    *ret = (ts_map){.data = data, .size = size};
-    return TS_OK;
-}
-
-void ts_map_close(ts_map *map) {
-    if (!map || !map->data) return;
-    munmap((void *)(uintptr_t)map->data, map->size);
-    *map = (ts_map){0};
 }
 
 ts_code ts_read_file(const char *path, size_t maximum, char **ret, size_t *ret_size, ts_error *e) {
     int fd;
-    size_t size;
-    ts_code rc = open_regular(path, &fd, &size, e);
+    struct stat st;
+    ts_code rc = ts_open_regular(path, &fd, &st, e);
     if (rc) return rc;
+    const size_t size = (size_t)st.st_size;
     char *text = NULL;
     if (size > maximum) {
         rc = ts_fail(e, TS_ETOOLARGE, "%s has %zu bytes; at most %zu are read", path, size, maximum);

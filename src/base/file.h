@@ -1,4 +1,4 @@
-/* Reading files: a whole small file, or a read-only mapping of a large one. */
+/* Small files as a whole. Large ones are mapped: base/map.h. */
 #ifndef TS_BASE_FILE_H
 #define TS_BASE_FILE_H
 
@@ -6,14 +6,11 @@
 #include <stddef.h>
 #include "base/error.h"
 
-typedef struct ts_map {
-    const unsigned char *data; /* read-only; NULL for an empty file */
-    size_t size;
-} ts_map;
+struct stat;
 
-/* Maps a regular file privately and read-only. TS_ENOTFOUND, TS_EIO, TS_ENOMEM. */
-ts_code ts_map_open(const char *path, ts_map *ret, ts_error *e);
-void ts_map_close(ts_map *map); /* NULL and empty are fine */
+/* Opens a regular file for reading, and nothing else: a FIFO, a device or a folder is TS_EIO, not a wait.
+ * TS_ENOTFOUND. close() *ret_fd. */
+ts_code ts_open_regular(const char *path, int *ret_fd, struct stat *ret, ts_error *e);
 
 /* Reads a whole file of at most `maximum` bytes; the text is terminated. free() it. */
 ts_code ts_read_file(const char *path, size_t maximum, char **ret, size_t *ret_size, ts_error *e);

@@ -109,6 +109,10 @@ void ts_checkpoint_free(ts_checkpoint *c) {
     free(c);
 }
 
+ts_code ts_checkpoint_check(const ts_checkpoint *c, ts_error *e) {
+    return ts_safetensors_check(c->file, e);
+}
+
 bool ts_checkpoint_is_xl(const ts_checkpoint *c) {
     return c->kind == CHECKPOINT_XL;
 }

@@ -23,6 +23,9 @@ typedef struct ts_checkpoint ts_checkpoint;
 ts_code ts_checkpoint_open(const char *path, ts_checkpoint **ret, ts_error *e);
 void ts_checkpoint_free(ts_checkpoint *c); /* NULL is fine; weights of it die before it does */
 
+/* TS_EIO when the file has changed since it was opened (ts_safetensors_check). Any thread. */
+ts_code ts_checkpoint_check(const ts_checkpoint *c, ts_error *e);
+
 bool ts_checkpoint_is_xl(const ts_checkpoint *c);
 
 /* component: "unet", "vae", "text_encoder", "text_encoder_2" (XL) or "scheduler". As in diffusers' config

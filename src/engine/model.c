@@ -148,6 +148,14 @@ static ts_code check_parts(const ts_model *m, ts_error *e) {
     return TS_OK;
 }
 
+ts_code ts_model_check(const ts_model *m, ts_error *e) {
+    ts_code rc = m->checkpoint ? ts_checkpoint_check(m->checkpoint, e) : TS_OK;
+    if (!rc) rc = ts_weights_check(m->unet_weights, e);
+    if (!rc) rc = ts_weights_check(m->vae_weights, e);
+    for (int i = 0; i < m->text_count && !rc; i++) rc = ts_weights_check(m->text[i].weights, e);
+    return rc ? ts_error_context(e, rc, "%s must be loaded again", m->id) : TS_OK;
+}
+
 static const char *last_name(const char *path) {
     const char *slash = strrchr(path, '/');
     return slash ? slash + 1 : path;
@@ -176,6 +184,7 @@ ts_code ts_model_load(const char *path, ts_model **ret, ts_error *e) {
     if (!rc && m->xl) rc = load_text(m, 1, true, e);
     if (!rc) rc = load_scheduler(m, e);
     if (!rc) rc = check_parts(m, e);
+    if (!rc) rc = ts_model_check(m, e);
     if (!rc && (ts_store_new(&m->store_cpu) || ts_store_new(&m->store_ref)))
         rc = ts_fail(e, TS_ENOMEM, "loading %s", path);
     if (rc) {

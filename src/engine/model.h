@@ -32,6 +32,11 @@ struct ts_model {
     ts_store *store_cpu, *store_ref; /* by backend: their layouts differ */
 };
 
+/* Weights are read from their files when a program is compiled or a text is encoded, at any time. TS_EIO when
+ * a file has changed by then, so that what was made of it is not to be used; the model cannot be used any
+ * more. Any thread. */
+ts_code ts_model_check(const ts_model *m, ts_error *e);
+
 ts_store *ts_model_store(const ts_model *m, const ts_backend *backend);
 int ts_model_scale(const ts_model *m);        /* picture pixels to a latent pixel, 8 */
 int ts_model_text_width(const ts_model *m);   /* channels of the text that the U-Net attends to */

@@ -169,7 +169,9 @@ static ts_code make_picture(ts_run *run, int k, ts_picture *picture, ts_error *e
     }
     picture->rgb = malloc((size_t)s->width * (size_t)s->height * 3);
     if (!picture->rgb) return ts_fail(e, TS_ENOMEM, "a picture of %d x %d", s->width, s->height);
-    return ts_decode(run, k, picture->rgb, e);
+    ts_code rc = ts_decode(run, k, picture->rgb, e);
+    /* The decoder, or the U-Net of a batch that shrank, may have been compiled since the last look. */
+    return rc ? rc : ts_model_check(run->model, e);
 }
 
 static void give_picture(ts_run *run, int k, ts_code rc, const ts_error *error) {
@@ -241,6 +243,7 @@ ts_code ts_group_run(ts_group *g, ts_model *model, ts_job *job, ts_error *e) {
     stats->compile_s = ts_seconds(t1 - t0);
     make_noise(&run);
     rc = encode_texts(&run, e);
+    if (!rc) rc = ts_model_check(model, e);
     if (rc) goto done;
     stats->text_s = ts_seconds(ts_now_ns() - t1);
     stats->ranks = run.ranks;
@@ -284,6 +287,7 @@ ts_code ts_group_compile(ts_group *g, ts_model *model, const ts_shape *shape, in
     if (!rc) rc = ts_decode_plan(&run, &plan, e);
     const ts_picture_params nothing = {.prompt = ""};
     if (!rc) rc = ts_text_encode(g, model, shape->dtype, &nothing, false, run.text, run.pooled, e);
+    if (!rc) rc = ts_model_check(model, e);
     release(&run);
     return rc;
 }

@@ -7,6 +7,7 @@
 #include "base/buffer.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/map.h"
 #include "engine/convert.h"
 
 #define HEADER_MAXIMUM (100u << 20) /* the reference implementation's own limit */
@@ -217,13 +218,21 @@ ts_code ts_safetensors_open(const char *path, ts_safetensors **ret, ts_error *e)
     if (rc) return rc;
     ts_safetensors *s = NULL;
     rc = ts_safetensors_parse(path, map.data, map.size, &s, e);
+    /* A header that was lost or changed under the parser says nothing of the file. */
+    ts_code changed = ts_map_check(&map, e);
+    if (changed) rc = changed;
     if (rc) {
+        ts_safetensors_free(s);
         ts_map_close(&map);
         return rc;
     }
     s->map = map;
     *ret = s;
     return TS_OK;
+}
+
+ts_code ts_safetensors_check(const ts_safetensors *s, ts_error *e) {
+    return ts_map_check(&s->map, e);
 }
 
 void ts_safetensors_free(ts_safetensors *s) {

@@ -3,8 +3,8 @@
  * The format: a little-endian u64 header length, a JSON header {name: {dtype, shape, data_offsets}}, bytes.
  * Nothing in a file is trusted. Opening checks the header's length against the file and a maximum, every
  * shape times its type against its offsets, and that the tensors cover the bytes exactly, without overlap
- * or hole, so that whatever is handed out afterwards lies inside the mapping. (A file that is truncated by
- * someone while it is mapped still faults; model files are replaced by renaming.)
+ * or hole, so that whatever is handed out afterwards lies inside the mapping. A file that is written to while
+ * it is open (base/map.h) gives bytes that mean nothing, which ts_safetensors_check tells.
  *
  * F32, F16 and BF16 tensors are handed out. The format's other types (position_ids is I64) are checked like
  * the rest and then left out. An open file is immutable: any number of threads may read it. */
@@ -38,6 +38,10 @@ ts_code ts_safetensors_open(const char *path, ts_safetensors **ret, ts_error *e)
 /* The same from bytes of the caller's, which must outlive the result. `path` is for messages only. */
 ts_code ts_safetensors_parse(const char *path, const void *bytes, size_t size, ts_safetensors **ret,
                              ts_error *e);
+
+/* After reading from a file's tensors, before what was read is trusted: TS_EIO when the file was changed or
+ * could not be read, which stays so. Any thread. */
+ts_code ts_safetensors_check(const ts_safetensors *s, ts_error *e);
 void ts_safetensors_free(ts_safetensors *s); /* NULL is fine; unmaps: tensors of it die too */
 
 size_t ts_safetensors_count(const ts_safetensors *s);

@@ -274,3 +274,9 @@ size_t ts_weights_elements(const ts_weights *w) {
 const char *ts_weights_path(const ts_weights *w) {
     return w->path;
 }
+
+ts_code ts_weights_check(const ts_weights *w, ts_error *e) {
+    ts_code rc = TS_OK;
+    for (size_t i = 0; i < w->file_count && !rc; i++) rc = ts_safetensors_check(w->files[i], e);
+    return rc;
+}

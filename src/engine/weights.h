@@ -42,4 +42,8 @@ ts_code ts_weights_join(ts_weights *w, const ts_param *a, const ts_param *b, con
 size_t ts_weights_elements(const ts_weights *w); /* in all parameters together */
 const char *ts_weights_path(const ts_weights *w);
 
+/* TS_EIO when one of the files that w holds has changed since it was opened (ts_safetensors_check). Any
+ * thread. */
+ts_code ts_weights_check(const ts_weights *w, ts_error *e);
+
 #endif

@@ -82,6 +82,21 @@ def test_failures_are_counted_apart(two):
         assert after[name] == before[name] + more, name
 
 
+def test_a_model_file_that_shrinks_fails_the_requests_of_its_model_alone(start, tmp_path):
+    folder = tmp_path / "shrinking"
+    shutil.copytree(model(), folder)
+    file = next((folder / "unet").glob("*.safetensors"))
+    daemon = start({"models": {"path": [model(), folder]}})
+    good = daemon.pictures(seed=3)["data"]
+    # Nothing of this one has been read but its header: weights are read when a program is compiled.
+    with file.open("r+b") as f:
+        f.truncate(file.stat().st_size // 2)
+    for _ in range(2):  # the second time there is nothing left to read
+        error = check_error(daemon.post({"prompt": "a lake", "model": "shrinking"}), 500, None, "io_error")
+        assert str(file) in error["message"]
+    assert daemon.pictures(seed=3)["data"] == good
+
+
 def test_a_stream_that_is_cut_by_the_end_of_the_server_says_so(start):
     daemon = start({"server": {"drain_timeout": 0}})
     with daemon.begin(stream=True, steps=900, size="256x256", parallel={"mode": "single"}) as s:

@@ -20,6 +20,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/mailbox.h"
+#include "base/map.h"
 
 /* ---- errors ---- */
 
