@@ -174,7 +174,8 @@ static ts_code fill_job(session *s, const ts_group *group, ts_error *e) {
                                                  .seed = o->seed + (uint64_t)k,
                                                  .rng = (ts_rng_kind)o->rng,
                                                  .guidance_scale = o->guidance,
-                                                 .clip_skip = o->clip_skip}};
+                                                 .clip_skip = o->clip_skip,
+                                                 .guidance_rescale = o->guidance_rescale}};
     ts_code rc = ts_model_check_params(s->model, &s->pictures[0].params, e);
     return rc ? rc : ts_group_check(group, s->model, &s->job.shape, e);
 }

@@ -115,6 +115,8 @@ static const row table[] = {
     {"steps", "N", "(default 20)", INT(steps, 1, TS_MAX_STEPS)},
     {"guidance", "X", "1 or less: none (default 5)", NUMBER(guidance, 0, 1000)},
     {"clip-skip", "N", "layers of the text encoders left out at their end (default 0)", INT(clip_skip, 0, 128)},
+    {"guidance-rescale", "X", "0 to 1: how much of the spread that guidance adds is taken back (default 0)",
+     NUMBER(guidance_rescale, 0, 1)},
     {"size", "WxH", "multiples of 8 (default: the model's)", take_size, TO(width), 8, 16384},
     {"batch", "N", "pictures in one run; OUT-0.png, OUT-1.png, ... (default 1)",
      INT(batch, 1, TS_MAX_BATCH)},

@@ -10,7 +10,7 @@ typedef struct ts_generate_options {
     int rng, scheduler; /* ts_rng_kind, ts_scheduler */
     int steps, clip_skip, width, height, batch;
     int dtype; /* ts_dtype; -1: auto */
-    double guidance;
+    double guidance, guidance_rescale;
     ts_parallel parallel;
     bool json, profile;
 } ts_generate_options;

@@ -5,6 +5,7 @@
 #include <string.h>
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "engine/guidance.h"
 #include "engine/run.h"
 
 /* A smaller batch is worth compiling only for this many evaluations at least. */
@@ -20,12 +21,11 @@ struct ts_patch {
     size_t elements; /* of one picture's rows */
     float *memory;
     float *x, *out, *saved, *hist[TS_SAMPLER_HISTORY];
-    float *other; /* the other branch's prediction */
     /* Where the sampler draws noise: every rank draws all of a picture's and keeps its rows, so that nothing
      * need be sent and the picture is the same on any number of ranks. */
     float *noise, *drawn;
     ts_rng *rng; /* by picture of the job */
-    uint64_t noise_wait_ns;
+    uint64_t wait_ns; /* for peers, beside what the program waits */
 };
 
 bool ts_run_picture_over(ts_run *run, int k) {
@@ -88,7 +88,7 @@ static ts_code patch_new(ts_run *run, int rank, ts_patch **ret) {
     p->elements = (size_t)p->rows * (size_t)run->latent_w * (size_t)run->channels;
     const size_t n = p->elements * (size_t)run->count;
     const bool draws = run->plan->draws_noise;
-    const size_t buffers = 3 + (size_t)run->plan->history + (run->plan->saves_x ? 1 : 0) + (draws ? 1 : 0);
+    const size_t buffers = 2 + (size_t)run->plan->history + (run->plan->saves_x ? 1 : 0) + (draws ? 1 : 0);
     p->memory = ts_array0(float, n *buffers);
     if (draws) {
         p->drawn = ts_array0(float, picture_elements(run));
@@ -101,7 +101,6 @@ static ts_code patch_new(ts_run *run, int rank, ts_patch **ret) {
     float *at = p->memory;
     p->x = at;
     p->out = at += n;
-    p->other = at += n;
     for (int i = 0; i < run->plan->history; i++) p->hist[i] = at += n;
     if (run->plan->saves_x) p->saved = at += n;
     if (draws) {
@@ -163,7 +162,7 @@ static ts_code begin(ts_patch *p) {
     p->program = run->unet->program[p->rank];
     p->transport = run->unet->branch[p->branch];
     ts_program_reset_stats(p->program);
-    p->noise_wait_ns = 0;
+    p->wait_ns = 0;
     ts_view v;
     float *text = ts_program_tensor(p->program, "text", &v);
     for (int i = 0; i < n; i++)
@@ -190,38 +189,99 @@ static void fill_inputs(ts_patch *p, const ts_sampler_row *row) {
     for (int i = 0; i < v.b; i++) t[i] = (float)row->timestep;
 }
 
-/* p->out = the prediction that the sampler gets: guided where the job is (Ho & Salimans 2022, arXiv
- * 2207.12598). */
+/* Sends to peer `to` of the link what this rank, `me` there, has. */
+static ts_code send(ts_patch *p, ts_link *l, int me, int to, unsigned number, const void *source) {
+    p->run->job->stats.sent_bytes[p->rank] += l->exchange.to[to].run_bytes;
+    return l->transport->ops->post(l->transport, me, to, 0, number, source, 0);
+}
+
+/* What peer `from` has sent in this evaluation, in the inbox. */
+static ts_code receive(ts_patch *p, ts_link *l, int me, int from, unsigned number, const void **ret) {
+    const uint64_t t0 = ts_now_ns();
+    ts_code rc = l->transport->ops->wait(l->transport, me, from, 0, number);
+    p->wait_ns += ts_now_ns() - t0;
+    *ret = l->inbox + l->exchange.from[from].offset[number & 1];
+    return rc;
+}
+
+/* Adds up, for each picture of the leg, what each patch has of it. Always in the order of the patches: all ranks
+ * get the same, whichever branch they are of. Naive patches keep their own. */
+static ts_code add_up(ts_patch *p, unsigned number, ts_sums *sums) {
+    ts_run *run = p->run;
+    ts_link *l = &run->unet->sums[p->rank];
+    if (!l->transport) return TS_OK;
+    ts_sums total = {0};
+    ts_code rc = TS_OK;
+    for (int j = 0; j < run->layout.patches && !rc; j++)
+        if (j != p->index) rc = send(p, l, p->index, j, number, sums);
+    for (int j = 0; j < run->layout.patches && !rc; j++) {
+        const void *found = sums;
+        if (j != p->index) rc = receive(p, l, p->index, j, number, &found);
+        for (int k = 0; k < run->count && !rc; k++)
+            for (int i = 0; i < TS_PICTURE_SUMS; i++) total.of[k][i] += ((const ts_sums *)found)->of[k][i];
+    }
+    if (rc) return ts_fail(&run->error[p->rank], rc, "adding up over the patches");
+    *sums = total;
+    return TS_OK;
+}
+
+/* Of the picture at place k of the leg. */
+static const ts_picture_params *params_of(const ts_run *run, int k) {
+    return &run->job->pictures[run->picture[k]].params;
+}
+
+/* Brings p->out to the spread of cond, where pictures ask for it. */
+static ts_code rescale(ts_patch *p, unsigned number, const float *cond) {
+    ts_run *run = p->run;
+    ts_sums sums = {0};
+    bool wanted = false;
+    for (int k = 0; k < run->count; k++) {
+        if (params_of(run, k)->guidance_rescale == 0) continue;
+        const size_t at = (size_t)k * p->elements;
+        const ts_guidance_sums s = ts_guidance_sum(cond + at, p->out + at, p->elements);
+        memcpy(sums.of[k], &s, sizeof s);
+        wanted = true;
+    }
+    if (!wanted) return TS_OK;
+    ts_code rc = add_up(p, number, &sums);
+    if (rc) return rc;
+    const size_t n = run->unet->key.naive ? p->elements : picture_elements(run);
+    for (int k = 0; k < run->count; k++) {
+        if (params_of(run, k)->guidance_rescale == 0) continue;
+        ts_guidance_sums s;
+        memcpy(&s, sums.of[k], sizeof s);
+        const float factor = ts_guidance_factor(params_of(run, k)->guidance_rescale, &s, n);
+        float *out = p->out + (size_t)k * p->elements;
+        for (size_t i = 0; i < p->elements; i++) out[i] *= factor;
+    }
+    return TS_OK;
+}
+
+/* p->out = the prediction that the sampler gets: guided where the job is. */
 static ts_code collect(ts_patch *p, unsigned number) {
     ts_run *run = p->run;
-    const ts_job *job = run->job;
     const size_t all = p->elements * (size_t)run->count;
     const float *own = ts_program_tensor(p->program, "out", NULL);
     const float *uncond = own, *cond = own + all;
-    if (!job->shape.guided) {
+    if (!run->job->shape.guided) {
         memcpy(p->out, own, all * sizeof *own);
         return TS_OK;
     }
     if (run->layout.branches == 2) {
-        ts_transport *t = run->unet->noise[p->rank];
+        ts_link *l = &run->unet->noise[p->rank];
         const int me = p->branch, peer = !me;
-        ts_code rc = t->ops->post(t, me, peer, 0, number, own, 0);
-        uint64_t t0 = ts_now_ns();
-        if (!rc) rc = t->ops->wait(t, me, peer, 0, number);
-        p->noise_wait_ns += ts_now_ns() - t0;
+        const void *other = NULL;
+        ts_code rc = send(p, l, me, peer, number, own);
+        if (!rc) rc = receive(p, l, me, peer, number, &other);
         if (rc) return ts_fail(&run->error[p->rank], rc, "exchanging the guidance branches");
-        run->job->stats.sent_bytes[p->rank] += all * sizeof *own;
-        const ts_slot *slot = &run->unet->noise_exchange[p->rank].from[peer];
-        memcpy(p->other, run->unet->noise_inbox[p->rank] + slot->offset[number & 1], all * sizeof *own);
-        uncond = me == 0 ? own : p->other;
-        cond = me == 0 ? p->other : own;
+        uncond = me == 0 ? own : other;
+        cond = me == 0 ? other : own;
     }
     for (int k = 0; k < run->count; k++) {
-        const float g = (float)job->pictures[run->picture[k]].params.guidance_scale;
         const size_t at = (size_t)k * p->elements;
-        for (size_t i = at; i < at + p->elements; i++) p->out[i] = uncond[i] + g * (cond[i] - uncond[i]);
+        ts_guide((float)params_of(run, k)->guidance_scale, uncond + at, cond + at, p->out + at, p->elements);
     }
-    return TS_OK;
+    return rescale(p, number, cond);
 }
 
 /* A latent that has left the finite numbers fails its picture, not the others of the batch. */
@@ -292,12 +352,18 @@ static void give_latents(const ts_patch *p) {
                p->x + (size_t)k * p->elements, p->elements * sizeof *p->x);
 }
 
+static void abort_link(ts_link *l) {
+    if (l->transport) l->transport->ops->abort(l->transport);
+}
+
 /* Peers that wait for this rank must not wait for ever. */
 static void abort_all(ts_run *run) {
     for (int i = 0; i < 2; i++)
         if (run->unet->branch[i]) run->unet->branch[i]->ops->abort(run->unet->branch[i]);
-    for (int i = 0; i < run->layout.patches; i++)
-        if (run->unet->noise[i]) run->unet->noise[i]->ops->abort(run->unet->noise[i]);
+    for (int i = 0; i < run->ranks; i++) {
+        abort_link(&run->unet->noise[i]);
+        abort_link(&run->unet->sums[i]);
+    }
 }
 
 static ts_code leg(ts_patch *p) {
@@ -329,7 +395,7 @@ void ts_denoise_rank(void *arg, ts_rank *rank) {
     ts_program_stats s;
     ts_program_get_stats(run->unet->program[r], &s);
     ts_job_stats *stats = &run->job->stats;
-    stats->wait_s[r] += ts_seconds(s.wait_ns + run->patch[r]->noise_wait_ns);
+    stats->wait_s[r] += ts_seconds(s.wait_ns + run->patch[r]->wait_ns);
     stats->flops[r] += s.flops_once;
     if (s.arena_bytes + s.inbox_bytes > stats->arena_bytes[r])
         stats->arena_bytes[r] = s.arena_bytes + s.inbox_bytes;

@@ -34,6 +34,19 @@ typedef struct ts_plan_key {
     ts_group_norm_mode group_norm;
 } ts_plan_key;
 
+/* A rank's end of a transport for what the sampler needs, outside the program. */
+typedef struct ts_link {
+    ts_transport *transport; /* the same one for all whom it connects; NULL: nobody */
+    ts_exchange exchange;    /* the only one */
+    char *inbox;
+} ts_link;
+
+/* What the patches of the pictures of a batch add up in one evaluation. */
+#define TS_PICTURE_SUMS 4
+typedef struct ts_sums {
+    double of[TS_MAX_BATCH][TS_PICTURE_SUMS];
+} ts_sums;
+
 /* The programs of all ranks for one key, and what connects them. */
 typedef struct ts_plan {
     struct ts_plan *next; /* most recently used first */
@@ -42,9 +55,8 @@ typedef struct ts_plan {
     int ranks;
     ts_program *program[TS_MAX_RANKS];
     ts_transport *branch[2]; /* between the patches of a branch; NULL where there is nothing to exchange */
-    ts_transport *noise[TS_MAX_RANKS]; /* between the two ranks of a patch; the same one for both */
-    ts_exchange noise_exchange[TS_MAX_RANKS];
-    char *noise_inbox[TS_MAX_RANKS];
+    ts_link noise[TS_MAX_RANKS];     /* between the two ranks of a patch */
+    ts_link sums[TS_MAX_RANKS];      /* between the patches of a branch, unless they are naive */
     size_t bytes;
 } ts_plan;
 

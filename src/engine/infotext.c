@@ -15,6 +15,8 @@ ts_code ts_infotext(const ts_model *model, const ts_job *job, const ts_picture *
         rc = ts_buffer_printf(&b, "Steps: %d, Sampler: %s, CFG scale: %g, Seed: %llu, Size: %dx%d, Model: %s",
                               s->steps, s->sampler->label, s->guided ? p->params.guidance_scale : 1.0,
                               (unsigned long long)p->params.seed, s->width, s->height, ts_model_get_info(model)->id);
+    if (!rc && s->guided && p->params.guidance_rescale > 0)
+        rc = ts_buffer_printf(&b, ", CFG rescale: %g", p->params.guidance_rescale);
     if (!rc)
         rc = ts_buffer_printf(&b, ", Precision: %s, Parallel mode: %s, Devices: %d, Patches: %d",
                               ts_dtype_name(s->dtype), ts_mode_name(l->mode), job->stats.ranks,

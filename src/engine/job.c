@@ -36,7 +36,7 @@ int ts_cfg_split_find(const char *name) {
 bool ts_shape_equal(const ts_shape *a, const ts_shape *b) {
     const ts_parallel *p = &a->parallel, *q = &b->parallel;
     return a->width == b->width && a->height == b->height && a->steps == b->steps &&
-           a->sampler == b->sampler && a->scheduler == b->scheduler && a->dtype == b->dtype && a->guided == b->guided && p->mode == q->mode &&
-           p->ranks == q->ranks && p->partial == q->partial && p->warmup == q->warmup &&
-           p->group_norm == q->group_norm && p->cfg_split == q->cfg_split;
+           a->sampler == b->sampler && a->scheduler == b->scheduler && a->dtype == b->dtype &&
+           a->guided == b->guided && p->mode == q->mode && p->ranks == q->ranks && p->partial == q->partial &&
+           p->warmup == q->warmup && p->group_norm == q->group_norm && p->cfg_split == q->cfg_split;
 }

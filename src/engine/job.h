@@ -98,9 +98,11 @@ typedef struct ts_picture_params {
     const char *negative; /* NULL: absent, which XL does not treat as "" */
     uint64_t seed;
     ts_rng_kind rng; /* of the starting noise and of what the sampler draws; 0: PyTorch's on the CPU */
-    double guidance_scale; /* used when the shape is guided */
     int clip_skip; /* layers earlier that the prompt's text is taken from the encoders, 0: where the pipeline takes it;
                       the negative prompt's never is, as in diffusers */
+    /* Used when the shape is guided (engine/guidance.h). */
+    double guidance_scale;
+    double guidance_rescale; /* 0..1 */
 } ts_picture_params;
 
 typedef struct ts_picture {

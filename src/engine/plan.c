@@ -10,11 +10,14 @@
 static void plan_free(ts_plan *p) {
     for (int i = 0; i < p->ranks; i++) {
         ts_program_free(p->program[i]);
-        free(p->noise_inbox[i]);
+        free(p->noise[i].inbox);
+        free(p->sums[i].inbox);
     }
-    ts_transport_free(p->branch[0]);
-    ts_transport_free(p->branch[1]);
-    for (int i = 0; i < p->layout.patches; i++) ts_transport_free(p->noise[i]);
+    for (int branch = 0; branch < p->layout.branches; branch++) {
+        ts_transport_free(p->branch[branch]);
+        ts_transport_free(p->sums[branch * p->layout.patches].transport);
+    }
+    for (int i = 0; i < p->layout.patches; i++) ts_transport_free(p->noise[i].transport);
     free(p);
 }
 
@@ -69,26 +72,36 @@ static ts_code connect_branch(ts_plan *p, int branch, ts_error *e) {
     return TS_OK;
 }
 
+/* Everyone of `n` ranks sends `bytes` to each other one, in one exchange. Their links lie `stride` apart. */
+static ts_code connect(ts_link *first, int n, int stride, ts_exchange_kind kind, size_t bytes, size_t *total,
+                       ts_error *e) {
+    ts_code rc = ts_transport_local_new(n, 1, &first->transport);
+    if (rc) return ts_fail(e, rc, "connecting %d ranks", n);
+    for (int i = 0; i < n; i++) {
+        ts_link *l = first + i * stride;
+        l->transport = first->transport;
+        l->exchange = (ts_exchange){.kind = kind};
+        l->inbox = ts_alloc_aligned(2 * (size_t)(n - 1) * bytes);
+        if (!l->inbox) return ts_fail(e, TS_ENOMEM, "connecting %d ranks", n);
+        for (int j = 0; j < n; j++) {
+            const size_t at = 2 * (size_t)(j > i ? j - 1 : j) * bytes;
+            if (j != i)
+                l->exchange.from[j] = l->exchange.to[j] =
+                    (ts_slot){.runs = 1, .run_bytes = bytes, .offset = {at, at + bytes}};
+        }
+        l->transport->ops->attach(l->transport, i, l->inbox, &l->exchange);
+        *total += 2 * (size_t)(n - 1) * bytes;
+    }
+    return TS_OK;
+}
+
 /* The two ranks of a patch send each other the noise that they predicted. */
 static ts_code connect_noise(ts_plan *p, int patch, ts_error *e) {
     ts_view out;
     if (!ts_program_tensor(p->program[patch], "out", &out))
         return ts_fail(e, TS_EINTERNAL, "a U-Net without output");
-    size_t bytes = (size_t)out.b * out.pitch * sizeof(float);
-    ts_code rc = ts_transport_local_new(2, 1, &p->noise[patch]);
-    if (rc) return ts_fail(e, rc, "connecting two branches");
-    for (int branch = 0; branch < 2; branch++) {
-        int rank = branch * p->layout.patches + patch;
-        ts_exchange *ex = &p->noise_exchange[rank];
-        p->noise[rank] = p->noise[patch];
-        p->noise_inbox[rank] = ts_alloc_aligned(2 * bytes);
-        if (!p->noise_inbox[rank]) return ts_fail(e, TS_ENOMEM, "connecting two branches");
-        *ex = (ts_exchange){.kind = TS_EXCHANGE_NOISE};
-        ex->to[!branch] = ex->from[!branch] = (ts_slot){.runs = 1, .run_bytes = bytes, .offset = {0, bytes}};
-        p->noise[patch]->ops->attach(p->noise[patch], branch, p->noise_inbox[rank], ex);
-    }
-    p->bytes += 4 * bytes;
-    return TS_OK;
+    return connect(&p->noise[patch], 2, p->layout.patches, TS_EXCHANGE_NOISE,
+                   (size_t)out.b * out.pitch * sizeof(float), &p->bytes, e);
 }
 
 static ts_code compile(ts_group *g, const ts_plan_key *key, const ts_layout *layout, ts_plan **ret,
@@ -107,6 +120,9 @@ static ts_code compile(ts_group *g, const ts_plan_key *key, const ts_layout *lay
     }
     for (int i = 0; i < layout->branches && !rc; i++) rc = connect_branch(p, i, e);
     for (int i = 0; i < layout->patches && layout->branches == 2 && !rc; i++) rc = connect_noise(p, i, e);
+    for (int i = 0; i < layout->branches && key->kind == TS_PLAN_UNET && p->branch[i] && !rc; i++)
+        rc = connect(&p->sums[i * layout->patches], layout->patches, 1, TS_EXCHANGE_STATS,
+                     sizeof(ts_sums), &p->bytes, e);
     if (rc) {
         plan_free(p);
         return rc;

@@ -108,13 +108,19 @@ static ts_code encode_texts(ts_run *run, ts_error *e) {
     return rc;
 }
 
+static void reset_link(ts_link *l, unsigned evaluation) {
+    if (l->transport) l->transport->ops->reset(l->transport, evaluation);
+}
+
 /* One leg on all ranks. The cause of a failure is the first code that is not the echo of another rank's. */
 static ts_code run_leg(ts_run *run, ts_error *e) {
     ts_plan *plan = run->unet;
     for (int i = 0; i < run->layout.branches; i++)
         if (plan->branch[i]) plan->branch[i]->ops->reset(plan->branch[i], (unsigned)run->next);
-    for (int i = 0; i < run->layout.patches; i++)
-        if (plan->noise[i]) plan->noise[i]->ops->reset(plan->noise[i], (unsigned)run->next);
+    for (int i = 0; i < run->ranks; i++) {
+        reset_link(&plan->noise[i], (unsigned)run->next);
+        reset_link(&plan->sums[i], (unsigned)run->next);
+    }
     atomic_store(&run->stop_at, INT_MAX);
     ts_group_each(run->group, run->ranks, ts_denoise_rank, run);
     for (int pass = 0; pass < 2; pass++)

@@ -112,6 +112,8 @@ static ts_code check_request(const ts_sched *s, const ts_request *r, ts_error *e
         return ts_fail_param(e, TS_EINVAL, "n", "the queue holds %d pictures in all", s->config.max_queue);
     if (!isfinite(r->params.guidance_scale))
         return ts_fail_param(e, TS_EINVAL, "guidance_scale", "guidance_scale must be finite");
+    if (!(r->params.guidance_rescale >= 0 && r->params.guidance_rescale <= 1))
+        return ts_fail_param(e, TS_EINVAL, "guidance_rescale", "guidance_rescale must be 0 to 1");
     return TS_OK;
 }
 

@@ -48,8 +48,10 @@ static ts_code made(ts_buffer *b, const ts_answer *a, const ts_answer_picture *p
                               p->warmup, ts_group_norm_mode_name(p->group_norm), split ? "on" : "off");
     if (!rc) rc = seed(b, a, picture->index);
     if (!rc)
-        rc = ts_buffer_printf(b, ", \"steps\": %d, \"guidance_scale\": %g, \"sampler\": \"%s\", \"model\": ",
-                              r->shape.steps, r->params.guidance_scale, r->shape.sampler->name);
+        rc = ts_buffer_printf(b, ", \"steps\": %d, \"guidance_scale\": %g, \"guidance_rescale\": %g, \"sampler\": \"%s\", "
+                              "\"model\": ",
+                              r->shape.steps, r->params.guidance_scale, r->params.guidance_rescale,
+                              r->shape.sampler->name);
     if (!rc) rc = ts_json_quote(b, ts_model_get_info(a->model)->id);
     if (!rc)
         rc = ts_buffer_printf(b, ", \"dtype\": \"%s\", \"evaluations\": %d, \"synchronous\": %d}",

@@ -21,7 +21,7 @@ typedef struct fields {
     const char *prompt, *negative, *model, *size, *other;
     const char *output_format, *response_format, *sampler, *scheduler, *rng, *on_disconnect;
     int64_t n, width, height, steps, clip_skip, partial_images, output_compression;
-    double guidance;
+    double guidance, guidance_rescale;
     bool stream, progress, has_seed;
     uint64_t seed;
     const char *mode, *group_norm, *cfg_split;
@@ -207,6 +207,7 @@ static const field table[] = {
     {"steps", CUSTOM_AS(read_limited, steps)},
     {"guidance_scale", CUSTOM_AS(read_guidance, guidance)},
     {"clip_skip", INT, 0, MAX_LAYERS, TO(clip_skip)},
+    {"guidance_rescale", NUMBER, 0, 1, TO(guidance_rescale)},
     {"sampler", TEXT, 1, 64, TO(sampler)},
     {"scheduler", CHOICES(scheduler, "default|karras|exponential|leading|trailing|linspace")},
     {"rng", CHOICES(rng, "torch-cpu|torch-cuda")},
@@ -365,6 +366,7 @@ static ts_code make(const fields *f, ts_images_request *ret, ts_error *e) {
     r->params.prompt = f->prompt;
     r->params.negative = f->negative;
     r->params.guidance_scale = f->guidance;
+    r->params.guidance_rescale = f->guidance_rescale;
     r->n = (int)f->n;
     r->params.seed = f->seed;
     if (f->rng) r->params.rng = (ts_rng_kind)ts_rng_kind_find(f->rng);

@@ -195,6 +195,17 @@ def test_a_scheduler_and_a_generator_make_another_picture(server):
     assert len({plain, made(scheduler="karras"), made(rng="torch-cuda")}) == 3
 
 
+def test_guidance_rescale_is_of_its_picture_and_told(server):
+    def made(**fields):
+        return server.pictures(seed=8, steps=4, guidance_scale=8, **fields)
+    plain, some, all_of_it = made(), made(guidance_rescale=0.4), made(guidance_rescale=1)
+    assert [b["tessera"]["guidance_rescale"] for b in (plain, some, all_of_it)] == [0, 0.4, 1]
+    assert made(guidance_rescale=0)["data"] == plain["data"]
+    assert len({picture(b).pixels for b in (plain, some, all_of_it)}) == 3
+    png = server.post({"prompt": "a lake", "guidance_rescale": 0.4}, headers={"Accept": "image/png"})
+    assert "CFG rescale: 0.4" in Png(png.body).text["parameters"]
+
+
 def test_samplers_make_different_pictures(server):
     made = {picture(server.pictures(sampler=s, steps=4, seed=8)).pixels for s in ("ddim", "euler", "dpmpp_2m")}
     assert len(made) == 3

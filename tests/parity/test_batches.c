@@ -15,8 +15,8 @@ typedef struct batch_case {
 /* Pictures that differ in all that they may. */
 static const ts_picture requests[COUNT] = {
     {.params.prompt = "a red house", .params.negative = "", .params.seed = 1, .params.guidance_scale = 3},
-    {.params.prompt = "the sea at night", .params.negative = "blurry", .params.seed = 22, .params.guidance_scale = 7.5},
-    {.params.prompt = "", .params.negative = NULL, .params.seed = 333, .params.guidance_scale = 5},
+    {.params.prompt = "the sea at night", .params.negative = "blurry", .params.seed = 22, .params.guidance_scale = 7.5, .params.guidance_rescale = 0.6},
+    {.params.prompt = "", .params.negative = NULL, .params.seed = 333, .params.guidance_scale = 5, .params.guidance_rescale = 1},
 };
 
 /* 32 x 256 pixels are 32 rows of the latent and 4 of the deepest level. */
@@ -58,10 +58,7 @@ static void step(void *arg, int at, int total) {
 static void album_open(album *a, int leaves) {
     *a = (album){.leaves = leaves};
     for (int i = 0; i < COUNT; i++) {
-        a->pictures[i].params.prompt = requests[i].params.prompt;
-        a->pictures[i].params.negative = requests[i].params.negative;
-        a->pictures[i].params.seed = requests[i].params.seed;
-        a->pictures[i].params.guidance_scale = requests[i].params.guidance_scale;
+        a->pictures[i].params = requests[i].params;
         a->shots[i].latents = (tensor){1, 4, 32, 4, NULL};
     }
 }

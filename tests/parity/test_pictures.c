@@ -49,7 +49,8 @@ static void the_picture_is_that_of_diffusers(void **state) {
     ts_picture request = {.params.prompt = json_text(c, "prompt"),
                           .params.negative = text_or_null(c, "negative"),
                           .params.seed = (uint64_t)json_value(c, "seed"),
-                          .params.guidance_scale = guidance};
+                          .params.guidance_scale = guidance,
+                          .params.guidance_rescale = json_value(c, "guidance_rescale")};
     shot have = studio_shoot(s, &shape, &request);
     tensor steps = tensor_of(k->io, "%s.latents", name), last = steps;
     last.n = 1;
@@ -116,8 +117,6 @@ int main(int argc, char **argv) {
                                   .ranks = devices[d].ranks,
                                   .patches = devices[d].patches,
                                   .parallel = devices[d].parallel};
-                /* Guidance rescale (Lin et al. 2023) is not offered. */
-                if (json_value(c, "guidance_rescale") != 0) continue;
                 if (k.patches > most_patches[f]) continue;
                 if (json_value(c, "guidance") <= 1 && k.parallel.cfg_split == TS_CFG_SPLIT_ON) continue;
                 test_add(&tests, the_picture_is_that_of_diffusers, &k, sizeof k, "%s/%s on %s", folders[f],

@@ -13,8 +13,13 @@ static double partial_of(const cJSON *c) {
     return INFINITY;
 }
 
-/* The case as a job; noise and text are the fixture's. */
-static shot shoot(const cJSON *c) {
+static double number_or(const cJSON *c, const char *key, double otherwise) {
+    const cJSON *v = cJSON_GetObjectItemCaseSensitive(c, key);
+    return v ? v->valuedouble : otherwise;
+}
+
+/* The case as a job; noise and text are the fixture's. by_branch: on twice the ranks, one half for each branch. */
+static shot shoot(const cJSON *c, bool by_branch) {
     const char *size = json_text(c, "size");
     int height, width;
     assert_int_equal(sscanf(size, "%dx%d", &height, &width), 2);
@@ -30,12 +35,15 @@ static shot shoot(const cJSON *c) {
                       .dtype = TS_F32,
                       .guided = true,
                       .parallel = {.mode = (ts_mode)mode,
-                                   .ranks = (int)json_value(c, "ranks"),
+                                   .ranks = (int)json_value(c, "ranks") * (by_branch ? 2 : 1),
                                    .partial = partial_of(c),
                                    .warmup = (int)json_value(c, "warmup"),
                                    .group_norm = (ts_group_norm_mode)group_norm,
-                                   .cfg_split = TS_CFG_SPLIT_OFF}};
-    ts_picture request = {.params.guidance_scale = json_value(c, "guidance"), .text_in = text, .latents_in = noise};
+                                   .cfg_split = by_branch ? TS_CFG_SPLIT_ON : TS_CFG_SPLIT_OFF}};
+    ts_picture request = {.params = {.guidance_scale = json_value(c, "guidance"),
+                                     .guidance_rescale = number_or(c, "rescale", 0)},
+                          .text_in = text,
+                          .latents_in = noise};
     shot s = studio_shoot(the_studio, &shape, &request);
     free(noise);
     free(text);
@@ -43,16 +51,23 @@ static shot shoot(const cJSON *c) {
     return s;
 }
 
+static bool changes_guidance(const cJSON *c) {
+    return cJSON_HasObjectItem(c, "rescale");
+}
+
 static void latents_are_those_of_the_simulation(void **state) {
     const cJSON *c = *state;
     const char *name = json_text(c, "name");
-    shot s = shoot(c);
-    assert_int_equal(s.stats.patches, (int)json_value(c, "ranks"));
-    tensor want = strcmp(json_text(c, "mode"), "sync") == 0 ? tensor_of(io, "single_%s", json_text(c, "size"))
-                                                            : tensor_of(io, "%s", name);
-    assert_close(name, s.latents, want, 1e-3);
+    const bool single = strcmp(json_text(c, "mode"), "sync") == 0 && !changes_guidance(c);
+    tensor want = single ? tensor_of(io, "single_%s", json_text(c, "size")) : tensor_of(io, "%s", name);
+    for (int by_branch = 0; by_branch <= changes_guidance(c); by_branch++) {
+        shot s = shoot(c, by_branch);
+        assert_int_equal(s.stats.patches, (int)json_value(c, "ranks"));
+        assert_int_equal(s.stats.ranks, s.stats.patches * (1 + by_branch));
+        assert_close(name, s.latents, want, 1e-3);
+        shot_free(s);
+    }
     tensor_free(want);
-    shot_free(s);
 }
 
 /* One rank is the picture that `sync` is held against, and no case is tested with an empty distance. */
@@ -62,7 +77,7 @@ static void one_rank_is_one_device(void **state) {
     cJSON *alone = cJSON_Duplicate(c, true);
     cJSON_ReplaceItemInObjectCaseSensitive(alone, "mode", cJSON_CreateString("single"));
     cJSON_ReplaceItemInObjectCaseSensitive(alone, "ranks", cJSON_CreateNumber(1));
-    shot s = shoot(alone);
+    shot s = shoot(alone, false);
     tensor want = tensor_of(io, "single_%s", json_text(c, "size"));
     assert_close("single", s.latents, want, 1e-4);
     tensor_free(want);
@@ -76,7 +91,7 @@ int main(int argc, char **argv) {
     test_list tests = {0};
     fixture = fixture_json("ranks.json");
     io = fixture_tensors("ranks.safetensors");
-    the_studio = studio_open("pipeline_sd1", &ts_backend_cpu, 5);
+    the_studio = studio_open("pipeline_sd1", &ts_backend_cpu, 8);
     ts_error e = {0};
     must(ts_schedule_config_read(cJSON_GetObjectItemCaseSensitive(fixture, "scheduler"),
                                  &the_studio.model->schedule, &e),

@@ -643,9 +643,10 @@ static void a_shape_goes_only_to_a_group_that_can_run_it(void **state) {
 static void bad_requests_name_their_field_and_make_no_event(void **state) {
     (void)state;
     ts_sched *s = start(4, 4, 0, 1);
-    ts_request r[7];
-    const char *field[] = {"model", "model", "prompt", "n", "n", "width", "guidance_scale"};
-    for (int i = 0; i < 7; i++) r[i] = ask(1);
+    ts_request r[9];
+    const char *field[] = {"model", "model", "prompt", "n", "n", "width", "guidance_scale", "guidance_rescale",
+                           "guidance_rescale"};
+    for (int i = 0; i < 9; i++) r[i] = ask(1);
     r[0].model = 2;
     r[1].model = -1;
     r[2].params.prompt = NULL;
@@ -653,7 +654,9 @@ static void bad_requests_name_their_field_and_make_no_event(void **state) {
     r[4].n = 5; /* more than the queue can ever hold */
     r[5].shape.width = 17;
     r[6].params.guidance_scale = (double)INFINITY;
-    for (int i = 0; i < 7; i++) {
+    r[7].params.guidance_rescale = 1.5;
+    r[8].params.guidance_rescale = (double)NAN;
+    for (int i = 0; i < 9; i++) {
         ts_error e = {0};
         assert_int_equal(ts_sched_submit(s, &r[i], &e), TS_EINVAL);
         assert_string_equal(e.param, field[i]);

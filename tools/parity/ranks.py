@@ -29,6 +29,10 @@ def cases():
     for size in SIZES:
         for n in (2, 3, 4):
             yield size, n, "sync", 0.3, "corrected", 0
+    for size in SIZES:
+        yield size, 3, "sync", 0.3, "corrected", 0, {"rescale": 0.7}
+        yield size, 3, "naive", 0.0, "local", 0, {"rescale": 0.7}
+        yield size, 4, "pcpp", 0.3, "corrected", 1, {"rescale": 1.0}
 
 
 def check_steady_state(unet, noise, ehs):
@@ -56,19 +60,25 @@ def main():
         single[size] = trace[-1]
         tensors.update({f"noise_{size}": noise, f"single_{size}": trace[-1]})
     for key in cases():
-        size, n, mode, partial, group_norm, warmup = key
-        case = {"name": "_".join([size, f"n{n}", mode, f"p{partial}", group_norm, f"w{warmup}"]), "size": size,
+        size, n, mode, partial, group_norm, warmup, *more = key
+        more = more[0] if more else {}
+        case = {"name": "_".join([size, f"n{n}", mode, f"p{partial}", group_norm, f"w{warmup}", *more]), "size": size,
                 "ranks": n, "mode": mode, "partial": partial, "group_norm": group_norm, "warmup": warmup,
-                "steps": STEPS, "guidance": GUIDANCE}
+                "steps": STEPS, "guidance": GUIDANCE, **more}
         trace, ranks = run(unet, scheduler, tensors[f"noise_{size}"], ehs, case)
         case["deepest_rows"] = ranks.plan.deepest
         case["negative_variances"] = sum(ranks.negatives)
-        case["distance_to_single"] = common.rel_l2(trace[-1], single[size])
+        alone = single[size]
+        if more:
+            alone = denoise(lambda x, t, e, i: unet(x, t, e).sample, scheduler, tensors[f"noise_{size}"], ehs, STEPS,
+                            GUIDANCE, **more)[-1]
+            assert common.rel_l2(alone, single[size]) > 0.01
+        case["distance_to_single"] = common.rel_l2(trace[-1], alone)
         if mode == "sync":
             assert case["distance_to_single"] < 1e-5, case
-        else:
-            tensors[case["name"]] = trace[-1]
-        if key in TRACED:
+        if mode != "sync" or more:
+            tensors[case["name"]] = alone if mode == "sync" else trace[-1]
+        if not more and key in TRACED:
             case["trace"] = True
             for i, latents in enumerate(trace):
                 tensors[f"{case['name']}.step{i}"] = latents

@@ -13,6 +13,7 @@ import threading
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers.guiders import ClassifierFreeGuidance
 from diffusers.models.attention_processor import Attention
 from diffusers.models.downsampling import Downsample2D
 from diffusers.models.upsampling import Upsample2D
@@ -224,14 +225,19 @@ class Ranks:
         return torch.cat(outputs, 2)
 
 
-def denoise(evaluate, scheduler, noise, ehs, steps, guidance):
-    """DDIM with guidance; evaluate(sample of two, t, ehs, index of the evaluation)."""
+def denoise(evaluate, scheduler, noise, ehs, steps, guidance, rescale=0.0, parts=None):
+    """DDIM with guidance; evaluate(sample of two, t, ehs, index of the evaluation). parts: the rows that each have
+    their own standard deviation for the guidance rescale; without, all of the picture."""
+    guider = ClassifierFreeGuidance(guidance, rescale)
     scheduler.set_timesteps(steps)
     latents, trace = noise * scheduler.init_noise_sigma, []
     for index, t in enumerate(scheduler.timesteps):
         out = evaluate(torch.cat([latents, latents]), t, ehs, index)
         without, with_text = out.chunk(2)
-        latents = scheduler.step(without + guidance * (with_text - without), t, latents).prev_sample
+        guider.set_state(step=index, num_inference_steps=steps, timestep=t)
+        guided = torch.cat([guider.forward(with_text[:, :, a:b], without[:, :, a:b]).pred
+                            for a, b in parts or [(0, None)]], 2)
+        latents = scheduler.step(guided, t, latents).prev_sample
         trace.append(latents)
     return trace
 
@@ -240,8 +246,9 @@ def run(unet, scheduler, noise, ehs, case):
     ranks = Ranks(unet, noise.shape[2], noise.shape[3], case)
     try:
         always = case["mode"] == "sync"
+        parts = [ranks.plan.rows(0, i) for i in range(ranks.n)] if case["mode"] == "naive" else None
         trace = denoise(lambda x, t, e, i: ranks.evaluate(x, t, e, always or i <= case["warmup"]),
-                        scheduler, noise, ehs, case["steps"], case["guidance"])
+                        scheduler, noise, ehs, case["steps"], case["guidance"], case.get("rescale", 0.0), parts)
     finally:
         ranks.close()
     return trace, ranks
