@@ -175,7 +175,8 @@ static ts_code fill_job(session *s, const ts_group *group, ts_error *e) {
                                                  .rng = (ts_rng_kind)o->rng,
                                                  .guidance_scale = o->guidance,
                                                  .clip_skip = o->clip_skip,
-                                                 .guidance_rescale = o->guidance_rescale}};
+                                                 .guidance_rescale = o->guidance_rescale,
+                                                 .guidance_interval = o->guidance_interval}};
     ts_code rc = ts_model_check_params(s->model, &s->pictures[0].params, e);
     return rc ? rc : ts_group_check(group, s->model, &s->job.shape, e);
 }

@@ -80,6 +80,18 @@ static bool take_size(const row *r, const char *text, void *at) {
     return as_int(first, r->low, r->high, sides) && as_int(x + 1, r->low, r->high, sides + 1);
 }
 
+/* "A-B" into an interval. */
+static bool take_interval(const row *r, const char *text, void *at) {
+    (void)r;
+    char *end;
+    ts_interval *i = at;
+    i->from = strtod(text, &end);
+    if (end == text || *end != '-') return false;
+    const char *second = end + 1;
+    i->to = strtod(second, &end);
+    return end != second && !*end && i->from >= 0 && i->from < i->to && i->to <= 1;
+}
+
 static bool take_partial(const row *r, const char *text, void *at) {
     if (strcmp(text, "all") != 0) return take_number(r, text, at);
     *(double *)at = INFINITY;
@@ -117,6 +129,8 @@ static const row table[] = {
     {"clip-skip", "N", "layers of the text encoders left out at their end (default 0)", INT(clip_skip, 0, 128)},
     {"guidance-rescale", "X", "0 to 1: how much of the spread that guidance adds is taken back (default 0)",
      NUMBER(guidance_rescale, 0, 1)},
+    {"guidance-interval", "A-B", "shares of the steps between which there is guidance (default 0-1)",
+     take_interval, TO(guidance_interval)},
     {"size", "WxH", "multiples of 8 (default: the model's)", take_size, TO(width), 8, 16384},
     {"batch", "N", "pictures in one run; OUT-0.png, OUT-1.png, ... (default 1)",
      INT(batch, 1, TS_MAX_BATCH)},

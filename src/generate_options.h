@@ -11,6 +11,7 @@ typedef struct ts_generate_options {
     int steps, clip_skip, width, height, batch;
     int dtype; /* ts_dtype; -1: auto */
     double guidance, guidance_rescale;
+    ts_interval guidance_interval;
     ts_parallel parallel;
     bool json, profile;
 } ts_generate_options;

@@ -230,13 +230,21 @@ static const ts_picture_params *params_of(const ts_run *run, int k) {
     return &run->job->pictures[run->picture[k]].params;
 }
 
+/* Whether the picture at place k has its prediction guided in evaluation `number`, from 1. The evaluations of a
+ * step stay together. */
+static bool guided(const ts_run *run, int k, unsigned number) {
+    const int of_step = run->job->shape.sampler->evaluations;
+    return ts_guidance_acts(params_of(run, k)->guidance_interval, ((int)number - 1) / of_step,
+                            (run->plan->rows + of_step - 1) / of_step);
+}
+
 /* Brings p->out to the spread of cond, where pictures ask for it. */
 static ts_code rescale(ts_patch *p, unsigned number, const float *cond) {
     ts_run *run = p->run;
     ts_sums sums = {0};
     bool wanted = false;
     for (int k = 0; k < run->count; k++) {
-        if (params_of(run, k)->guidance_rescale == 0) continue;
+        if (params_of(run, k)->guidance_rescale == 0 || !guided(run, k, number)) continue;
         const size_t at = (size_t)k * p->elements;
         const ts_guidance_sums s = ts_guidance_sum(cond + at, p->out + at, p->elements);
         memcpy(sums.of[k], &s, sizeof s);
@@ -247,7 +255,7 @@ static ts_code rescale(ts_patch *p, unsigned number, const float *cond) {
     if (rc) return rc;
     const size_t n = run->unet->key.naive ? p->elements : picture_elements(run);
     for (int k = 0; k < run->count; k++) {
-        if (params_of(run, k)->guidance_rescale == 0) continue;
+        if (params_of(run, k)->guidance_rescale == 0 || !guided(run, k, number)) continue;
         ts_guidance_sums s;
         memcpy(&s, sums.of[k], sizeof s);
         const float factor = ts_guidance_factor(params_of(run, k)->guidance_rescale, &s, n);
@@ -279,7 +287,10 @@ static ts_code collect(ts_patch *p, unsigned number) {
     }
     for (int k = 0; k < run->count; k++) {
         const size_t at = (size_t)k * p->elements;
-        ts_guide((float)params_of(run, k)->guidance_scale, uncond + at, cond + at, p->out + at, p->elements);
+        if (guided(run, k, number))
+            ts_guide((float)params_of(run, k)->guidance_scale, uncond + at, cond + at, p->out + at, p->elements);
+        else
+            memcpy(p->out + at, cond + at, p->elements * sizeof *cond);
     }
     return rescale(p, number, cond);
 }

@@ -2,6 +2,11 @@
 
 #include <math.h>
 
+bool ts_guidance_acts(ts_interval i, int step, int steps) {
+    const double to = i.to > 0 ? i.to : 1;
+    return step >= (int)(i.from * steps) && step < (int)(to * steps);
+}
+
 void ts_guide(float scale, const float *uncond, const float *cond, float *out, size_t n) {
     for (size_t i = 0; i < n; i++) out[i] = uncond[i] + scale * (cond[i] - uncond[i]);
 }

@@ -7,12 +7,19 @@
 #ifndef TS_ENGINE_GUIDANCE_H
 #define TS_ENGINE_GUIDANCE_H
 
+#include <stdbool.h>
 #include <stddef.h>
+#include "engine/job.h"
 
 /* Of the n elements of one patch, or their total over the patches. */
 typedef struct ts_guidance_sums {
     double cond, cond_squares, out, out_squares;
 } ts_guidance_sums;
+
+/* Whether there is guidance in step `step` of `steps`, from 0: from the floor(from * steps)-th up to but not with the
+ * floor(to * steps)-th, as with start and stop of diffusers' guiders. The others have out = cond (Kynkaanniemi et
+ * al. 2024, arXiv 2404.07724). */
+bool ts_guidance_acts(ts_interval i, int step, int steps);
 
 /* out may be uncond or cond. Any thread. */
 void ts_guide(float scale, const float *uncond, const float *cond, float *out, size_t n);

@@ -17,6 +17,9 @@ ts_code ts_infotext(const ts_model *model, const ts_job *job, const ts_picture *
                               (unsigned long long)p->params.seed, s->width, s->height, ts_model_get_info(model)->id);
     if (!rc && s->guided && p->params.guidance_rescale > 0)
         rc = ts_buffer_printf(&b, ", CFG rescale: %g", p->params.guidance_rescale);
+    const ts_interval i = p->params.guidance_interval;
+    if (!rc && s->guided && (i.from > 0 || (i.to > 0 && i.to < 1)))
+        rc = ts_buffer_printf(&b, ", CFG interval: %g-%g", i.from, i.to > 0 ? i.to : 1);
     if (!rc)
         rc = ts_buffer_printf(&b, ", Precision: %s, Parallel mode: %s, Devices: %d, Patches: %d",
                               ts_dtype_name(s->dtype), ts_mode_name(l->mode), job->stats.ranks,

@@ -92,6 +92,11 @@ typedef struct ts_shape {
 
 bool ts_shape_equal(const ts_shape *a, const ts_shape *b);
 
+/* A part of the steps, as shares of all, 0 <= from < to <= 1; to 0: 1. */
+typedef struct ts_interval {
+    double from, to;
+} ts_interval;
+
 /* What may differ between the pictures of a batch. */
 typedef struct ts_picture_params {
     const char *prompt;   /* UTF-8, terminated */
@@ -103,6 +108,7 @@ typedef struct ts_picture_params {
     /* Used when the shape is guided (engine/guidance.h). */
     double guidance_scale;
     double guidance_rescale; /* 0..1 */
+    ts_interval guidance_interval;
 } ts_picture_params;
 
 typedef struct ts_picture {

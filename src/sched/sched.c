@@ -114,6 +114,9 @@ static ts_code check_request(const ts_sched *s, const ts_request *r, ts_error *e
         return ts_fail_param(e, TS_EINVAL, "guidance_scale", "guidance_scale must be finite");
     if (!(r->params.guidance_rescale >= 0 && r->params.guidance_rescale <= 1))
         return ts_fail_param(e, TS_EINVAL, "guidance_rescale", "guidance_rescale must be 0 to 1");
+    const ts_interval i = r->params.guidance_interval;
+    if (!(i.from >= 0 && i.to <= 1 && (i.to == 0 || i.from < i.to)))
+        return ts_fail_param(e, TS_EINVAL, "guidance_interval", "guidance_interval must lie within 0 and 1");
     return TS_OK;
 }
 

@@ -35,6 +35,7 @@ static ts_code format(ts_buffer *b, const ts_answer *a) {
 /* How it was made, enough to make it again. */
 static ts_code made(ts_buffer *b, const ts_answer *a, const ts_answer_picture *picture) {
     const ts_request *r = &a->r->request;
+    const ts_picture_params *m = &r->params;
     const ts_parallel *p = &r->shape.parallel;
     const ts_job_stats *t = &picture->stats;
     bool split = t->patches > 0 && t->ranks > t->patches;
@@ -48,10 +49,11 @@ static ts_code made(ts_buffer *b, const ts_answer *a, const ts_answer_picture *p
                               p->warmup, ts_group_norm_mode_name(p->group_norm), split ? "on" : "off");
     if (!rc) rc = seed(b, a, picture->index);
     if (!rc)
-        rc = ts_buffer_printf(b, ", \"steps\": %d, \"guidance_scale\": %g, \"guidance_rescale\": %g, \"sampler\": \"%s\", "
-                              "\"model\": ",
-                              r->shape.steps, r->params.guidance_scale, r->params.guidance_rescale,
-                              r->shape.sampler->name);
+        rc = ts_buffer_printf(b,
+                              ", \"steps\": %d, \"guidance_scale\": %g, \"guidance_rescale\": %g, "
+                              "\"guidance_interval\": [%g, %g], \"sampler\": \"%s\", \"model\": ",
+                              r->shape.steps, m->guidance_scale, m->guidance_rescale, m->guidance_interval.from,
+                              m->guidance_interval.to, r->shape.sampler->name);
     if (!rc) rc = ts_json_quote(b, ts_model_get_info(a->model)->id);
     if (!rc)
         rc = ts_buffer_printf(b, ", \"dtype\": \"%s\", \"evaluations\": %d, \"synchronous\": %d}",

@@ -22,6 +22,7 @@ typedef struct fields {
     const char *output_format, *response_format, *sampler, *scheduler, *rng, *on_disconnect;
     int64_t n, width, height, steps, clip_skip, partial_images, output_compression;
     double guidance, guidance_rescale;
+    ts_interval guidance_interval;
     bool stream, progress, has_seed;
     uint64_t seed;
     const char *mode, *group_norm, *cfg_split;
@@ -150,6 +151,20 @@ static ts_code read_guidance(const field *f, const char *param, const cJSON *v, 
     return read_number(param, v, 0, to->context->config->limits.max_guidance_scale, &to->guidance, e);
 }
 
+/* [from, to] */
+static ts_code read_interval(const field *f, const char *param, const cJSON *v, fields *to, ts_error *e) {
+    double ends[2] = {NAN, NAN};
+    for (int i = 0; i < 2 && cJSON_IsArray(v) && cJSON_GetArraySize(v) == 2; i++) {
+        const cJSON *end = cJSON_GetArrayItem(v, i);
+        if (cJSON_IsNumber(end)) ends[i] = end->valuedouble;
+    }
+    if (!(ends[0] >= 0 && ends[0] < ends[1] && ends[1] <= 1))
+        return ts_fail_param(e, TS_EINVAL, param,
+                             "%s must be two numbers from 0 to 1, the first less than the second", param);
+    *(ts_interval *)(void *)((char *)to + f->offset) = (ts_interval){ends[0], ends[1]};
+    return TS_OK;
+}
+
 static ts_code read_devices(const field *f, const char *param, const cJSON *v, fields *to, ts_error *e) {
     (void)f;
     if (cJSON_IsString(v) && one_of("all|auto", v->valuestring)) {
@@ -208,6 +223,7 @@ static const field table[] = {
     {"guidance_scale", CUSTOM_AS(read_guidance, guidance)},
     {"clip_skip", INT, 0, MAX_LAYERS, TO(clip_skip)},
     {"guidance_rescale", NUMBER, 0, 1, TO(guidance_rescale)},
+    {"guidance_interval", CUSTOM_AS(read_interval, guidance_interval)},
     {"sampler", TEXT, 1, 64, TO(sampler)},
     {"scheduler", CHOICES(scheduler, "default|karras|exponential|leading|trailing|linspace")},
     {"rng", CHOICES(rng, "torch-cpu|torch-cuda")},
@@ -367,6 +383,7 @@ static ts_code make(const fields *f, ts_images_request *ret, ts_error *e) {
     r->params.negative = f->negative;
     r->params.guidance_scale = f->guidance;
     r->params.guidance_rescale = f->guidance_rescale;
+    r->params.guidance_interval = f->guidance_interval;
     r->n = (int)f->n;
     r->params.seed = f->seed;
     if (f->rng) r->params.rng = (ts_rng_kind)ts_rng_kind_find(f->rng);
@@ -394,6 +411,7 @@ ts_code ts_images_request_read(const ts_request_context *context, const char *bo
                 .n = 1,
                 .steps = c->defaults.steps,
                 .guidance = c->defaults.guidance_scale,
+                .guidance_interval = {0, 1},
                 .parallel = context->setup->parallel};
     ts_code rc = ts_json_parse(body, size, (ts_json_limits){DEPTH, VALUES}, &r.json, e);
     if (!rc && !cJSON_IsObject(r.json)) rc = ts_fail(e, TS_EINVAL, "the body must be a JSON object");

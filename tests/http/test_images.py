@@ -206,6 +206,19 @@ def test_guidance_rescale_is_of_its_picture_and_told(server):
     assert "CFG rescale: 0.4" in Png(png.body).text["parameters"]
 
 
+def test_outside_its_interval_there_is_no_guidance(server):
+    def made(**fields):
+        return server.pictures(seed=8, steps=4, sampler="euler", **fields)
+    plain, some = made(guidance_scale=8), made(guidance_scale=8, guidance_interval=[0.25, 0.75])
+    assert plain["tessera"]["guidance_interval"] == [0, 1] and some["tessera"]["guidance_interval"] == [0.25, 0.75]
+    assert made(guidance_scale=8, guidance_interval=[0, 1])["data"] == plain["data"] != some["data"]
+    # floor(0.26 * 4) is the first step and the last that has it.
+    never, without = made(guidance_scale=8, guidance_interval=[0.26, 0.49]), made(guidance_scale=1)
+    assert largest_difference(picture(never), picture(without)) <= 1
+    png = server.post({"prompt": "a lake", "guidance_interval": [0.25, 0.75]}, headers={"Accept": "image/png"})
+    assert "CFG interval: 0.25-0.75" in Png(png.body).text["parameters"]
+
+
 def test_samplers_make_different_pictures(server):
     made = {picture(server.pictures(sampler=s, steps=4, seed=8)).pixels for s in ("ddim", "euler", "dpmpp_2m")}
     assert len(made) == 3

@@ -40,10 +40,14 @@ static shot shoot(const cJSON *c, bool by_branch) {
                                    .warmup = (int)json_value(c, "warmup"),
                                    .group_norm = (ts_group_norm_mode)group_norm,
                                    .cfg_split = by_branch ? TS_CFG_SPLIT_ON : TS_CFG_SPLIT_OFF}};
+    const cJSON *interval = cJSON_GetObjectItemCaseSensitive(c, "interval");
     ts_picture request = {.params = {.guidance_scale = json_value(c, "guidance"),
                                      .guidance_rescale = number_or(c, "rescale", 0)},
                           .text_in = text,
                           .latents_in = noise};
+    if (interval)
+        request.params.guidance_interval = (ts_interval){cJSON_GetArrayItem(interval, 0)->valuedouble,
+                                                         cJSON_GetArrayItem(interval, 1)->valuedouble};
     shot s = studio_shoot(the_studio, &shape, &request);
     free(noise);
     free(text);
@@ -52,7 +56,7 @@ static shot shoot(const cJSON *c, bool by_branch) {
 }
 
 static bool changes_guidance(const cJSON *c) {
-    return cJSON_HasObjectItem(c, "rescale");
+    return cJSON_HasObjectItem(c, "rescale") || cJSON_HasObjectItem(c, "interval");
 }
 
 static void latents_are_those_of_the_simulation(void **state) {

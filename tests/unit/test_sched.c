@@ -643,10 +643,10 @@ static void a_shape_goes_only_to_a_group_that_can_run_it(void **state) {
 static void bad_requests_name_their_field_and_make_no_event(void **state) {
     (void)state;
     ts_sched *s = start(4, 4, 0, 1);
-    ts_request r[9];
+    ts_request r[11];
     const char *field[] = {"model", "model", "prompt", "n", "n", "width", "guidance_scale", "guidance_rescale",
-                           "guidance_rescale"};
-    for (int i = 0; i < 9; i++) r[i] = ask(1);
+                           "guidance_rescale", "guidance_interval", "guidance_interval"};
+    for (int i = 0; i < 11; i++) r[i] = ask(1);
     r[0].model = 2;
     r[1].model = -1;
     r[2].params.prompt = NULL;
@@ -656,7 +656,9 @@ static void bad_requests_name_their_field_and_make_no_event(void **state) {
     r[6].params.guidance_scale = (double)INFINITY;
     r[7].params.guidance_rescale = 1.5;
     r[8].params.guidance_rescale = (double)NAN;
-    for (int i = 0; i < 9; i++) {
+    r[9].params.guidance_interval.to = 1.1;
+    r[10].params.guidance_interval = (ts_interval){0.5, 0.5};
+    for (int i = 0; i < 11; i++) {
         ts_error e = {0};
         assert_int_equal(ts_sched_submit(s, &r[i], &e), TS_EINVAL);
         assert_string_equal(e.param, field[i]);

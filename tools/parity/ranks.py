@@ -33,6 +33,8 @@ def cases():
         yield size, 3, "sync", 0.3, "corrected", 0, {"rescale": 0.7}
         yield size, 3, "naive", 0.0, "local", 0, {"rescale": 0.7}
         yield size, 4, "pcpp", 0.3, "corrected", 1, {"rescale": 1.0}
+        yield size, 3, "sync", 0.3, "corrected", 0, {"interval": [0.2, 0.7]}
+        yield size, 3, "pcpp", 0.3, "corrected", 1, {"rescale": 0.7, "interval": [0.41, 1.0]}
 
 
 def check_steady_state(unet, noise, ehs):

@@ -225,10 +225,10 @@ class Ranks:
         return torch.cat(outputs, 2)
 
 
-def denoise(evaluate, scheduler, noise, ehs, steps, guidance, rescale=0.0, parts=None):
+def denoise(evaluate, scheduler, noise, ehs, steps, guidance, rescale=0.0, interval=(0.0, 1.0), parts=None):
     """DDIM with guidance; evaluate(sample of two, t, ehs, index of the evaluation). parts: the rows that each have
     their own standard deviation for the guidance rescale; without, all of the picture."""
-    guider = ClassifierFreeGuidance(guidance, rescale)
+    guider = ClassifierFreeGuidance(guidance, rescale, start=interval[0], stop=interval[1])
     scheduler.set_timesteps(steps)
     latents, trace = noise * scheduler.init_noise_sigma, []
     for index, t in enumerate(scheduler.timesteps):
@@ -248,7 +248,8 @@ def run(unet, scheduler, noise, ehs, case):
         always = case["mode"] == "sync"
         parts = [ranks.plan.rows(0, i) for i in range(ranks.n)] if case["mode"] == "naive" else None
         trace = denoise(lambda x, t, e, i: ranks.evaluate(x, t, e, always or i <= case["warmup"]),
-                        scheduler, noise, ehs, case["steps"], case["guidance"], case.get("rescale", 0.0), parts)
+                        scheduler, noise, ehs, case["steps"], case["guidance"], parts=parts,
+                        **{k: case[k] for k in ("rescale", "interval") if k in case})
     finally:
         ranks.close()
     return trace, ranks
