@@ -21,6 +21,7 @@ struct ts_patch {
     size_t elements; /* of one picture's rows */
     float *memory;
     float *x, *out, *saved, *hist[TS_SAMPLER_HISTORY];
+    float *kept;  /* one picture's rows, of what a mask keeps */
     /* Where the sampler draws noise: every rank draws all of a picture's and keeps its rows, so that nothing
      * need be sent and the picture is the same on any number of ranks. */
     float *noise, *drawn;
@@ -50,22 +51,52 @@ static void take_rows(const ts_patch *p, float scale, const float *picture, floa
         for (size_t j = 0; j < c; j++) to[i * c + j] = scale * from[j * plane + i];
 }
 
-static size_t picture_elements(const ts_run *run) {
-    return (size_t)run->channels * (size_t)run->latent_h * (size_t)run->latent_w;
+/* Where this rank's rows of picture k of the job begin in an array of whole pictures with c channels. */
+static size_t own_rows(const ts_patch *p, int k, int c) {
+    const ts_run *run = p->run;
+    return ((size_t)k * (size_t)run->latent_h + (size_t)p->row) * (size_t)run->latent_w * (size_t)c;
 }
 
-static void take_noise(ts_patch *p) {
+/* to = signal * this rank's rows of the picture that job picture k changes + noise * its starting noise. */
+static void take_noisy(const ts_patch *p, int k, float signal, float noise, float *to) {
     const ts_run *run = p->run;
+    take_rows(p, noise, run->noise + (size_t)k * ts_run_elements(run), to);
+    const float *image = run->image ? run->image + own_rows(p, k, run->channels) : NULL;
+    for (size_t i = 0; image && i < p->elements; i++) to[i] += signal * image[i];
+}
+
+static void take_start(ts_patch *p) {
+    const ts_run *run = p->run;
+    const ts_shape *s = &run->job->shape;
+    /* Nothing of the picture is left where all steps of painting are run: that begins with noise alone. */
+    const bool pure = s->task == TS_TASK_TEXT || (s->task == TS_TASK_INPAINT && s->strength >= 1);
+    const ts_sampler_row *first = &run->plan->row[0];
     for (int k = 0; k < run->count; k++)
-        take_rows(p, run->plan->init_scale, run->noise + (size_t)k * picture_elements(run),
-                  p->x + (size_t)k * p->elements);
+        take_noisy(p, run->picture[k], pure ? 0 : first->signal, pure ? run->plan->init_scale : first->noise,
+                   p->x + (size_t)k * p->elements);
+}
+
+/* What the mask keeps becomes the picture again, as noisy as what row i + 1 sees. A U-Net that is told of it
+ * does without. */
+static void keep_unmasked(ts_patch *p, int i) {
+    const ts_run *run = p->run;
+    if (!run->mask || run->told) return;
+    const ts_sampler_row *next = i + 1 < run->plan->rows ? &run->plan->row[i + 1] : NULL;
+    const size_t c = (size_t)run->channels;
+    for (int k = 0; k < run->count; k++) {
+        const float *mask = run->mask + own_rows(p, run->picture[k], 1);
+        float *x = p->x + (size_t)k * p->elements;
+        take_noisy(p, run->picture[k], next ? next->signal : 1, next ? next->noise : 0, p->kept);
+        for (size_t j = 0; j < p->elements; j++)
+            x[j] = (1 - mask[j / c]) * p->kept[j] + mask[j / c] * x[j];
+    }
 }
 
 /* Fresh noise of each picture of the leg, from its own generator. */
 static void draw_noise(ts_patch *p) {
     const ts_run *run = p->run;
     for (int k = 0; k < run->count; k++) {
-        ts_rng_randn(&p->rng[run->picture[k]], p->drawn, picture_elements(run));
+        ts_rng_randn(&p->rng[run->picture[k]], p->drawn, ts_run_elements(run));
         take_rows(p, 1, p->drawn, p->noise + (size_t)k * p->elements);
     }
 }
@@ -89,9 +120,9 @@ static ts_code patch_new(ts_run *run, int rank, ts_patch **ret) {
     const size_t n = p->elements * (size_t)run->count;
     const bool draws = run->plan->draws_noise;
     const size_t buffers = 2 + (size_t)run->plan->history + (run->plan->saves_x ? 1 : 0) + (draws ? 1 : 0);
-    p->memory = ts_array0(float, n *buffers);
+    p->memory = ts_array0(float, n *buffers + p->elements);
     if (draws) {
-        p->drawn = ts_array0(float, picture_elements(run));
+        p->drawn = ts_array0(float, ts_run_elements(run));
         p->rng = ts_array0(ts_rng, (size_t)run->job->count);
     }
     if (!p->memory || (draws && (!p->drawn || !p->rng))) {
@@ -103,11 +134,12 @@ static ts_code patch_new(ts_run *run, int rank, ts_patch **ret) {
     p->out = at += n;
     for (int i = 0; i < run->plan->history; i++) p->hist[i] = at += n;
     if (run->plan->saves_x) p->saved = at += n;
+    p->kept = at += n;
     if (draws) {
-        p->noise = at + n;
+        p->noise = at + p->elements;
         memcpy(p->rng, run->rng, (size_t)run->job->count * sizeof *p->rng);
     }
-    take_noise(p);
+    take_start(p);
     *ret = p;
     return TS_OK;
 }
@@ -179,13 +211,28 @@ static ts_code begin(ts_patch *p) {
     return ts_program_run_once(p->program, &run->error[p->rank]);
 }
 
+/* The U-Net's input where it is told of the mask: latent, mask, latent of what is kept. */
+static void fill_told(const ts_patch *p, const ts_sampler_row *row, int k, float *sample) {
+    const ts_run *run = p->run;
+    const size_t c = (size_t)run->channels;
+    const float *x = p->x + (size_t)k * p->elements, *mask = run->mask + own_rows(p, run->picture[k], 1);
+    const float *masked = run->masked + own_rows(p, run->picture[k], run->channels);
+    for (size_t i = 0; i < p->elements; i += c) {
+        for (size_t j = 0; j < c; j++) *sample++ = row->c_in * x[i + j];
+        *sample++ = mask[i / c];
+        for (size_t j = 0; j < c; j++) *sample++ = masked[i + j];
+    }
+}
+
 static void fill_inputs(ts_patch *p, const ts_sampler_row *row) {
     ts_view v;
-    const size_t all = p->elements * (size_t)p->run->count;
+    const ts_run *run = p->run;
     float *sample = ts_program_tensor(p->program, "sample", &v);
     float *t = ts_program_tensor(p->program, "timestep", NULL);
-    for (size_t i = 0; i < all; i++) sample[i] = row->c_in * p->x[i];
-    if (v.b > p->run->count) memcpy(sample + all, sample, all * sizeof *sample);
+    const size_t all = v.pitch * (size_t)run->count;
+    for (size_t i = 0; !run->told && i < all; i++) sample[i] = row->c_in * p->x[i];
+    for (int k = 0; run->told && k < run->count; k++) fill_told(p, row, k, sample + (size_t)k * v.pitch);
+    if (v.b > run->count) memcpy(sample + all, sample, all * sizeof *sample);
     for (int i = 0; i < v.b; i++) t[i] = (float)row->timestep;
 }
 
@@ -253,7 +300,7 @@ static ts_code rescale(ts_patch *p, unsigned number, const float *cond) {
     if (!wanted) return TS_OK;
     ts_code rc = add_up(p, number, &sums);
     if (rc) return rc;
-    const size_t n = run->unet->key.naive ? p->elements : picture_elements(run);
+    const size_t n = run->unet->key.naive ? p->elements : ts_run_elements(run);
     for (int k = 0; k < run->count; k++) {
         if (params_of(run, k)->guidance_rescale == 0 || !guided(run, k, number)) continue;
         ts_guidance_sums s;
@@ -342,6 +389,7 @@ static ts_code evaluate(ts_patch *p, int i) {
     if (rc) return rc;
     if (row->x_from_noise != 0) draw_noise(p);
     ts_sampler_apply(row, p->x, p->out, p->hist, p->saved, p->noise, p->elements * (size_t)run->count);
+    keep_unmasked(p, i);
     check_finite(p, i + 1);
     if (p->transport) p->transport->ops->finished(p->transport, p->index, number);
     ts_program_get_stats(p->program, &after);

@@ -107,6 +107,22 @@ ts_layout ts_layout_of(const ts_group *g, const ts_model *m, const ts_shape *s) 
  * tensors could not be addressed is refused before anything is computed from its size. */
 #define MAX_SIDE 16384
 
+/* What a task needs of the model. */
+static ts_code check_task(const ts_model *m, const ts_shape *s, ts_error *e) {
+    const bool told = m->unet.in_channels > m->vae.latent_channels;
+    if (told && s->task != TS_TASK_INPAINT)
+        return ts_fail_param(e, TS_EUNSUPPORTED, "model", "%s only paints into masks", m->info.id);
+    if (s->task == TS_TASK_TEXT) return TS_OK;
+    if (!ts_weights_find(m->vae_weights, "encoder.conv_in.weight"))
+        return ts_fail_param(e, TS_EUNSUPPORTED, "image", "the autoencoder of %s has no encoder", m->info.id);
+    if (!(s->strength > 0 && s->strength <= 1))
+        return ts_fail_param(e, TS_EINVAL, "strength", "strength must be more than 0 and at most 1");
+    if (ts_shape_begin(s) >= s->steps)
+        return ts_fail_param(e, TS_EINVAL, "strength", "a strength of %g leaves none of %d steps",
+                             s->strength, s->steps);
+    return TS_OK;
+}
+
 ts_code ts_group_check(const ts_group *g, const ts_model *m, const ts_shape *s, ts_error *e) {
     const ts_parallel *p = &s->parallel;
     const int scale = ts_model_scale(m);
@@ -141,7 +157,8 @@ ts_code ts_group_check(const ts_group *g, const ts_model *m, const ts_shape *s, 
     ts_schedule_config schedule = m->schedule;
     ts_schedule_place(&schedule, s->scheduler);
     ts_code rc = ts_sampler_takes(s->sampler, s->scheduler, e);
-    if (!rc) rc = ts_sampler_plan_new(s->sampler, &schedule, s->steps, 0, &plan, e);
+    if (!rc) rc = check_task(m, s, e);
+    if (!rc) rc = ts_sampler_plan_new(s->sampler, &schedule, s->steps, ts_shape_begin(s), &plan, e);
     free(plan);
     return rc;
 }

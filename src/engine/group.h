@@ -21,11 +21,11 @@ typedef struct ts_layout {
 } ts_layout;
 
 /* What programs depend on. Two jobs with equal keys use the same ones. */
-typedef enum ts_plan_kind { TS_PLAN_UNET, TS_PLAN_DECODER } ts_plan_kind;
+typedef enum ts_plan_kind { TS_PLAN_UNET, TS_PLAN_DECODER, TS_PLAN_ENCODER } ts_plan_kind;
 typedef struct ts_plan_key {
     ts_plan_kind kind;
     const ts_model *model;
-    int width, height; /* of the latent */
+    int width, height; /* of the latent; ENCODER: of the picture */
     int batch;         /* images side by side in a rank's program */
     ts_dtype dtype;
     int patches, branches;

@@ -20,6 +20,9 @@ ts_code ts_infotext(const ts_model *model, const ts_job *job, const ts_picture *
     const ts_interval i = p->params.guidance_interval;
     if (!rc && s->guided && (i.from > 0 || (i.to > 0 && i.to < 1)))
         rc = ts_buffer_printf(&b, ", CFG interval: %g-%g", i.from, i.to > 0 ? i.to : 1);
+    if (!rc && s->task != TS_TASK_TEXT)
+        rc = ts_buffer_printf(&b, ", Denoising strength: %g%s", s->strength,
+                              s->task == TS_TASK_INPAINT ? ", Mask: yes" : "");
     if (!rc)
         rc = ts_buffer_printf(&b, ", Precision: %s, Parallel mode: %s, Devices: %d, Patches: %d",
                               ts_dtype_name(s->dtype), ts_mode_name(l->mode), job->stats.ranks,

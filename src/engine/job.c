@@ -3,6 +3,7 @@
 #include <string.h>
 
 #define X(name, text) text,
+static const char *const tasks[] = {TS_TASKS(X)};
 static const char *const modes[] = {TS_MODES(X)};
 static const char *const group_norm_modes[] = {TS_GROUP_NORM_MODES(X)};
 static const char *const cfg_splits[] = {TS_CFG_SPLITS(X)};
@@ -14,6 +15,9 @@ static int find(const char *const *names, int count, const char *name) {
     return -1;
 }
 
+const char *ts_task_name(ts_task task) {
+    return tasks[task];
+}
 const char *ts_mode_name(ts_mode mode) {
     return modes[mode];
 }
@@ -37,6 +41,11 @@ bool ts_shape_equal(const ts_shape *a, const ts_shape *b) {
     const ts_parallel *p = &a->parallel, *q = &b->parallel;
     return a->width == b->width && a->height == b->height && a->steps == b->steps &&
            a->sampler == b->sampler && a->scheduler == b->scheduler && a->dtype == b->dtype &&
-           a->guided == b->guided && p->mode == q->mode && p->ranks == q->ranks && p->partial == q->partial &&
-           p->warmup == q->warmup && p->group_norm == q->group_norm && p->cfg_split == q->cfg_split;
+           a->guided == b->guided && a->task == b->task && a->strength == b->strength && p->mode == q->mode &&
+           p->ranks == q->ranks && p->partial == q->partial && p->warmup == q->warmup &&
+           p->group_norm == q->group_norm && p->cfg_split == q->cfg_split;
+}
+
+int ts_shape_begin(const ts_shape *s) {
+    return s->task == TS_TASK_TEXT ? 0 : s->steps - (int)(s->steps * s->strength);
 }

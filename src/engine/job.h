@@ -47,6 +47,19 @@ typedef enum ts_group_norm_mode {
         TS_GROUP_NORM_MODE_COUNT
 } ts_group_norm_mode;
 
+/* What a picture begins with. */
+#define TS_TASKS(X)                                                                                          \
+    X(TEXT, "text")       /* noise */                                                                        \
+    X(IMAGE, "image")     /* a picture, made noisy: image to image (Meng et al. 2022, arXiv 2108.01073) */     \
+    X(INPAINT, "inpaint") /* a picture of which only what a mask says is painted anew */
+
+typedef enum ts_task {
+#define X(name, text) TS_TASK_##name,
+    TS_TASKS(X)
+#undef X
+        TS_TASK_COUNT
+} ts_task;
+
 #define TS_CFG_SPLITS(X) X(AUTO, "auto") X(ON, "on") X(OFF, "off")
 
 typedef enum ts_cfg_split {
@@ -57,6 +70,7 @@ typedef enum ts_cfg_split {
 } ts_cfg_split;
 
 /* Names of the values above, and back; a name that is none is -1. */
+const char *ts_task_name(ts_task task);
 const char *ts_mode_name(ts_mode mode);
 const char *ts_group_norm_mode_name(ts_group_norm_mode mode);
 const char *ts_cfg_split_name(ts_cfg_split split);
@@ -88,9 +102,14 @@ typedef struct ts_shape {
     ts_parallel parallel;
     ts_dtype dtype; /* TS_F32 or TS_BF16 */
     bool guided;    /* classifier-free guidance: two U-Net passes a step */
+    ts_task task;
+    double strength; /* IMAGE, INPAINT: the share of the steps that is run, 0 < strength <= 1 */
 } ts_shape;
 
 bool ts_shape_equal(const ts_shape *a, const ts_shape *b);
+
+/* How many of the steps are left out, 0..steps: all but floor(steps * strength). */
+int ts_shape_begin(const ts_shape *s);
 
 /* A part of the steps, as shares of all, 0 <= from < to <= 1; to 0: 1. */
 typedef struct ts_interval {
@@ -109,7 +128,12 @@ typedef struct ts_picture_params {
     double guidance_scale;
     double guidance_rescale; /* 0..1 */
     ts_interval guidance_interval;
+    /* IMAGE, INPAINT: [height][width][3] and, INPAINT, [height][width], of the shape's size. */
+    const unsigned char *image, *mask;
 } ts_picture_params;
+
+/* What a value of the mask says: at least half painted is painted. */
+static inline bool ts_mask_paints(unsigned char value) { return value >= 128; }
 
 typedef struct ts_picture {
     ts_picture_params params;
@@ -131,7 +155,7 @@ typedef struct ts_job_stats {
     int ranks;          /* that took part */
     int patches;        /* rows were split into; ranks / patches is 2 where the guidance branches were split */
     int evaluations, synchronous; /* of the U-Net in all, and how many of them were synchronous */
-    double compile_s, text_s, denoise_s, decode_s, total_s;
+    double compile_s, text_s, encode_s, denoise_s, decode_s, total_s;
     double wait_s[TS_MAX_RANKS];         /* time that the rank waited for peers */
     double flops[TS_MAX_RANKS];          /* of the U-Net and the decoder */
     uint64_t sent_bytes[TS_MAX_RANKS];   /* to all peers, whole job */

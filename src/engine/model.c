@@ -131,10 +131,13 @@ static ts_code load_index(ts_model *m, ts_error *e) {
 /* The parts must agree with each other before anything is built from them. */
 static ts_code check_parts(const ts_model *m, ts_error *e) {
     const ts_unet_config *u = &m->unet;
-    if (u->in_channels != m->vae.latent_channels || u->out_channels != m->vae.latent_channels)
+    const int latent = m->vae.latent_channels;
+    /* With mask and kept picture beside the latent: a U-Net for inpainting. */
+    const bool told = u->in_channels == 2 * latent + 1;
+    if ((u->in_channels != latent && !told) || u->out_channels != latent)
         return ts_fail_param(e, TS_EFORMAT, "in_channels",
                              "%s: the U-Net has %d and %d channels, the autoencoder %d", m->path,
-                             u->in_channels, u->out_channels, m->vae.latent_channels);
+                             u->in_channels, u->out_channels, latent);
     if (u->cross_attention_dim != ts_model_text_width(m))
         return ts_fail_param(e, TS_EFORMAT, "cross_attention_dim",
                              "%s: the U-Net attends to %d channels, the text has %d", m->path,
@@ -198,7 +201,7 @@ ts_code ts_model_load(const char *path, ts_model **ret, ts_error *e) {
                               .kind = m->xl ? "sdxl" : "sd",
                               .default_width = m->unet.sample_size * ts_model_scale(m),
                               .default_height = m->unet.sample_size * ts_model_scale(m),
-                              .latent_channels = m->unet.in_channels,
+                              .latent_channels = m->vae.latent_channels,
                               .scale = ts_model_scale(m),
                               .default_sampler = m->schedule.sampler,
                               .max_tokens = m->text[0].config.positions,

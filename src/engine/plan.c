@@ -52,8 +52,10 @@ static void compile_rank(void *arg, ts_rank *rank) {
     ts_builder *b = ts_builder_new(&build, k->kind == TS_PLAN_UNET ? m->unet_weights : m->vae_weights);
     if (b && k->kind == TS_PLAN_UNET)
         ts_unet_build(b, &m->unet, k->width, m->text[0].config.positions);
-    else if (b)
+    else if (b && k->kind == TS_PLAN_DECODER)
         ts_vae_build_decoder(b, &m->vae, k->width);
+    else if (b)
+        ts_vae_build_encoder(b, &m->vae, k->width);
     c->code[rank->index] = ts_program_compile(b, rank->device, ts_model_store(m, rank->device->backend),
                                               &c->plan->program[rank->index], &c->error[rank->index]);
 }

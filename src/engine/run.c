@@ -9,10 +9,6 @@
 #include "base/clock.h"
 #include "engine/text.h"
 
-static size_t latent_elements(const ts_run *run) {
-    return (size_t)run->channels * (size_t)run->latent_h * (size_t)run->latent_w;
-}
-
 static ts_plan_key unet_key(const ts_run *run, int pictures) {
     const ts_shape *s = &run->job->shape;
     const ts_parallel *p = &s->parallel;
@@ -38,7 +34,8 @@ static void run_layout(ts_run *run) {
     const int scale = ts_model_scale(run->model);
     run->latent_h = s->height / scale;
     run->latent_w = s->width / scale;
-    run->channels = run->model->unet.in_channels;
+    run->channels = run->model->vae.latent_channels;
+    run->told = run->model->unet.in_channels > run->channels;
     run->layout = ts_layout_of(run->group, run->model, s);
     run->ranks = run->layout.patches * run->layout.branches;
     /* Nothing is ever stale with one patch, nor in sync mode; naive patches have no peers to be fresh from.
@@ -52,30 +49,14 @@ static ts_code allocate(ts_run *run, ts_error *e) {
     const int pictures = run->job->count;
     const size_t images = (size_t)pictures * (run->job->shape.guided ? 2 : 1);
     const size_t text = (size_t)m->text[0].config.positions * (size_t)ts_model_text_width(m);
-    run->noise = ts_array0(float, latent_elements(run) * (size_t)pictures);
-    run->latents = ts_array0(float, latent_elements(run) * (size_t)pictures);
+    run->noise = ts_array0(float, ts_run_elements(run) * (size_t)pictures);
+    run->latents = ts_array0(float, ts_run_elements(run) * (size_t)pictures);
     run->text = ts_array0(float, images *text);
     run->pooled = ts_array0(float, images *(size_t)ts_model_pooled_width(m));
     run->rng = ts_array0(ts_rng, (size_t)pictures);
     if (!run->noise || !run->latents || !run->text || !run->pooled || !run->rng)
         return ts_fail(e, TS_ENOMEM, "starting a job");
     return TS_OK;
-}
-
-/* The starting noise of a picture is PyTorch's for its seed and generator, whatever the devices, the batch or the dtype.
- * Where it is given, the generator still begins at the seed, for samplers that draw more. */
-static void make_noise(ts_run *run) {
-    const size_t n = latent_elements(run);
-    for (int k = 0; k < run->job->count; k++) {
-        const ts_picture *picture = &run->job->pictures[k];
-        float *to = run->noise + (size_t)k * n;
-        ts_rng_seed(&run->rng[k], picture->params.rng, picture->params.seed);
-        if (picture->latents_in) {
-            memcpy(to, picture->latents_in, n * sizeof *to);
-            continue;
-        }
-        ts_rng_randn(&run->rng[k], to, n);
-    }
 }
 
 static ts_code encode_texts(ts_run *run, ts_error *e) {
@@ -153,7 +134,7 @@ static ts_code denoise(ts_run *run, ts_error *e) {
 /* ---- pictures ---- */
 
 static ts_code copy_latents(const ts_run *run, int k, ts_picture *picture, ts_error *e) {
-    const size_t n = latent_elements(run), plane = n / (size_t)run->channels, c = (size_t)run->channels;
+    const size_t n = ts_run_elements(run), plane = n / (size_t)run->channels, c = (size_t)run->channels;
     const float *from = run->latents + (size_t)k * n;
     picture->latents_out = malloc(n * sizeof(float));
     if (!picture->latents_out) return ts_fail(e, TS_ENOMEM, "keeping the latent");
@@ -217,7 +198,8 @@ static ts_code prepare(ts_run *run, ts_error *e) {
     for (int k = 0; k < job->count; k++) run->picture[k] = k;
     ts_schedule_config schedule = run->model->schedule;
     ts_schedule_place(&schedule, job->shape.scheduler);
-    rc = ts_sampler_plan_new(job->shape.sampler, &schedule, job->shape.steps, 0, &run->plan, e);
+    rc = ts_sampler_plan_new(job->shape.sampler, &schedule, job->shape.steps,
+                             ts_shape_begin(&job->shape), &run->plan, e);
     if (!rc) rc = allocate(run, e);
     return rc;
 }
@@ -226,6 +208,9 @@ static void release(ts_run *run) {
     ts_denoise_free(run);
     free(run->plan);
     free(run->noise);
+    free(run->image);
+    free(run->mask);
+    free(run->masked);
     free(run->rng);
     free(run->latents);
     free(run->text);
@@ -242,12 +227,16 @@ ts_code ts_group_run(ts_group *g, ts_model *model, ts_job *job, ts_error *e) {
     uint64_t t0 = ts_now_ns(), t1;
     ts_code rc = prepare(&run, e);
     if (rc) goto done;
+    t1 = ts_now_ns();
+    rc = ts_start(&run, e);
+    if (rc) goto done;
+    stats->encode_s = ts_seconds(ts_now_ns() - t1);
+    t1 = ts_now_ns();
     ts_plan_key key = unet_key(&run, run.job->count);
     rc = ts_plan_get(g, &key, &run.layout, &run.unet, e);
     if (rc) goto done;
+    stats->compile_s = ts_seconds(ts_now_ns() - t1);
     t1 = ts_now_ns();
-    stats->compile_s = ts_seconds(t1 - t0);
-    make_noise(&run);
     rc = encode_texts(&run, e);
     if (!rc) rc = ts_model_check(model, e);
     if (rc) goto done;
@@ -291,6 +280,7 @@ ts_code ts_group_compile(ts_group *g, ts_model *model, const ts_shape *shape, in
         rc = ts_plan_get(g, &key, &run.layout, &plan, e);
     }
     if (!rc) rc = ts_decode_plan(&run, &plan, e);
+    if (!rc && shape->task != TS_TASK_TEXT) rc = ts_encode_plan(&run, &plan, e);
     const ts_picture_params nothing = {.prompt = ""};
     if (!rc) rc = ts_text_encode(g, model, shape->dtype, &nothing, false, run.text, run.pooled, e);
     if (!rc) rc = ts_model_check(model, e);

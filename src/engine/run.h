@@ -1,4 +1,5 @@
-/* A job while it runs: what its ranks share. Private to run.c, denoise.c and decode.c.
+/* A job while it runs: what its ranks share. Private to run.c, start.c, denoise.c and
+ * autoencoder.c.
  *
  * Denoising goes in legs. A leg ends with the last evaluation, or earlier, when pictures of the batch have
  * been cancelled: then the batch is made smaller and the next leg goes on with the rest. */
@@ -17,6 +18,7 @@ typedef struct ts_run {
     ts_layout layout;
     int ranks;
     int latent_h, latent_w, channels;
+    bool told; /* the U-Net is one for painting into masks: its input holds mask and kept picture too */
     int warmup; /* the last synchronous evaluation, counted from 0; past the last row: all are */
     ts_sampler_plan *plan;
 
@@ -29,6 +31,9 @@ typedef struct ts_run {
 
     /* By picture of the job. */
     float *noise;      /* [pictures][channels][h][w], unit normal */
+    float *image;  /* [pictures][h][w][channels]: latents of the pictures to be changed; NULL: none are needed */
+    float *mask;   /* [pictures][h][w], 1 where it is painted, 0 where it is kept; NULL: there is none */
+    float *masked; /* latents of the pictures without what is painted, for a U-Net that is told; else NULL */
     ts_rng *rng; /* [pictures]: as the starting noise left them; ranks draw from copies */
     float *latents;    /* [pictures][h][w][channels], written row-wise by the ranks at the end */
     float *text;       /* [images][tokens][width]: the unconditional ones first where the job is guided */
@@ -40,6 +45,15 @@ typedef struct ts_run {
     ts_code code[TS_MAX_RANKS];
     ts_error error[TS_MAX_RANKS];
 } ts_run;
+
+/* Values of one latent. */
+static inline size_t ts_run_elements(const ts_run *run) {
+    return (size_t)run->channels * (size_t)run->latent_h * (size_t)run->latent_w;
+}
+
+/* Fills noise, rng, image, mask and masked. TS_EINVAL where a picture lacks what its task needs, TS_ENOMEM, and
+ * what a program's run may say. The job's thread. */
+ts_code ts_start(ts_run *run, ts_error *e);
 
 /* True when picture k of the job needs no more work: cancelled, or not finite. */
 bool ts_run_picture_over(ts_run *run, int k);
@@ -54,8 +68,12 @@ void ts_denoise_free(ts_run *run);
 
 /* The decoder's programs for the job's shape; all ranks of the job decode, whatever their branch. */
 ts_code ts_decode_plan(const ts_run *run, ts_plan **ret, ts_error *e);
+ts_code ts_encode_plan(const ts_run *run, ts_plan **ret, ts_error *e); /* the encoder's, likewise */
 
 /* Decodes run->latents of picture k of the job on all ranks, into pixels [8h][8w][3]. */
 ts_code ts_decode(ts_run *run, int k, unsigned char *pixels, ts_error *e);
+
+/* Encodes pixels [8h][8w][3], -1..1, on all ranks, into moments [h][w][2 * channels] (engine/vae.h). */
+ts_code ts_encode(ts_run *run, const float *pixels, float *moments, ts_error *e);
 
 #endif

@@ -5,8 +5,8 @@ import time
 
 import common
 
-ORDER = ["noise", "samplers", "tokenizer", "text_encoders", "unets", "vae", "blocks", "pipelines", "prompts",
-         "ranks", "single_file"]
+ORDER = ["noise", "samplers", "samplers_begin", "tokenizer", "text_encoders", "unets", "vae", "blocks", "pipelines",
+         "edits", "prompts", "ranks", "single_file"]
 
 
 def main():

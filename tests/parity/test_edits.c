@@ -1,0 +1,111 @@
+/* Image to image and inpainting against diffusers' pipelines (tools/parity/edits.py). */
+#include "pictures.h"
+
+typedef struct edit {
+    const cJSON *json;
+    const ts_safetensors *io;
+    const ts_backend *backend;
+    int ranks;
+} edit;
+
+/* The formulas of tools/parity/edits.py. */
+static unsigned char *picture(int width, int height) {
+    unsigned char *rgb = malloc((size_t)width * (size_t)height * 3), *at = rgb;
+    assert_non_null(rgb);
+    for (int y = 0; y < height; y++)
+        for (int x = 0; x < width; x++)
+            for (int c = 0; c < 3; c++) *at++ = (unsigned char)(3 * x + 5 * y + 40 * c + x * y / 7);
+    return rgb;
+}
+
+static unsigned char *mask(int width, int height) {
+    unsigned char *m = calloc((size_t)height, (size_t)width);
+    assert_non_null(m);
+    for (int y = 7; y < 41; y++)
+        for (int x = 15; x < 65; x++) {
+            const bool inside = y >= 8 && y < 40 && x >= 16 && x < 64;
+            m[y * width + x] = !inside ? 127 : y >= 16 && y < 24 ? 128 : 255;
+        }
+    return m;
+}
+
+/* The small U-Net with the fixture's first convolution, which sees mask and kept picture too. */
+static void tell(studio *s, const ts_safetensors *io, ts_safetensors **ret_file) {
+    ts_error e = {0};
+    ts_weights *w = NULL;
+    char *path = parity_path("pipeline_sd1/unet/diffusion_pytorch_model.safetensors");
+    must(ts_safetensors_open(path, ret_file, &e), &e);
+    must(ts_weights_new(path, &w, &e), &e);
+    for (size_t i = 0; i < ts_safetensors_count(*ret_file); i++) {
+        const ts_file_tensor *t = ts_safetensors_at(*ret_file, i);
+        if (!strcmp(t->name, "conv_in.weight")) t = ts_safetensors_find(io, "told.conv_in.weight");
+        must(ts_weights_add(w, ts_safetensors_at(*ret_file, i)->name, t, &e), &e);
+    }
+    must(ts_weights_seal(w, &e), &e);
+    ts_weights_free(s->model->unet_weights);
+    s->model->unet_weights = w;
+    s->model->unet.in_channels = 9;
+    free(path);
+}
+
+static void the_latent_is_that_of_diffusers(void **state) {
+    const edit *k = *state;
+    const cJSON *c = k->json;
+    const char *name = json_text(c, "name");
+    const bool inpaint = !strcmp(json_text(c, "task"), "inpaint");
+    studio s = studio_open(json_text(c, "folder"), k->backend, k->ranks);
+    const cJSON *scheduler = cJSON_GetObjectItemCaseSensitive(c, "scheduler");
+    ts_error e = {0};
+    ts_safetensors *file = NULL;
+    if (cJSON_IsObject(scheduler)) must(ts_schedule_config_read(scheduler, &s.model->schedule, &e), &e);
+    if (cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(c, "told"))) tell(&s, k->io, &file);
+    ts_shape shape = {.width = (int)json_value(c, "width"),
+                      .height = (int)json_value(c, "height"),
+                      .steps = (int)json_value(c, "steps"),
+                      .sampler = ts_sampler_find(s.model->schedule.sampler),
+                      .parallel = {.mode = k->ranks > 1 ? TS_MODE_SYNC : TS_MODE_SINGLE,
+                                   .cfg_split = TS_CFG_SPLIT_OFF},
+                      .guided = json_value(c, "guidance") > 1,
+                      .task = inpaint ? TS_TASK_INPAINT : TS_TASK_IMAGE,
+                      .strength = json_value(c, "strength")};
+    unsigned char *image = picture(shape.width, shape.height), *paint = mask(shape.width, shape.height);
+    ts_picture request = {.params = {.prompt = json_text(c, "prompt"),
+                                     .negative = json_text(c, "negative"),
+                                     .seed = (uint64_t)json_value(c, "seed"),
+                                     .guidance_scale = json_value(c, "guidance"),
+                                     .image = image,
+                                     .mask = inpaint ? paint : NULL}};
+    shot have = studio_shoot(s, &shape, &request);
+    tensor want = tensor_of(k->io, "%s", name);
+    assert_close(name, have.latents, want, 1e-4);
+    tensor_free(want);
+    shot_free(have);
+    studio_close(s);
+    ts_safetensors_free(file);
+    free(image);
+    free(paint);
+}
+
+int main(int argc, char **argv) {
+    fixture_init(argc, argv);
+    parity_init(argc, argv);
+    static const edit devices[] = {{.backend = &ts_backend_ref, .ranks = 1},
+                                   {.backend = &ts_backend_cpu, .ranks = 1},
+                                   {.backend = &ts_backend_cpu, .ranks = 2}};
+    test_list tests = {0};
+    cJSON *json = fixture_json("edits.json");
+    ts_safetensors *io = fixture_tensors("edits.safetensors");
+    const cJSON *c;
+    for (size_t d = 0; d < sizeof devices / sizeof *devices; d++)
+        cJSON_ArrayForEach(c, json) {
+            edit k = devices[d];
+            k.json = c;
+            k.io = io;
+            test_add(&tests, the_latent_is_that_of_diffusers, &k, sizeof k, "%s on %s:%d", json_text(c, "name"),
+                     k.backend->name, k.ranks);
+        }
+    int failed = test_run(&tests, "edits");
+    cJSON_Delete(json);
+    ts_safetensors_free(io);
+    return failed;
+}
