@@ -176,7 +176,8 @@ static ts_code fill_job(session *s, const ts_group *group, ts_error *e) {
                                                  .guidance_scale = o->guidance,
                                                  .clip_skip = o->clip_skip,
                                                  .guidance_rescale = o->guidance_rescale,
-                                                 .guidance_interval = o->guidance_interval}};
+                                                 .guidance_interval = o->guidance_interval,
+                                                 .sizes = o->sizes}};
     ts_code rc = ts_model_check_params(s->model, &s->pictures[0].params, e);
     return rc ? rc : ts_group_check(group, s->model, &s->job.shape, e);
 }

@@ -69,9 +69,9 @@ static bool take_seed(const row *r, const char *text, void *at) {
     return true;
 }
 
-/* "WxH" into two ints. */
-static bool take_size(const row *r, const char *text, void *at) {
-    const char *x = strchr(text, 'x');
+/* Two numbers with `between` in the middle into two ints. */
+static bool take_pair(const row *r, const char *text, char between, void *at) {
+    const char *x = strchr(text, between);
     char first[16];
     int *sides = at;
     if (!x || (size_t)(x - text) >= sizeof first) return false;
@@ -90,6 +90,14 @@ static bool take_interval(const row *r, const char *text, void *at) {
     const char *second = end + 1;
     i->to = strtod(second, &end);
     return end != second && !*end && i->from >= 0 && i->from < i->to && i->to <= 1;
+}
+
+static bool take_size(const row *r, const char *text, void *at) {
+    return take_pair(r, text, 'x', at);
+}
+
+static bool take_place(const row *r, const char *text, void *at) {
+    return take_pair(r, text, ',', at);
 }
 
 static bool take_partial(const row *r, const char *text, void *at) {
@@ -132,6 +140,12 @@ static const row table[] = {
     {"guidance-interval", "A-B", "shares of the steps between which there is guidance (default 0-1)",
      take_interval, TO(guidance_interval)},
     {"size", "WxH", "multiples of 8 (default: the model's)", take_size, TO(width), 8, 16384},
+    {"original-size", "WxH", "XL: of the picture that this is a part of (default: this one's)", take_size,
+     TO(sizes.original_width), 1, TS_MAX_SIZE},
+    {"crop", "LEFT,TOP", "XL: where that part begins (default 0,0)", take_place, TO(sizes.crop_left), 0,
+     TS_MAX_SIZE},
+    {"target-size", "WxH", "XL: of the picture that it is scaled to (default: this one's)", take_size,
+     TO(sizes.target_width), 1, TS_MAX_SIZE},
     {"batch", "N", "pictures in one run; OUT-0.png, OUT-1.png, ... (default 1)",
      INT(batch, 1, TS_MAX_BATCH)},
     {"sampler", "NAME", "(default: the model's)", TEXT(sampler)},

@@ -12,6 +12,7 @@ typedef struct ts_generate_options {
     int dtype; /* ts_dtype; -1: auto */
     double guidance, guidance_rescale;
     ts_interval guidance_interval;
+    ts_size_condition sizes;
     ts_parallel parallel;
     bool json, profile;
 } ts_generate_options;

@@ -203,7 +203,7 @@ static ts_code begin(ts_patch *p) {
         float *ids = ts_program_tensor(p->program, "time_ids", NULL);
         float *pooled = ts_program_tensor(p->program, "pooled", &v);
         for (int i = 0; i < n; i++) {
-            memcpy(ids + 6 * i, run->time_ids, sizeof run->time_ids);
+            memcpy(ids + 6 * i, run->time_ids[image[i] % run->job->count], sizeof run->time_ids[0]);
             memcpy(pooled + (size_t)i * v.pitch, run->pooled + (size_t)image[i] * v.pitch,
                    v.pitch * sizeof *pooled);
         }

@@ -29,6 +29,13 @@ ts_code ts_infotext(const ts_model *model, const ts_job *job, const ts_picture *
                               job->stats.patches);
     /* Counted as those tools count: 1 is the last layer. */
     if (!rc && p->params.clip_skip) rc = ts_buffer_printf(&b, ", Clip skip: %d", p->params.clip_skip + 1);
+    const ts_size_condition *c = &p->params.sizes;
+    if (!rc && c->original_width)
+        rc = ts_buffer_printf(&b, ", Original size: %dx%d", c->original_width, c->original_height);
+    if (!rc && (c->crop_left || c->crop_top))
+        rc = ts_buffer_printf(&b, ", Crop left: %d, Crop top: %d", c->crop_left, c->crop_top);
+    if (!rc && c->target_width)
+        rc = ts_buffer_printf(&b, ", Target size: %dx%d", c->target_width, c->target_height);
     /* What the mode makes of them; the others' pictures do not depend on these. */
     bool displaced = l->mode == TS_MODE_PCPP || l->mode == TS_MODE_DISTRIFUSION;
     if (!rc && displaced && l->mode == TS_MODE_PCPP)

@@ -17,6 +17,7 @@
 #define TS_MAX_RANKS 16
 #define TS_MAX_BATCH 16
 #define TS_MAX_STEPS 1000
+#define TS_MAX_SIZE  16384 /* pixels, of what a size condition says */
 
 /* How a picture is split over ranks (docs/ARCHITECTURE.md, "PCPP"). */
 #define TS_MODES(X)                                                                                          \
@@ -116,6 +117,14 @@ typedef struct ts_interval {
     double from, to;
 } ts_interval;
 
+/* What XL is told of the picture that it should paint a part of, in pixels. A width of 0: the picture's own size. (Podell
+ * et al. 2023, arXiv 2307.01952, 2.2) */
+typedef struct ts_size_condition {
+    int original_width, original_height; /* before the model's training would have scaled it to this size */
+    int crop_left, crop_top;             /* what was cut off at the left and the top */
+    int target_width, target_height;     /* that it is scaled to */
+} ts_size_condition;
+
 /* What may differ between the pictures of a batch. */
 typedef struct ts_picture_params {
     const char *prompt;   /* UTF-8, terminated */
@@ -124,6 +133,7 @@ typedef struct ts_picture_params {
     ts_rng_kind rng; /* of the starting noise and of what the sampler draws; 0: PyTorch's on the CPU */
     int clip_skip; /* layers earlier that the prompt's text is taken from the encoders, 0: where the pipeline takes it;
                       the negative prompt's never is, as in diffusers */
+    ts_size_condition sizes; /* XL only; zeros for other models */
     /* Used when the shape is guided (engine/guidance.h). */
     double guidance_scale;
     double guidance_rescale; /* 0..1 */

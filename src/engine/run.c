@@ -83,10 +83,23 @@ static ts_code encode_texts(ts_run *run, ts_error *e) {
             rc = ts_text_encode(run->group, m, job->shape.dtype, &p->params, false, run->text + c * text,
                                 run->pooled + c * pooled, e);
     }
-    const float sizes[6] = {(float)job->shape.height, (float)job->shape.width, 0, 0,
-                            (float)job->shape.height, (float)job->shape.width};
-    memcpy(run->time_ids, sizes, sizeof sizes);
     return rc;
+}
+
+/* The order of diffusers. Both branches of guidance get the same. */
+static void fill_time_ids(ts_run *run) {
+    const ts_shape *shape = &run->job->shape;
+    for (int k = 0; k < run->job->count; k++) {
+        const ts_size_condition *s = &run->job->pictures[k].params.sizes;
+        const bool original = s->original_width > 0, target = s->target_width > 0;
+        const int ids[6] = {original ? s->original_height : shape->height,
+                            original ? s->original_width : shape->width,
+                            s->crop_top,
+                            s->crop_left,
+                            target ? s->target_height : shape->height,
+                            target ? s->target_width : shape->width};
+        for (int i = 0; i < 6; i++) run->time_ids[k][i] = (float)ids[i];
+    }
 }
 
 static void reset_link(ts_link *l, unsigned evaluation) {
@@ -237,6 +250,7 @@ ts_code ts_group_run(ts_group *g, ts_model *model, ts_job *job, ts_error *e) {
     if (rc) goto done;
     stats->compile_s = ts_seconds(ts_now_ns() - t1);
     t1 = ts_now_ns();
+    fill_time_ids(&run);
     rc = encode_texts(&run, e);
     if (!rc) rc = ts_model_check(model, e);
     if (rc) goto done;

@@ -38,7 +38,7 @@ typedef struct ts_run {
     float *latents;    /* [pictures][h][w][channels], written row-wise by the ranks at the end */
     float *text;       /* [images][tokens][width]: the unconditional ones first where the job is guided */
     float *pooled;     /* XL: [images][width] */
-    float time_ids[6]; /* XL: original size, crop, target size */
+    float time_ids[TS_MAX_BATCH][6]; /* XL: original size, crop, target size; each y before x */
     atomic_int bad_step[TS_MAX_BATCH]; /* the evaluation after which a latent was not finite; 0: none */
 
     /* By rank. */

@@ -26,6 +26,24 @@ static ts_clip_reading reading_of(const ts_model *m, int encoder, int clip_skip)
                              .last = m->xl && encoder == 1};
 }
 
+static ts_code check_sizes(const ts_model *m, const ts_size_condition *s, ts_error *e) {
+    const struct {
+        const char *name;
+        int x, y;
+    } pairs[] = {{"original_size", s->original_width, s->original_height},
+                 {"crop", s->crop_left, s->crop_top},
+                 {"target_size", s->target_width, s->target_height}};
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        const char *name = pairs[i].name;
+        if (!pairs[i].x && !pairs[i].y) continue;
+        if (!m->xl) return ts_fail_param(e, TS_EINVAL, name, "%s is for XL models, which %s is not", name, m->id);
+        const int least = strcmp(name, "crop") ? 1 : 0;
+        if (pairs[i].x < least || pairs[i].y < least || pairs[i].x > TS_MAX_SIZE || pairs[i].y > TS_MAX_SIZE)
+            return ts_fail_param(e, TS_EINVAL, name, "%s must be two numbers from %d to %d", name, least, TS_MAX_SIZE);
+    }
+    return TS_OK;
+}
+
 ts_code ts_model_check_params(const ts_model *m, const ts_picture_params *p, ts_error *e) {
     int most = INT_MAX;
     for (int i = 0; i < m->text_count; i++) {
@@ -35,7 +53,7 @@ ts_code ts_model_check_params(const ts_model *m, const ts_picture_params *p, ts_
     if (p->clip_skip < 0 || p->clip_skip > most)
         return ts_fail_param(e, TS_EINVAL, "clip_skip", "clip_skip must be 0 to %d for this model, not %d", most,
                              p->clip_skip);
-    return TS_OK;
+    return check_sizes(m, &p->sizes, e);
 }
 
 typedef struct encoding {

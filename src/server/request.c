@@ -25,6 +25,7 @@ typedef struct fields {
     ts_interval guidance_interval;
     bool stream, progress, has_seed;
     uint64_t seed;
+    ts_size_condition sizes;
     const char *mode, *group_norm, *cfg_split;
     ts_parallel parallel;
 } fields;
@@ -165,6 +166,34 @@ static ts_code read_interval(const field *f, const char *param, const cJSON *v, 
     return TS_OK;
 }
 
+/* "WxH" with nothing else in it. */
+static bool parse_size(const char *text, int *w, int *h) {
+    int n = 0;
+    return strspn(text, "0123456789x") == strlen(text) && sscanf(text, "%5dx%5d%n", w, h, &n) == 2 &&
+           !text[n];
+}
+
+/* "WxH" into two ints of fields.sizes. */
+static ts_code read_size(const field *f, const char *param, const cJSON *v, fields *to, ts_error *e) {
+    int *side = (int *)(void *)((char *)to + f->offset);
+    if (cJSON_IsString(v) && parse_size(v->valuestring, &side[0], &side[1]) && side[0] >= 1 && side[1] >= 1 &&
+        side[0] <= TS_MAX_SIZE && side[1] <= TS_MAX_SIZE)
+        return TS_OK;
+    return ts_fail_param(e, TS_EINVAL, param, "%s must be WIDTHxHEIGHT in pixels, each 1 to %d", param, TS_MAX_SIZE);
+}
+
+static ts_code read_crop(const field *f, const char *param, const cJSON *v, fields *to, ts_error *e) {
+    (void)f;
+    int64_t left = 0, top = 0;
+    if (!cJSON_IsArray(v) || cJSON_GetArraySize(v) != 2 ||
+        read_int(param, cJSON_GetArrayItem(v, 0), 0, TS_MAX_SIZE, &left, NULL) ||
+        read_int(param, cJSON_GetArrayItem(v, 1), 0, TS_MAX_SIZE, &top, NULL))
+        return ts_fail_param(e, TS_EINVAL, param, "%s must be [left, top] in pixels, each 0 to %d", param, TS_MAX_SIZE);
+    to->sizes.crop_left = (int)left;
+    to->sizes.crop_top = (int)top;
+    return TS_OK;
+}
+
 static ts_code read_devices(const field *f, const char *param, const cJSON *v, fields *to, ts_error *e) {
     (void)f;
     if (cJSON_IsString(v) && one_of("all|auto", v->valuestring)) {
@@ -224,6 +253,9 @@ static const field table[] = {
     {"clip_skip", INT, 0, MAX_LAYERS, TO(clip_skip)},
     {"guidance_rescale", NUMBER, 0, 1, TO(guidance_rescale)},
     {"guidance_interval", CUSTOM_AS(read_interval, guidance_interval)},
+    {"original_size", CUSTOM_AS(read_size, sizes.original_width)},
+    {"crop", .type = CUSTOM, .read = read_crop},
+    {"target_size", CUSTOM_AS(read_size, sizes.target_width)},
     {"sampler", TEXT, 1, 64, TO(sampler)},
     {"scheduler", CHOICES(scheduler, "default|karras|exponential|leading|trailing|linspace")},
     {"rng", CHOICES(rng, "torch-cpu|torch-cuda")},
@@ -295,13 +327,6 @@ static ts_code check_side(const char *param, int value, int64_t high, ts_error *
     return ts_fail_param(e, TS_EINVAL, param,
                          "width and height must be multiples of 8, from 8 to %lld and %s", (long long)high,
                          "no larger than the server's limits");
-}
-
-/* "WxH" with nothing else in it. */
-static bool parse_size(const char *text, int *w, int *h) {
-    int n = 0;
-    return strspn(text, "0123456789x") == strlen(text) && sscanf(text, "%5dx%5d%n", w, h, &n) == 2 &&
-           !text[n];
 }
 
 static ts_code find_size(const fields *f, const ts_model_info *model, ts_shape *shape, ts_error *e) {
@@ -395,6 +420,7 @@ static ts_code make(const fields *f, ts_images_request *ret, ts_error *e) {
         r->params.seed = seed;
     }
     r->params.clip_skip = (int)f->clip_skip;
+    r->params.sizes = f->sizes;
     rc = ts_model_check_params(f->context->models[r->model], &r->params, e);
     if (rc) return rc;
     ret->stream = f->stream;

@@ -1,8 +1,13 @@
 """Prompts, and what a request says of how they are read."""
 import concurrent.futures
 
+import pytest
+
 from contract import check_error
+from daemon import ROOT
 from png import Png, largest_difference
+
+XL = {"path": str(ROOT / "tests" / "fixtures" / "pipeline_xl")}
 
 
 def made(daemon, **fields):
@@ -33,3 +38,28 @@ def test_pictures_of_one_batch_keep_their_own_clip_skip(start):
     lone = start({"scheduler": {"max_batch": 1}})
     for k in range(3):
         assert largest_difference(made(lone, clip_skip=k)[0], together[k]) <= 1
+
+
+# ---- XL's sizes ----
+
+
+@pytest.mark.parametrize("field, value", [("original_size", "64x64"), ("crop", [0, 8]), ("target_size", "64x64")])
+def test_sizes_are_refused_by_other_models(server, field, value):
+    check_error(server.post({"prompt": "a lake", field: value}), 400, field)
+
+
+def test_xl_is_told_of_sizes_each_picture_of_its_own(start):
+    requests = [{}, {"original_size": "32x64"}, {"crop": [16, 48]}, {"target_size": "256x128"}]
+    daemon = start({"models": XL, "scheduler": {"max_batch": 4, "max_wait_ms": 3000}})
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda fields: made(daemon, **fields), requests))
+    assert daemon.metrics()["tessera_batches_total"] == 1, "the four did not run as one batch"
+    assert len({png.pixels for png, _ in together}) == 4
+    assert together[1][1]["Original size"] == "32x64"
+    assert (together[2][1]["Crop left"], together[2][1]["Crop top"]) == ("16", "48")
+    assert together[3][1]["Target size"] == "256x128"
+    for fields, (png, _) in zip(requests, together):
+        assert largest_difference(made(daemon, **fields)[0], png) <= 1
+    # Its own size is what it is told of where nothing is said.
+    plain = made(daemon, original_size="64x64", crop=[0, 0], target_size="64x64")[0]
+    assert largest_difference(plain, together[0][0]) <= 1

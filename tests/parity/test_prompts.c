@@ -1,7 +1,6 @@
 /* What a prompt and what is said of it become, against what diffusers' pipelines hand to their U-Nets. */
-#include "parity.h"
+#include "pictures.h"
 
-#include "engine/model.h"
 #include "engine/text.h"
 
 typedef struct prompt_case {
@@ -61,6 +60,43 @@ static void the_unet_is_given_what_diffusers_gives(void **state) {
     ts_group_close(g);
     ts_model_free(m);
     free(path);
+}
+
+/* ---- pictures ---- */
+
+static void pair_of(const cJSON *object, const char *key, int *x, int *y) {
+    const cJSON *a = cJSON_GetObjectItemCaseSensitive(object, key);
+    if (!a) return;
+    *x = (int)cJSON_GetArrayItem(a, 0)->valuedouble;
+    *y = (int)cJSON_GetArrayItem(a, 1)->valuedouble;
+}
+
+static void the_picture_is_that_of_diffusers(void **state) {
+    const prompt_case *k = *state;
+    const cJSON *c = k->json;
+    studio s = studio_open(json_text(c, "folder"), k->backend, 2);
+    const double guidance = json_value(c, "guidance");
+    const ts_shape shape = {.width = (int)json_value(c, "width"),
+                            .height = (int)json_value(c, "height"),
+                            .steps = (int)json_value(c, "steps"),
+                            .sampler = ts_sampler_find(s.model->schedule.sampler),
+                            .parallel = {.mode = TS_MODE_SYNC},
+                            .dtype = TS_F32,
+                            .guided = guidance > 1};
+    ts_picture request = {.params = {.prompt = json_text(c, "prompt"),
+                                     .negative = text_or_null(c, "negative"),
+                                     .seed = (uint64_t)json_value(c, "seed"),
+                                     .guidance_scale = guidance}};
+    ts_size_condition *sizes = &request.params.sizes;
+    pair_of(c, "original_size", &sizes->original_width, &sizes->original_height);
+    pair_of(c, "crop", &sizes->crop_left, &sizes->crop_top);
+    pair_of(c, "target_size", &sizes->target_width, &sizes->target_height);
+    shot have = studio_shoot(s, &shape, &request);
+    tensor want = tensor_of(k->io, "%s.latents", json_text(c, "name"));
+    assert_close(json_text(c, "name"), have.latents, want, 1e-4);
+    tensor_free(want);
+    shot_free(have);
+    studio_close(s);
 }
 
 /* ---- layers ---- */
@@ -167,6 +203,28 @@ static void a_skip_beyond_the_layers_is_refused(void **state) {
     }
 }
 
+static void sizes_are_for_xl(void **state) {
+    (void)state;
+    static const char *const names[] = {"original_size", "crop", "target_size"};
+    const ts_size_condition sizes[] = {
+        {.original_width = 64, .original_height = 64}, {.crop_top = 8}, {.target_width = 1, .target_height = 8}};
+    for (int xl = 0; xl < 2; xl++) {
+        char *path = fixture_path(xl ? "pipeline_xl" : "pipeline_sd1");
+        ts_model *m = NULL;
+        ts_error e = {0};
+        must(ts_model_load(path, &m, &e), &e);
+        for (int i = 0; i < 3; i++) {
+            ts_picture_params params = {.prompt = "", .sizes = sizes[i]};
+            assert_int_equal(ts_model_check_params(m, &params, &e), xl ? TS_OK : TS_EINVAL);
+            if (!xl) assert_string_equal(e.param, names[i]);
+            params.sizes.target_width = -1;
+            assert_int_equal(ts_model_check_params(m, &params, &e), TS_EINVAL);
+        }
+        ts_model_free(m);
+        free(path);
+    }
+}
+
 int main(int argc, char **argv) {
     fixture_init(argc, argv);
     parity_init(argc, argv);
@@ -180,6 +238,12 @@ int main(int argc, char **argv) {
         test_add(&tests, the_unet_is_given_what_diffusers_gives, &k, sizeof k, "%s on %s",
                  json_text(entry, "name"), backends[i]->name);
     }
+    cJSON_ArrayForEach(entry, cJSON_GetObjectItemCaseSensitive(cases, "pictures")) for (int i = 0; i < 2; i++) {
+        const prompt_case k = {.json = entry, .io = io, .backend = backends[i]};
+        test_add(&tests, the_picture_is_that_of_diffusers, &k, sizeof k, "the picture of %s on %s",
+                 json_text(entry, "name"), backends[i]->name);
+    }
+    test_add(&tests, sizes_are_for_xl, NULL, 0, "sizes are for XL");
     test_add(&tests, layers_that_nobody_reads_do_not_run, NULL, 0, "layers that nobody reads do not run");
     test_add(&tests, any_number_of_skips_can_follow_each_other, NULL, 0,
              "any number of skips can follow each other");

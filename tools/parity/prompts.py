@@ -14,6 +14,16 @@ CASES = [
 ]
 
 
+# XL's size conditions: (height, width) in diffusers, "WxH" and [left, top] here.
+PICTURE = {"prompt": "a yellow sun over purple mountains, a lake at dawn", "negative": "blurry, low quality",
+           "folder": XL, "seed": 42, "guidance": 5.0, "steps": 4, "width": 96, "height": 64}
+PICTURES = [
+    {"name": "xl_sizes", "original_size": [512, 320], "crop": [24, 8], "target_size": [1024, 768]},
+    {"name": "xl_original", "original_size": [256, 384]},
+    {"name": "xl_crop", "crop": [0, 200]},
+]
+
+
 def load(folder):
     cls = StableDiffusionPipeline if folder == SD1 else StableDiffusionXLPipeline
     pipe = cls.from_pretrained(common.folder(folder))
@@ -29,6 +39,18 @@ def embed(pipe, case):
     return dict(zip(("prompt_embeds", "negative_embeds", "pooled", "negative_pooled"), found))
 
 
+def paint(pipe, case):
+    """The pipeline's last latents, of noise that the CPU's generator makes of the seed."""
+    swapped = {name: tuple(reversed(case[name])) if name in case else None
+               for name in ("original_size", "crop", "target_size")}
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(prompt=case["prompt"], negative_prompt=case["negative"], num_inference_steps=case["steps"],
+                guidance_scale=case["guidance"], height=case["height"], width=case["width"],
+                original_size=swapped["original_size"], target_size=swapped["target_size"],
+                crops_coords_top_left=swapped["crop"] or (0, 0), generator=common.generator(case["seed"]),
+                output_type="latent").images
+
+
 def main():
     pipes, tensors, cases = {f: load(f) for f in (SD1, XL)}, {}, []
     for case in CASES:
@@ -37,8 +59,11 @@ def main():
         print(case["name"], {k: f"{tuple(v.shape)} {v.std():.2f}" for k, v in found.items()})
         tensors.update({f"{case['name']}.{k}": v for k, v in found.items()})
         cases.append(case)
+    pictures = [{**PICTURE, **p} for p in PICTURES]
+    for picture in pictures:
+        tensors[f"{picture['name']}.latents"] = paint(pipes[picture["folder"]], picture)
     common.save_tensors(common.folder() / "prompts.safetensors", tensors)
-    common.save_json(common.folder() / "prompts.json", {"cases": cases})
+    common.save_json(common.folder() / "prompts.json", {"cases": cases, "pictures": pictures})
 
 
 if __name__ == "__main__":
