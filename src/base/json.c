@@ -78,6 +78,7 @@ static bool number(scan *p) {
         if (peek(p) >= '0' && peek(p) <= '9') return fail(p, "a number begins with 0");
     } else if (!digits(p))
         return false;
+    const size_t end = p->at; /* of an integer */
     if (peek(p) == '.') {
         p->at++;
         if (!digits(p)) return false;
@@ -87,6 +88,7 @@ static bool number(scan *p) {
         if (peek(p) == '+' || peek(p) == '-') p->at++;
         if (!digits(p)) return false;
     }
+    if (p->limits.integers && p->at > end) return fail(p, "not an integer");
     /* cJSON reads at most 63 characters of a number and then goes on as if it ended there. */
     char copy[64];
     size_t n = p->at - begin;

@@ -15,6 +15,7 @@
 typedef struct ts_json_limits {
     size_t depth;  /* arrays and objects inside each other */
     size_t values; /* scalars, arrays and objects in all */
+    bool integers; /* numbers have neither a fraction nor an exponent */
 } ts_json_limits;
 
 /* TS_EINVAL with the byte offset for anything that is not strict JSON or beyond the limits, TS_ENOMEM.

@@ -10,11 +10,11 @@
 #include "base/map.h"
 #include "engine/convert.h"
 
-#define HEADER_MAXIMUM (100u << 20) /* the reference implementation's own limit */
+#define HEADER_MAXIMUM 100000000u /* the reference implementation's own limit */
 #define LENGTH_BYTES   8u
 
 /* A tensor takes nine values or so: room for a hundred thousand of them. */
-static const ts_json_limits limits = {.depth = 3, .values = 1000000};
+static const ts_json_limits limits = {.depth = 3, .values = 1000000, .integers = true};
 
 struct ts_safetensors {
     ts_map map; /* empty when the bytes are the caller's */
@@ -129,6 +129,14 @@ static ts_code check_cover(range *ranges, size_t n, size_t size, ts_error *e) {
     return TS_OK;
 }
 
+/* Text by text, or null. */
+static ts_code check_metadata(const cJSON *metadata, ts_error *e) {
+    bool good = cJSON_IsObject(metadata) || cJSON_IsNull(metadata);
+    const cJSON *v;
+    cJSON_ArrayForEach(v, metadata) good = good && cJSON_IsString(v);
+    return good ? TS_OK : ts_fail(e, TS_EFORMAT, "__metadata__ holds something else than strings");
+}
+
 static ts_code read_header(ts_safetensors *s, const cJSON *header, const unsigned char *data, size_t size,
                            ts_error *e) {
     size_t n = 0, name_bytes = 0;
@@ -148,7 +156,11 @@ static ts_code read_header(ts_safetensors *s, const cJSON *header, const unsigne
     size_t covered = 0;
     char *names = s->names;
     cJSON_ArrayForEach(entry, header) {
-        if (strcmp(entry->string, "__metadata__") == 0) continue;
+        if (strcmp(entry->string, "__metadata__") == 0) {
+            rc = check_metadata(entry, e);
+            if (rc) goto done;
+            continue;
+        }
         ts_file_tensor t = {0};
         range r = {0};
         bool used = false;
@@ -186,15 +198,13 @@ static ts_code parse(ts_safetensors *s, const unsigned char *bytes, size_t size,
     if (length > size - LENGTH_BYTES)
         return ts_fail(e, TS_EFORMAT, "the header claims %llu bytes of a file of %zu",
                        (unsigned long long)length, size);
+    if (!length || bytes[LENGTH_BYTES] != '{') return ts_fail(e, TS_EFORMAT, "the header is not an object");
 
     cJSON *header = NULL;
     ts_code rc = ts_json_parse((const char *)bytes + LENGTH_BYTES, (size_t)length, limits, &header, e);
     if (rc) return rc == TS_ENOMEM ? rc : ts_error_context(e, TS_EFORMAT, "header");
     size_t start = LENGTH_BYTES + (size_t)length;
-    if (!cJSON_IsObject(header))
-        rc = ts_fail(e, TS_EFORMAT, "the header is not an object");
-    else
-        rc = read_header(s, header, bytes + start, size - start, e);
+    rc = read_header(s, header, bytes + start, size - start, e);
     cJSON_Delete(header);
     return rc;
 }

@@ -310,6 +310,25 @@ static void the_number_of_values_is_bounded(void **state) {
     }
 }
 
+static void a_fraction_or_an_exponent_is_refused_where_integers_are_asked_for(void **state) {
+    (void)state;
+    ts_json_limits integers = limits;
+    integers.integers = true;
+    static const char *const yes[] = {"0", "-7", "[1,-20]", "18446744073709551615", "{\"1.5\":\"2e3\"}"};
+    static const char *const no[] = {"1.5", "1.0", "[1,2e0]", "-1E3", "{\"a\":0e0}"};
+    for (size_t i = 0; i < sizeof yes / sizeof *yes; i++) {
+        cJSON *json = NULL;
+        assert_int_equal(ts_json_parse(yes[i], strlen(yes[i]), integers, &json, NULL), TS_OK);
+        cJSON_Delete(json);
+    }
+    for (size_t i = 0; i < sizeof no / sizeof *no; i++) {
+        cJSON *json = NULL;
+        ts_error e = {0};
+        assert_int_equal(ts_json_parse(no[i], strlen(no[i]), integers, &json, &e), TS_EINVAL);
+        assert_non_null(strstr(e.message, "not an integer"));
+    }
+}
+
 static void the_message_says_at_which_byte(void **state) {
     (void)state;
     ts_error e = {0};
@@ -411,6 +430,7 @@ int main(void) {
         cmocka_unit_test(a_string_or_key_that_is_not_utf8_is_refused),
         cmocka_unit_test(depth_is_bounded),
         cmocka_unit_test(the_number_of_values_is_bounded),
+        cmocka_unit_test(a_fraction_or_an_exponent_is_refused_where_integers_are_asked_for),
         cmocka_unit_test(the_message_says_at_which_byte),
         cmocka_unit_test(every_prefix_and_every_changed_byte_of_a_text_is_read_or_refused_in_order),
         cmocka_unit_test(members_have_their_type_and_range_or_are_refused_by_name),
