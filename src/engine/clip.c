@@ -6,6 +6,7 @@
 ts_code ts_clip_config_read(const cJSON *j, bool projected, ts_clip_config *ret, ts_error *e) {
     ts_clip_config c = {0};
     int64_t eos = 2;
+    if (!cJSON_IsObject(j)) return ts_fail(e, TS_EFORMAT, "the config is not an object");
     ts_code rc = ts_config_int(j, "hidden_size", 1 << 14, 512, &c.hidden, e);
     if (!rc) rc = ts_config_int(j, "intermediate_size", 1 << 16, 2048, &c.intermediate, e);
     if (!rc) rc = ts_config_int(j, "num_hidden_layers", 128, 12, &c.layers, e);

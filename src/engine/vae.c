@@ -5,9 +5,12 @@
 
 #define NORM_EPS 1e-6
 
-static ts_code only_type(const cJSON *j, const char *key, const char *wanted, ts_error *e) {
-    const cJSON *type;
-    cJSON_ArrayForEach(type, cJSON_GetObjectItemCaseSensitive(j, key)) {
+static ts_code only_type(const cJSON *j, const char *key, int levels, const char *wanted, ts_error *e) {
+    const cJSON *list = cJSON_GetObjectItemCaseSensitive(j, key), *type;
+    if (!list || cJSON_IsNull(list)) return TS_OK;
+    if (!cJSON_IsArray(list) || cJSON_GetArraySize(list) != levels)
+        return ts_fail_param(e, TS_EFORMAT, key, "%s is not a list of %d block types", key, levels);
+    cJSON_ArrayForEach(type, list) {
         if (!cJSON_IsString(type) || strcmp(type->valuestring, wanted) != 0)
             return ts_fail_param(e, TS_EFORMAT, key, "%s: \"%.64s\" is not supported", key,
                                  cJSON_IsString(type) ? type->valuestring : "?");
@@ -42,8 +45,8 @@ ts_code ts_vae_config_read(const cJSON *j, ts_vae_config *ret, ts_error *e) {
     if (!rc && c.shift_factor != 0)
         rc =
             ts_fail_param(e, TS_EFORMAT, "shift_factor", "shift_factor: %g is not supported", c.shift_factor);
-    if (!rc) rc = only_type(j, "up_block_types", "UpDecoderBlock2D", e);
-    if (!rc) rc = only_type(j, "down_block_types", "DownEncoderBlock2D", e);
+    if (!rc) rc = only_type(j, "up_block_types", c.levels, "UpDecoderBlock2D", e);
+    if (!rc) rc = only_type(j, "down_block_types", c.levels, "DownEncoderBlock2D", e);
     if (rc) return rc;
     *ret = c;
     return TS_OK;
