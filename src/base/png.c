@@ -89,3 +89,113 @@ done:
     ts_buffer_free(&s.bytes);
     return rc;
 }
+
+/* ---- reading ---- */
+
+/* What a file may make libpng keep besides the pixels: a chunk's bytes, and chunks. */
+#define CHUNK_BYTES (1u << 20)
+#define CHUNKS      64
+#define MAX_SIDE    65535
+
+typedef struct source {
+    const char *bytes;
+    size_t size, at;
+    char message[128];
+} source;
+
+static void on_read_error(png_structp png, png_const_charp message) {
+    source *s = png_get_error_ptr(png);
+    strncpy(s->message, message, sizeof s->message - 1);
+    longjmp(png_jmpbuf(png), 1);
+}
+
+static void on_read(png_structp png, png_bytep to, size_t n) {
+    source *s = png_get_io_ptr(png);
+    if (n > s->size - s->at) png_error(png, "it ends too early");
+    memcpy(to, s->bytes + s->at, n);
+    s->at += n;
+}
+
+static bool read_head(png_structp png, png_infop info) {
+    if (setjmp(png_jmpbuf(png))) return false;
+    png_set_user_limits(png, MAX_SIDE, MAX_SIDE);
+    png_set_chunk_malloc_max(png, CHUNK_BYTES);
+    png_set_chunk_cache_max(png, CHUNKS);
+    png_read_info(png, info);
+    return true;
+}
+
+/* rows: room for as many as the picture has, each of width RGBA pixels. */
+static bool read_pixels(png_structp png, png_infop info, png_bytep *rows) {
+    if (setjmp(png_jmpbuf(png))) return false;
+    png_set_expand(png); /* palettes, low depths, and transparent colours to alpha */
+    png_set_scale_16(png);
+    png_set_gray_to_rgb(png);
+    png_set_add_alpha(png, 255, PNG_FILLER_AFTER);
+    png_set_interlace_handling(png);
+    png_read_update_info(png, info);
+    if (png_get_rowbytes(png, info) != (size_t)png_get_image_width(png, info) * 4)
+        png_error(png, "its rows are of an unknown kind");
+    png_read_image(png, rows);
+    png_read_end(png, NULL);
+    return true;
+}
+
+static ts_code open_source(source *s, png_structp *ret_png, png_infop *ret_info, ts_error *e) {
+    if (s->size < 8 || png_sig_cmp((png_const_bytep)s->bytes, 0, 8))
+        return ts_fail(e, TS_EINVAL, "it is not a PNG");
+    *ret_png = png_create_read_struct(PNG_LIBPNG_VER_STRING, s, on_read_error, on_warning);
+    *ret_info = *ret_png ? png_create_info_struct(*ret_png) : NULL;
+    if (!*ret_info) return ts_fail(e, TS_ENOMEM, "reading a PNG");
+    png_set_read_fn(*ret_png, s, on_read);
+    if (!read_head(*ret_png, *ret_info)) return ts_fail(e, TS_EINVAL, "it is not a good PNG: %s", s->message);
+    return TS_OK;
+}
+
+ts_code ts_png_size(const char *bytes, size_t size, int *ret_width, int *ret_height, ts_error *e) {
+    source s = {.bytes = bytes, .size = size};
+    png_structp png = NULL;
+    png_infop info = NULL;
+    ts_code rc = open_source(&s, &png, &info, e);
+    if (!rc) {
+        *ret_width = (int)png_get_image_width(png, info);
+        *ret_height = (int)png_get_image_height(png, info);
+    }
+    png_destroy_read_struct(&png, &info, NULL);
+    return rc;
+}
+
+ts_code ts_png_decode(const char *bytes, size_t size, size_t max_pixels, ts_image *ret, ts_error *e) {
+    source s = {.bytes = bytes, .size = size};
+    png_structp png = NULL;
+    png_infop info = NULL;
+    png_bytep *rows = NULL;
+    ts_image image = {.channels = 4};
+    ts_code rc = open_source(&s, &png, &info, e);
+    if (rc) goto done;
+    image.width = (int)png_get_image_width(png, info);
+    image.height = (int)png_get_image_height(png, info);
+    size_t pixels = (size_t)image.width * (size_t)image.height;
+    if (pixels > max_pixels) {
+        rc = ts_fail(e, TS_ETOOLARGE, "%d x %d are more than %zu pixels", image.width, image.height, max_pixels);
+        goto done;
+    }
+    image.pixels = malloc(pixels * 4);
+    rows = ts_array0(png_bytep, (size_t)image.height);
+    if (!image.pixels || !rows) {
+        rc = ts_fail(e, TS_ENOMEM, "a picture of %d x %d", image.width, image.height);
+        goto done;
+    }
+    for (size_t y = 0; y < (size_t)image.height; y++) rows[y] = image.pixels + y * (size_t)image.width * 4;
+    if (!read_pixels(png, info, rows)) {
+        rc = ts_fail(e, TS_EINVAL, "it is not a good PNG: %s", s.message);
+        goto done;
+    }
+    *ret = image;
+    image = (ts_image){0};
+done:
+    png_destroy_read_struct(&png, &info, NULL);
+    free(rows);
+    ts_image_free(&image);
+    return rc;
+}
