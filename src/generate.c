@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/png.h"
+#include "base/source.h"
 #include "engine/engine.h"
 #include "engine/infotext.h"
 #include "engine/safetensors.h"
@@ -19,6 +20,7 @@ typedef struct session {
     const ts_model *model;
     ts_job job;
     ts_picture pictures[TS_MAX_BATCH];
+    ts_source source; /* what it begins with */
     ts_error error; /* of the first picture that failed */
     float *latents; /* kept, [batch][elements] */
     int latent_h, latent_w;
@@ -112,6 +114,42 @@ static ts_code write_latents(const session *s, ts_error *e) {
     return ts_safetensors_write(s->o->latents_out, &t, 1, e);
 }
 
+/* ---- the picture to begin with ---- */
+
+#define MAX_PIXELS ((size_t)1 << 28)
+#define MAX_FILE   ((size_t)1 << 30)
+
+static int below(int side, int scale) {
+    return side < scale ? scale : side - side % scale;
+}
+
+/* Without --size the picture has the size of the one that it begins with, rounded down to what the model takes. */
+static ts_code read_source(session *s, ts_error *e) {
+    const ts_generate_options *o = s->o;
+    const int scale = ts_model_get_info(s->model)->scale;
+    ts_shape *shape = &s->job.shape;
+    char *image = NULL, *mask = NULL;
+    size_t image_size = 0, mask_size = 0;
+    int width = 0, height = 0;
+    ts_code rc = ts_read_file(o->init, MAX_FILE, &image, &image_size, e);
+    if (!rc) rc = ts_png_size(image, image_size, &width, &height, e);
+    if (rc) rc = ts_error_context(e, rc, "--init %s", o->init);
+    if (!rc && o->mask) rc = ts_read_file(o->mask, MAX_FILE, &mask, &mask_size, e);
+    if (!rc) {
+        shape->width = o->width ? o->width : below(width, scale);
+        shape->height = o->height ? o->height : below(height, scale);
+        rc = ts_source_read(image, image_size, mask, mask_size, shape->width, shape->height, MAX_PIXELS, &s->source,
+                            e);
+    }
+    if (!rc) {
+        shape->task = s->source.mask ? TS_TASK_INPAINT : TS_TASK_IMAGE;
+        shape->strength = o->strength > 0 ? o->strength : s->source.mask ? TS_STRENGTH_INPAINT : TS_STRENGTH_IMAGE;
+    }
+    free(image);
+    free(mask);
+    return rc;
+}
+
 /* ---- figures ---- */
 
 static void print_list(const char *name, const uint64_t *values, int n) {
@@ -130,9 +168,9 @@ static void print_figures(const session *s, double load_s) {
     printf("  \"ranks\": %d, \"patches\": %d, \"evaluations\": %d, \"synchronous\": %d,\n", t->ranks,
            t->patches, t->evaluations, t->synchronous);
     printf(
-        "  \"load_s\": %.4f, \"compile_s\": %.4f, \"text_s\": %.4f, \"denoise_s\": %.4f, \"decode_s\": %.4f, "
+        "  \"load_s\": %.4f, \"compile_s\": %.4f, \"text_s\": %.4f, \"encode_s\": %.4f, \"denoise_s\": %.4f, \"decode_s\": %.4f, "
         "\"total_s\": %.4f,\n",
-        load_s, t->compile_s, t->text_s, t->denoise_s, t->decode_s, t->total_s);
+        load_s, t->compile_s, t->text_s, t->encode_s, t->denoise_s, t->decode_s, t->total_s);
     printf("  \"wait_s\": [");
     for (int i = 0; i < t->ranks; i++) printf("%s%.4f", i ? ", " : "", t->wait_s[i]);
     printf("],\n  \"flops\": [");
@@ -165,6 +203,8 @@ static ts_code fill_job(session *s, const ts_group *group, ts_error *e) {
                               .dtype = dtype,
                               .guided = o->guidance > 1};
     if (!s->job.shape.sampler) return ts_fail(e, TS_EINVAL, "--sampler: there is no \"%s\"", sampler);
+    ts_code rc = o->init ? read_source(s, e) : TS_OK;
+    if (rc) return rc;
     s->latent_h = s->job.shape.height / info->scale;
     s->latent_w = s->job.shape.width / info->scale;
     s->latent_elements = (size_t)info->latent_channels * (size_t)s->latent_h * (size_t)s->latent_w;
@@ -177,8 +217,10 @@ static ts_code fill_job(session *s, const ts_group *group, ts_error *e) {
                                                  .clip_skip = o->clip_skip,
                                                  .guidance_rescale = o->guidance_rescale,
                                                  .guidance_interval = o->guidance_interval,
-                                                 .sizes = o->sizes}};
-    ts_code rc = ts_model_check_params(s->model, &s->pictures[0].params, e);
+                                                 .sizes = o->sizes,
+                                                 .image = s->source.rgb,
+                                                 .mask = s->source.mask}};
+    rc = ts_model_check_params(s->model, &s->pictures[0].params, e);
     return rc ? rc : ts_group_check(group, s->model, &s->job.shape, e);
 }
 
@@ -221,6 +263,7 @@ static ts_code run(const ts_generate_options *o, ts_error *e) {
 done:
     free(s.job.profile);
     free(s.latents);
+    ts_source_free(&s.source);
     free(noise);
     ts_safetensors_free(file);
     ts_group_close(group);

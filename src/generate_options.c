@@ -148,6 +148,10 @@ static const row table[] = {
      TO(sizes.target_width), 1, TS_MAX_SIZE},
     {"batch", "N", "pictures in one run; OUT-0.png, OUT-1.png, ... (default 1)",
      INT(batch, 1, TS_MAX_BATCH)},
+    {"init", "FILE.png", "a picture to begin with; where it is transparent it is painted anew", TEXT(init)},
+    {"mask", "FILE.png", "of its size: painted where transparent, else where white; the rest is kept", TEXT(mask)},
+    {"strength", "X", "share of the steps that is run from there (default 0.8; with a mask 1)",
+     NUMBER(strength, 1e-6, 1)},
     {"sampler", "NAME", "(default: the model's)", TEXT(sampler)},
     {"scheduler", "NAME", "default, karras, exponential, leading, trailing or linspace (default: the model's)",
      CHOICE(scheduler, ts_scheduler_find)},
@@ -222,6 +226,8 @@ int ts_generate_options_parse(int argc, char **argv, ts_generate_options *ret) {
     const struct {
         const char *name, *value;
     } needed[] = {{"--model", o.model}, {"--prompt", o.prompt}, {"-o", o.out}};
+    if (!o.init && (o.mask || o.strength > 0))
+        return complain("%s goes with --init%s", o.mask ? "--mask" : "--strength", "");
     for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
         if (!needed[i].value) return complain("%s is missing%s", needed[i].name, "");
     *ret = o;

@@ -5,11 +5,12 @@
 #include "engine/job.h"
 
 typedef struct ts_generate_options {
-    const char *model, *vae, *prompt, *negative, *out, *devices, *sampler, *latents_in, *latents_out;
+    const char *model, *vae, *prompt, *negative, *out, *devices, *sampler, *latents_in, *latents_out, *init, *mask;
     uint64_t seed;
     int rng, scheduler; /* ts_rng_kind, ts_scheduler */
     int steps, clip_skip, width, height, batch;
     int dtype; /* ts_dtype; -1: auto */
+    double strength; /* 0: the task's default */
     double guidance, guidance_rescale;
     ts_interval guidance_interval;
     ts_size_condition sizes;

@@ -142,6 +142,10 @@ typedef struct ts_picture_params {
     const unsigned char *image, *mask;
 } ts_picture_params;
 
+/* The strength of a task where nobody chose one, as in diffusers. */
+#define TS_STRENGTH_IMAGE   0.8
+#define TS_STRENGTH_INPAINT 1.0
+
 /* What a value of the mask says: at least half painted is painted. */
 static inline bool ts_mask_paints(unsigned char value) { return value >= 128; }
 
