@@ -58,6 +58,8 @@ typedef struct ts_server {
 
 /* images.c */
 void ts_images_handle(void *server, ts_exchange *x);
+
+/* generation.c */
 void ts_images_take_events(ts_server *s); /* after the mailbox has woken the loop */
 void ts_images_flush(ts_server *s);
 void ts_images_ping(ts_server *s);
