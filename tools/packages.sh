@@ -3,7 +3,7 @@
 build_packages="gcc libc6-dev meson ninja-build pkg-config curl
     libuv1-dev libmicrohttpd-dev libcjson-dev libpng-dev libjemalloc-dev libdnnl-dev libutf8proc-dev
     libinih-dev libsystemd-dev"
-test_packages="libcmocka-dev python3 python3-venv libasan8 libubsan1 libtsan2"
+test_packages="libcmocka-dev python3 python3-venv libasan8 libubsan1 libtsan2 clang libclang-rt-14-dev"
 
 say() { printf '%s\n' "$*" >&2; }
 die() {

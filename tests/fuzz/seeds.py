@@ -78,3 +78,11 @@ full = {"prompt": "a cat", "negative_prompt": "", "n": 2, "size": "64x64", "step
 put("request", "full", json.dumps(full))
 put("request", "least", '{"prompt":"a"}')
 put("request", "seed", '{"prompt":"\\ud83d\\ude00","seed":18446744073709551615,"width":72,"height":64}')
+
+put("checkpoint", "beside", json.dumps(
+    {"unet": {"attention_head_dim": 2, "norm_num_groups": 8, "sample_size": 16}, "vae": {"norm_num_groups": 4},
+     "text_encoder": {"num_attention_heads": 2, "eos_token_id": 763}, "tokenizer": "tokenizer",
+     "scheduler": {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}}, separators=(",", ":")))
+
+put("weights", "one", '{"metadata":{"total_size":8},"weight_map":{"a":"1.safetensors"}}')
+put("weights", "missing", '{"weight_map":{"a":"1.safetensors","b":"2.safetensors"}}')
