@@ -68,7 +68,7 @@ static ts_code plan_for(const ts_run *run, ts_plan_kind kind, int scale, ts_plan
     layout.patches = ts_rows_split(run->latent_h, 0, run->ranks, &layout.rows);
     for (int i = 1; i <= layout.patches; i++) layout.rows.bound[i] *= scale;
     ts_plan_key key = {.kind = kind,
-                       .model = run->model,
+                       .model = ts_model_owner(run->model, run->model->vae_weights),
                        .width = run->latent_w * scale,
                        .height = run->latent_h * scale,
                        .batch = 1,

@@ -30,6 +30,23 @@ ts_code ts_model_load(const char *path, ts_model **ret, ts_error *e);
 /* Takes the autoencoder of a safetensors file in place of the model's, of the same sizes; the latents' scale stays
  * the model's. Before any group has run it. TS_EFORMAT when it does not fit; then the model is as it was. */
 ts_code ts_model_replace_vae(ts_model *m, const char *path, ts_error *e);
+
+/* A LoRA file (engine/lora.h) and how much of it. */
+typedef struct ts_lora_use {
+    const char *path;
+    double scale;
+} ts_lora_use;
+
+/* Adds what the n files change to the model's own parameters. Before any group has run it. TS_ENOTFOUND, TS_EIO;
+ * TS_EFORMAT and TS_EUNSUPPORTED naming file and key; TS_ENOMEM: then the model is as it was. */
+ts_code ts_model_fuse(ts_model *m, const ts_lora_use *loras, size_t n, ts_error *e);
+
+/* A variant: the model with what the files change, which holds the changed parameters itself and shares all else
+ * with m, whose store it uses too. m outlives it. Any thread; m may be running. Errors as above. Groups that have
+ * run it must forget it (ts_group_forget) before it is freed. */
+ts_code ts_model_vary(ts_model *m, const ts_lora_use *loras, size_t n, ts_model **ret, ts_error *e);
+size_t ts_model_variant_bytes(const ts_model *variant); /* what it holds itself by now, reordered copies included */
+
 void ts_model_free(ts_model *model); /* NULL is fine */
 const ts_model_info *ts_model_get_info(const ts_model *model);
 
@@ -60,6 +77,9 @@ bool ts_group_prefers_bf16(const ts_group *group);
 /* Checks a shape against the model and the group before anything is queued: sizes, ranks, sampler, dtype.
  * Errors carry the request's field as param. Any thread. */
 ts_code ts_group_check(const ts_group *group, const ts_model *model, const ts_shape *shape, ts_error *e);
+
+/* Frees what was compiled for a variant. Any thread, while no job runs it here. */
+void ts_group_forget(ts_group *group, const ts_model *variant);
 
 /* Compiles the programs of a shape and batch so that the first job need not. One caller at a time. */
 ts_code ts_group_compile(ts_group *group, ts_model *model, const ts_shape *shape, int count, ts_error *e);

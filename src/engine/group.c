@@ -46,6 +46,7 @@ ts_code ts_group_open(const ts_device_spec *devices, int count, ts_group **ret, 
     ts_group *g = ts_new0(ts_group);
     if (!g) return ts_fail(e, TS_ENOMEM, "opening a group");
     pthread_mutex_init(&g->lock, NULL);
+    pthread_mutex_init(&g->kept, NULL);
     pthread_cond_init(&g->work, NULL);
     pthread_cond_init(&g->done, NULL);
     ts_code rc = TS_OK;
@@ -68,8 +69,8 @@ ts_code ts_group_open(const ts_device_spec *devices, int count, ts_group **ret, 
 
 void ts_group_close(ts_group *g) {
     if (!g) return;
-    ts_plans_free(g);
-    ts_texts_free(g);
+    ts_plans_free(g, NULL);
+    ts_texts_free(g, NULL);
     pthread_mutex_lock(&g->lock);
     g->stop = true;
     pthread_cond_broadcast(&g->work);
@@ -79,9 +80,15 @@ void ts_group_close(ts_group *g) {
         if (g->ranks[i].device) g->ranks[i].device->backend->close(g->ranks[i].device);
     }
     pthread_mutex_destroy(&g->lock);
+    pthread_mutex_destroy(&g->kept);
     pthread_cond_destroy(&g->work);
     pthread_cond_destroy(&g->done);
     free(g);
+}
+
+void ts_group_forget(ts_group *g, const ts_model *variant) {
+    ts_plans_free(g, variant);
+    ts_texts_free(g, variant);
 }
 
 int ts_group_size(const ts_group *g) {

@@ -24,7 +24,7 @@ typedef struct ts_layout {
 typedef enum ts_plan_kind { TS_PLAN_UNET, TS_PLAN_DECODER, TS_PLAN_ENCODER } ts_plan_kind;
 typedef struct ts_plan_key {
     ts_plan_kind kind;
-    const ts_model *model;
+    const ts_model *model; /* the owner of the weights: a variant's decoder is its model's */
     int width, height; /* of the latent; ENCODER: of the picture */
     int batch;         /* images side by side in a rank's program */
     ts_dtype dtype;
@@ -78,6 +78,8 @@ struct ts_group {
     int task_ranks, remaining;
     unsigned round;
     bool stop;
+    /* Changed by the thread of the running job alone, but for what ts_group_forget takes out. */
+    pthread_mutex_t kept;
     ts_plan *plans;
     ts_text_program *texts;
 };
@@ -91,6 +93,6 @@ ts_layout ts_layout_of(const ts_group *g, const ts_model *m, const ts_shape *sha
 /* The plan for a key, compiled on the rank threads if it is not there. Least recently used ones go when the
  * kept bytes exceed the budget; the answer is good until the next call. */
 ts_code ts_plan_get(ts_group *g, const ts_plan_key *key, const ts_layout *layout, ts_plan **ret, ts_error *e);
-void ts_plans_free(ts_group *g);
+void ts_plans_free(ts_group *g, const ts_model *model); /* those of a model; NULL: all */
 
 #endif

@@ -233,6 +233,10 @@ ts_code ts_model_replace_vae(ts_model *m, const char *path, ts_error *e) {
 
 void ts_model_free(ts_model *m) {
     if (!m) return;
+    if (m->base) {
+        model_free_variant(m);
+        return;
+    }
     ts_store_free(m->store_cpu);
     ts_store_free(m->store_ref);
     for (int i = 0; i < m->text_count; i++) {

@@ -10,6 +10,8 @@
 #include "engine/unet.h"
 #include "engine/vae.h"
 
+#define TS_TEXT_ENCODERS 2
+
 typedef struct ts_text_model {
     ts_clip_config config;
     ts_weights *weights;
@@ -18,6 +20,7 @@ typedef struct ts_text_model {
 
 struct ts_model {
     ts_model_info info;
+    const ts_model *base; /* of a variant: whose all is that it does not have itself; else NULL */
     char *path, *id;
     ts_checkpoint *checkpoint; /* what a single file holds; NULL where path is a folder */
     bool xl;
@@ -26,7 +29,7 @@ struct ts_model {
     ts_weights *unet_weights;
     ts_vae_config vae;
     ts_weights *vae_weights;
-    ts_text_model text[2];
+    ts_text_model text[TS_TEXT_ENCODERS];
     int text_count;
     ts_schedule_config schedule;
     ts_store *store_cpu, *store_ref; /* by backend: their layouts differ */
@@ -37,9 +40,15 @@ struct ts_model {
  * more. Any thread. */
 ts_code ts_model_check(const ts_model *m, ts_error *e);
 
+/* Whose `weights` are that m has as a part: m itself, or the model that it is a variant of. Programs of that part
+ * belong to the owner, and are shared with its variants. */
+const ts_model *ts_model_owner(const ts_model *m, const ts_weights *weights);
+
 ts_store *ts_model_store(const ts_model *m, const ts_backend *backend);
 int ts_model_scale(const ts_model *m);        /* picture pixels to a latent pixel, 8 */
 int ts_model_text_width(const ts_model *m);   /* channels of the text that the U-Net attends to */
 int ts_model_pooled_width(const ts_model *m); /* XL: channels of the pooled text; else 0 */
+
+void model_free_variant(ts_model *m); /* model_lora.c, for ts_model_free */
 
 #endif

@@ -21,12 +21,27 @@ static void plan_free(ts_plan *p) {
     free(p);
 }
 
-void ts_plans_free(ts_group *g) {
-    for (ts_plan *p = g->plans, *next; p; p = next) {
+static void list_free(ts_plan *p) {
+    for (ts_plan *next; p; p = next) {
         next = p->next;
         plan_free(p);
     }
-    g->plans = NULL;
+}
+
+void ts_plans_free(ts_group *g, const ts_model *model) {
+    ts_plan *gone = NULL;
+    pthread_mutex_lock(&g->kept);
+    for (ts_plan **at = &g->plans, *p; (p = *at);) {
+        if (model && p->key.model != model) {
+            at = &p->next;
+            continue;
+        }
+        *at = p->next;
+        p->next = gone;
+        gone = p;
+    }
+    pthread_mutex_unlock(&g->kept);
+    list_free(gone);
 }
 
 /* ---- compiling ---- */
@@ -147,7 +162,8 @@ static bool key_equal(const ts_plan_key *a, const ts_plan_key *b) {
            a->partial == b->partial && a->group_norm == b->group_norm;
 }
 
-static void trim(ts_group *g) {
+/* Takes out and returns those beyond the budget. */
+static ts_plan *trim(ts_group *g) {
     size_t bytes = 0;
     ts_plan *keep = NULL; /* the last of the plans that fit */
     for (ts_plan *p = g->plans; p; keep = p, p = p->next) {
@@ -155,28 +171,28 @@ static void trim(ts_group *g) {
         /* A job uses two plans at once: its U-Net's and its decoder's. */
         if (bytes <= PLAN_BUDGET || p == g->plans || p == g->plans->next) continue;
         keep->next = NULL;
-        for (ts_plan *next; p; p = next) {
-            next = p->next;
-            plan_free(p);
-        }
-        return;
+        return p;
     }
+    return NULL;
 }
 
 ts_code ts_plan_get(ts_group *g, const ts_plan_key *key, const ts_layout *layout, ts_plan **ret,
                     ts_error *e) {
     ts_plan **at = &g->plans, *p = NULL;
+    pthread_mutex_lock(&g->kept);
     while (*at && !key_equal(&(*at)->key, key)) at = &(*at)->next;
-    if (*at) {
-        p = *at;
-        *at = p->next;
-    } else {
+    if ((p = *at)) *at = p->next;
+    pthread_mutex_unlock(&g->kept);
+    if (!p) {
         ts_code rc = compile(g, key, layout, &p, e);
         if (rc) return rc;
     }
+    pthread_mutex_lock(&g->kept);
     p->next = g->plans;
     g->plans = p;
-    trim(g);
+    ts_plan *rest = trim(g);
+    pthread_mutex_unlock(&g->kept);
+    list_free(rest);
     *ret = p;
     return TS_OK;
 }

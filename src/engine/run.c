@@ -15,7 +15,7 @@ static ts_plan_key unet_key(const ts_run *run, int pictures) {
     const bool together = run->layout.patches > 1 && p->mode != TS_MODE_NAIVE;
     const bool displaced = together && p->mode != TS_MODE_SYNC;
     ts_plan_key key = {.kind = TS_PLAN_UNET,
-                       .model = run->model,
+                       .model = ts_model_owner(run->model, run->model->unet_weights),
                        .width = run->latent_w,
                        .height = run->latent_h,
                        .batch = pictures * (s->guided && run->layout.branches == 1 ? 2 : 1),

@@ -20,6 +20,9 @@ struct ts_safetensors {
     ts_map map; /* empty when the bytes are the caller's */
     ts_file_tensor *tensors;
     size_t count;
+    ts_file_other *others;
+    size_t other_count;
+    cJSON *metadata;
     char *names;
 };
 
@@ -72,8 +75,8 @@ static bool elements_of(const int64_t *shape, int rank, size_t *ret) {
     return true;
 }
 
-/* One entry of the header. Fills *t but for name and data, *r, and *ret_used. */
-static ts_code read_entry(const cJSON *entry, ts_file_tensor *t, range *r, bool *ret_used, ts_error *e) {
+/* One entry of the header. Fills *t but for name and data, *r, and *ret_kind, its row in the table of types. */
+static ts_code read_entry(const cJSON *entry, ts_file_tensor *t, range *r, size_t *ret_kind, ts_error *e) {
     const char *name = entry->string;
     const cJSON *dtype = cJSON_GetObjectItemCaseSensitive(entry, "dtype");
     const cJSON *shape = cJSON_GetObjectItemCaseSensitive(entry, "shape");
@@ -108,7 +111,7 @@ static ts_code read_entry(const cJSON *entry, ts_file_tensor *t, range *r, bool 
     t->dtype = types[kind].dtype;
     t->bytes = bits / 8;
     r->name = name;
-    *ret_used = types[kind].used;
+    *ret_kind = kind;
     return TS_OK;
 }
 
@@ -147,9 +150,10 @@ static ts_code read_header(ts_safetensors *s, const cJSON *header, const unsigne
     }
     range *ranges = ts_array0(range, n);
     s->tensors = ts_array0(ts_file_tensor, n);
+    s->others = ts_array0(ts_file_other, n);
     s->names = malloc(name_bytes ? name_bytes : 1);
     ts_code rc = TS_OK;
-    if (!ranges || !s->tensors || !s->names) {
+    if (!ranges || !s->tensors || !s->others || !s->names) {
         rc = ts_fail(e, TS_ENOMEM, "the table of %zu tensors", n);
         goto done;
     }
@@ -163,17 +167,21 @@ static ts_code read_header(ts_safetensors *s, const cJSON *header, const unsigne
         }
         ts_file_tensor t = {0};
         range r = {0};
-        bool used = false;
-        rc = read_entry(entry, &t, &r, &used, e);
+        size_t kind = 0;
+        rc = read_entry(entry, &t, &r, &kind, e);
         if (rc) goto done;
         ranges[covered++] = r;
-        if (!used || r.end > size) continue; /* too far: check_cover says so */
+        if (r.end > size) continue; /* too far: check_cover says so */
         size_t length = strlen(entry->string) + 1;
         memcpy(names, entry->string, length);
         t.name = names;
         names += length;
         t.data = data + r.begin;
-        s->tensors[s->count++] = t;
+        if (types[kind].used)
+            s->tensors[s->count++] = t;
+        else
+            s->others[s->other_count++] =
+                (ts_file_other){.name = t.name, .type = types[kind].name, .data = t.data, .bytes = t.bytes};
     }
     rc = check_cover(ranges, covered, size, e);
     if (rc) goto done;
@@ -205,6 +213,7 @@ static ts_code parse(ts_safetensors *s, const unsigned char *bytes, size_t size,
     if (rc) return rc == TS_ENOMEM ? rc : ts_error_context(e, TS_EFORMAT, "header");
     size_t start = LENGTH_BYTES + (size_t)length;
     rc = read_header(s, header, bytes + start, size - start, e);
+    s->metadata = cJSON_DetachItemFromObjectCaseSensitive(header, "__metadata__");
     cJSON_Delete(header);
     return rc;
 }
@@ -248,7 +257,9 @@ ts_code ts_safetensors_check(const ts_safetensors *s, ts_error *e) {
 void ts_safetensors_free(ts_safetensors *s) {
     if (!s) return;
     ts_map_close(&s->map);
+    cJSON_Delete(s->metadata);
     free(s->tensors);
+    free(s->others);
     free(s->names);
     free(s);
 }
@@ -266,6 +277,14 @@ const ts_file_tensor *ts_safetensors_find(const ts_safetensors *s, const char *n
     if (!s->count) return NULL;
     ts_file_tensor key = {.name = name};
     return bsearch(&key, s->tensors, s->count, sizeof key, by_name);
+}
+
+const ts_file_other *ts_safetensors_other(const ts_safetensors *s, size_t i) {
+    return i < s->other_count ? &s->others[i] : NULL;
+}
+
+const char *ts_safetensors_metadata(const ts_safetensors *s, const char *key) {
+    return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(s->metadata, key));
 }
 
 size_t ts_file_tensor_elements(const ts_file_tensor *t) {

@@ -7,7 +7,8 @@
  * it is open (base/map.h) gives bytes that mean nothing, which ts_safetensors_check tells.
  *
  * F32, F16 and BF16 tensors are handed out. The format's other types (position_ids is I64) are checked like
- * the rest and then left out. An open file is immutable: any number of threads may read it. */
+ * the rest and then left out, but for readers that must know all that is in a file (ts_safetensors_other). An
+ * open file is immutable: any number of threads may read it. */
 #ifndef TS_ENGINE_SAFETENSORS_H
 #define TS_ENGINE_SAFETENSORS_H
 
@@ -29,6 +30,13 @@ typedef struct ts_file_tensor {
     size_t bytes;
 } ts_file_tensor;
 
+/* A tensor of a type that is none of ours: where it lies, and what the format calls its type. */
+typedef struct ts_file_other {
+    const char *name, *type;
+    const void *data;
+    size_t bytes;
+} ts_file_other;
+
 typedef struct ts_safetensors ts_safetensors;
 
 /* TS_ENOTFOUND, TS_EIO; TS_EFORMAT for anything wrong inside, with the tensor's name in the message;
@@ -47,6 +55,12 @@ void ts_safetensors_free(ts_safetensors *s); /* NULL is fine; unmaps: tensors of
 size_t ts_safetensors_count(const ts_safetensors *s);
 const ts_file_tensor *ts_safetensors_at(const ts_safetensors *s, size_t i); /* i < count; in order of name */
 const ts_file_tensor *ts_safetensors_find(const ts_safetensors *s, const char *name); /* NULL when absent */
+
+/* Those that were left out, in no order; NULL beyond the last. */
+const ts_file_other *ts_safetensors_other(const ts_safetensors *s, size_t i);
+
+/* A text of the header's __metadata__; NULL when absent. */
+const char *ts_safetensors_metadata(const ts_safetensors *s, const char *key);
 
 /* Number of elements; the file's own check made sure that it fits. */
 size_t ts_file_tensor_elements(const ts_file_tensor *t);

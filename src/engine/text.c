@@ -6,13 +6,24 @@
 #include "base/alloc.h"
 #include "engine/convert.h"
 
-void ts_texts_free(ts_group *g) {
-    for (ts_text_program *t = g->texts, *next; t; t = next) {
+void ts_texts_free(ts_group *g, const ts_model *model) {
+    ts_text_program *gone = NULL;
+    pthread_mutex_lock(&g->kept);
+    for (ts_text_program **at = &g->texts, *t; (t = *at);) {
+        if (model && t->model != model) {
+            at = &t->next;
+            continue;
+        }
+        *at = t->next;
+        t->next = gone;
+        gone = t;
+    }
+    pthread_mutex_unlock(&g->kept);
+    for (ts_text_program *t = gone, *next; t; t = next) {
         next = t->next;
         ts_program_free(t->program);
         free(t);
     }
-    g->texts = NULL;
 }
 
 /* Programs that a group keeps; clip_skip multiplies them. */
@@ -69,17 +80,18 @@ typedef struct encoding {
     ts_error *error;
 } encoding;
 
-static bool serves(const ts_text_program *p, const encoding *c) {
-    return p->model == c->model && p->encoder == c->encoder && p->layers == c->reading.layers &&
+static bool serves(const ts_text_program *p, const encoding *c, const ts_model *owner) {
+    return p->model == owner && p->encoder == c->encoder && p->layers == c->reading.layers &&
            p->dtype == c->dtype;
 }
 
 /* Takes the program out of the list, if it is there; drops the least recently used one where there are too many. */
-static ts_text_program *take_program(ts_group *g, const encoding *c) {
+static ts_text_program *take_program(ts_group *g, const encoding *c, const ts_model *owner) {
+    pthread_mutex_lock(&g->kept);
     ts_text_program **at = &g->texts, *found = NULL;
     for (int n = 1; *at; n++) {
         ts_text_program *p = *at;
-        if (!found && serves(p, c)) {
+        if (!found && serves(p, c, owner)) {
             found = p;
             *at = p->next;
         } else if (n == KEPT && !found) {
@@ -90,18 +102,20 @@ static ts_text_program *take_program(ts_group *g, const encoding *c) {
             at = &p->next;
         }
     }
+    pthread_mutex_unlock(&g->kept);
     return found;
 }
 
 static ts_code program_for(encoding *c, ts_rank *rank, ts_program **ret) {
     ts_group *g = c->group;
     const ts_text_model *t = &c->model->text[c->encoder];
-    ts_text_program *p = take_program(g, c);
+    const ts_model *owner = ts_model_owner(c->model, t->weights);
+    ts_text_program *p = take_program(g, c, owner);
     if (p) goto found;
     p = ts_new0(ts_text_program);
     if (!p) return ts_fail(c->error, TS_ENOMEM, "compiling a text encoder");
     *p = (ts_text_program){
-        .model = c->model, .encoder = c->encoder, .layers = c->reading.layers, .dtype = c->dtype};
+        .model = owner, .encoder = c->encoder, .layers = c->reading.layers, .dtype = c->dtype};
     ts_build build = {.batch = 1, .dtype = c->dtype, .rows = {.n = 1, .bound = {0, 1}}};
     ts_builder *b = ts_builder_new(&build, t->weights);
     if (b) ts_clip_build(b, &t->config, &c->reading);
@@ -112,8 +126,10 @@ static ts_code program_for(encoding *c, ts_rank *rank, ts_program **ret) {
         return rc;
     }
 found:
+    pthread_mutex_lock(&g->kept);
     p->next = g->texts;
     g->texts = p;
+    pthread_mutex_unlock(&g->kept);
     *ret = p->program;
     return TS_OK;
 }

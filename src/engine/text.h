@@ -9,6 +9,6 @@
  * work is done on rank 0's. The errors of ts_model_check_params, and TS_EINVAL for text that is no UTF-8. */
 ts_code ts_text_encode(ts_group *g, const ts_model *m, ts_dtype dtype, const ts_picture_params *params,
                        bool negative, float *text, float *pooled, ts_error *e);
-void ts_texts_free(ts_group *g);
+void ts_texts_free(ts_group *g, const ts_model *model); /* those of a model; NULL: all */
 
 #endif

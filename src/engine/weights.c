@@ -21,6 +21,8 @@ typedef struct join {
 
 struct ts_weights {
     char *path;
+    ts_weights *base; /* of a layer */
+    bool owns_base;
     ts_safetensors **files;
     size_t file_count, file_capacity;
     void **kept;
@@ -40,6 +42,19 @@ ts_code ts_weights_new(const char *path, ts_weights **ret, ts_error *e) {
     }
     *ret = w;
     return TS_OK;
+}
+
+ts_code ts_weights_over(ts_weights *base, ts_weights **ret, ts_error *e) {
+    ts_weights *w = NULL;
+    ts_code rc = ts_weights_new(base->path, &w, e);
+    if (rc) return rc;
+    w->base = base;
+    *ret = w;
+    return TS_OK;
+}
+
+void ts_weights_adopt_base(ts_weights *w) {
+    w->owns_base = true;
 }
 
 ts_code ts_weights_add(ts_weights *w, const char *name, const ts_file_tensor *t, ts_error *e) {
@@ -208,6 +223,7 @@ void ts_weights_free(ts_weights *w) {
     for (size_t i = 0; i < w->count; i++) free((char *)(uintptr_t)w->params[i].name);
     for (size_t i = 0; i < w->kept_count; i++) free(w->kept[i]);
     for (size_t i = 0; i < w->file_count; i++) ts_safetensors_free(w->files[i]);
+    if (w->owns_base) ts_weights_free(w->base);
     free(w->files);
     free(w->kept);
     free(w->params);
@@ -220,7 +236,19 @@ static int by_name(const void *key, const void *item) {
 }
 
 const ts_param *ts_weights_find(const ts_weights *w, const char *name) {
-    return w->count ? bsearch(name, w->params, w->count, sizeof *w->params, by_name) : NULL;
+    const ts_param *own = w->count ? bsearch(name, w->params, w->count, sizeof *w->params, by_name) : NULL;
+    return own || !w->base ? own : ts_weights_find(w->base, name);
+}
+
+size_t ts_weights_count(const ts_weights *w) {
+    return w->base ? ts_weights_count(w->base) : w->count;
+}
+
+/* A layer holds no name that its base lacks. */
+const ts_param *ts_weights_at(const ts_weights *w, size_t i) {
+    if (w->base) return ts_weights_find(w, ts_weights_at(w->base, i)->name);
+    ts_assert(i < w->count);
+    return &w->params[i];
 }
 
 static size_t param_bytes(const ts_param *p) {
@@ -250,9 +278,32 @@ static ts_code make_join(const ts_param *a, const ts_param *b, join **ret, ts_er
     return TS_OK;
 }
 
+static bool is_own(const ts_weights *w, const void *param) {
+    uintptr_t at = (uintptr_t)param;
+    return at >= (uintptr_t)w->params && at < (uintptr_t)(w->params + w->count);
+}
+
+bool ts_weights_owns(ts_weights *w, const void *param) {
+    bool own = is_own(w, param);
+    pthread_mutex_lock(&w->lock);
+    for (const join *j = w->joins; j && !own; j = j->next) own = &j->param == param;
+    pthread_mutex_unlock(&w->lock);
+    return own;
+}
+
+size_t ts_weights_bytes(ts_weights *w) {
+    size_t bytes = 0;
+    for (size_t i = 0; i < w->count; i++) bytes += param_bytes(&w->params[i]);
+    pthread_mutex_lock(&w->lock);
+    for (const join *j = w->joins; j; j = j->next) bytes += param_bytes(&j->param);
+    pthread_mutex_unlock(&w->lock);
+    return bytes;
+}
+
 ts_code ts_weights_join(ts_weights *w, const ts_param *a, const ts_param *b, const ts_param **ret,
                         ts_error *e) {
     ts_code rc = TS_OK;
+    if (w->base && !is_own(w, a) && !is_own(w, b)) return ts_weights_join(w->base, a, b, ret, e);
     pthread_mutex_lock(&w->lock);
     join *j = w->joins;
     while (j && (j->a != a || j->b != b)) j = j->next;
@@ -269,14 +320,14 @@ ts_code ts_weights_join(ts_weights *w, const ts_param *a, const ts_param *b, con
 }
 
 size_t ts_weights_elements(const ts_weights *w) {
-    return w->elements;
+    return w->base ? ts_weights_elements(w->base) : w->elements;
 }
 const char *ts_weights_path(const ts_weights *w) {
     return w->path;
 }
 
 ts_code ts_weights_check(const ts_weights *w, ts_error *e) {
-    ts_code rc = TS_OK;
+    ts_code rc = w->base ? ts_weights_check(w->base, e) : TS_OK;
     for (size_t i = 0; i < w->file_count && !rc; i++) rc = ts_safetensors_check(w->files[i], e);
     return rc;
 }

@@ -27,6 +27,11 @@ ts_code ts_weights_add(ts_weights *w, const char *name, const ts_file_tensor *t,
 ts_code ts_weights_keep(ts_weights *w, void *bytes, ts_error *e);
 /* The file is w's from now on and dies with it; closed at once when that fails. TS_ENOMEM. */
 ts_code ts_weights_hold(ts_weights *w, ts_safetensors *file, ts_error *e);
+/* A layer over `base`: a parameter that is added to it stands in place of base's of that name, the rest are base's
+ * own, with their addresses and their joins, so that whatever was made of them is shared. base must outlive it,
+ * unless the layer adopts it: then they die together. TS_ENOMEM. */
+ts_code ts_weights_over(ts_weights *base, ts_weights **ret, ts_error *e);
+void ts_weights_adopt_base(ts_weights *w);
 /* TS_EFORMAT for a name that came twice. */
 ts_code ts_weights_seal(ts_weights *w, ts_error *e);
 void ts_weights_free(ts_weights *w); /* NULL is fine; every ts_param of it dies too */
@@ -34,10 +39,18 @@ void ts_weights_free(ts_weights *w); /* NULL is fine; every ts_param of it dies 
 /* NULL when there is none. Any thread. */
 const ts_param *ts_weights_find(const ts_weights *w, const char *name);
 
+/* All of them, of a layer those that stand in base's place among them; in order of name. */
+size_t ts_weights_count(const ts_weights *w);
+const ts_param *ts_weights_at(const ts_weights *w, size_t i); /* i < count */
+
 /* Rows of a, then rows of b (both [n][c] or both [n], same dtype and c), as one parameter; made once for each
  * pair. TS_EFORMAT when they do not fit together, TS_ENOMEM. Any thread. */
 ts_code ts_weights_join(ts_weights *w, const ts_param *a, const ts_param *b, const ts_param **ret,
                         ts_error *e);
+
+/* Of a layer: whether a parameter is its own, or was joined of its own; and what these take. Any thread. */
+bool ts_weights_owns(ts_weights *w, const void *param);
+size_t ts_weights_bytes(ts_weights *w);
 
 size_t ts_weights_elements(const ts_weights *w); /* in all parameters together */
 const char *ts_weights_path(const ts_weights *w);

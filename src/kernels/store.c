@@ -18,7 +18,6 @@ typedef struct entry {
 struct ts_store {
     pthread_mutex_t lock;
     entry *buckets[BUCKETS];
-    size_t bytes;
 };
 
 ts_code ts_store_new(ts_store **ret) {
@@ -100,16 +99,32 @@ ts_code ts_store_get(ts_store *s, ts_store_key key, size_t bytes,
     } else {
         en->next = s->buckets[bucket];
         s->buckets[bucket] = en;
-        s->bytes += bytes;
     }
     if (rc == TS_OK) *ret = en->memory;
     pthread_mutex_unlock(&s->lock);
     return rc;
 }
 
-size_t ts_store_bytes(ts_store *s) {
+void ts_store_drop(ts_store *s, ts_store_choice *choice, void *arg) {
     pthread_mutex_lock(&s->lock);
-    size_t bytes = s->bytes;
+    for (size_t i = 0; i < BUCKETS; i++)
+        for (entry **at = &s->buckets[i], *en; (en = *at);) {
+            if (!choice(arg, en->param)) {
+                at = &en->next;
+                continue;
+            }
+            *at = en->next;
+            free_entry(en);
+        }
+    pthread_mutex_unlock(&s->lock);
+}
+
+size_t ts_store_bytes(ts_store *s, ts_store_choice *choice, void *arg) {
+    size_t bytes = 0;
+    pthread_mutex_lock(&s->lock);
+    for (size_t i = 0; i < BUCKETS; i++)
+        for (const entry *en = s->buckets[i]; en; en = en->next)
+            if (!choice || choice(arg, en->param)) bytes += en->bytes;
     pthread_mutex_unlock(&s->lock);
     return bytes;
 }

@@ -1,11 +1,12 @@
 /* The store: parameters as the kernels of one memory want them, made once and shared.
  *
  * oneDNN reorders weights to suit a primitive; a bf16 kernel wants them converted. The result depends on the
- * parameter and on the layout asked for, and every program on that memory shares it. Entries live until the
- * store is freed. */
+ * parameter and on the layout asked for, and every program on that memory shares it. Entries live until their
+ * parameter is dropped or the store freed. */
 #ifndef TS_KERNELS_STORE_H
 #define TS_KERNELS_STORE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include "base/error.h"
 
@@ -25,6 +26,13 @@ ts_code ts_store_get(ts_store *store, ts_store_key key, size_t bytes,
                      ts_code (*make)(void *memory, void *arg, ts_error *e), void *arg, const void **ret,
                      ts_error *e);
 
-size_t ts_store_bytes(ts_store *store); /* of all entries */
+/* Which parameters are meant; called with the store's lock held. */
+typedef bool ts_store_choice(void *arg, const void *param);
+
+/* Frees the entries of those parameters, before they die themselves: another may come to lie at the same address.
+ * No kernel that uses them may run afterwards. Any thread. */
+void ts_store_drop(ts_store *store, ts_store_choice *choice, void *arg);
+
+size_t ts_store_bytes(ts_store *store, ts_store_choice *choice, void *arg); /* of their entries; NULL: of all */
 
 #endif

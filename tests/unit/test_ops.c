@@ -434,14 +434,14 @@ static void the_store_makes_each_layout_once(void **unused) {
     assert_int_equal(ts_store_get(store, (ts_store_key){&made, "x", 1}, 8, make, &failing, &a, NULL),
                      TS_EFORMAT);
     assert_null(a);
-    assert_int_equal(ts_store_bytes(store), 0);
+    assert_int_equal(ts_store_bytes(store, NULL, NULL), 0);
     assert_int_equal(ts_store_get(store, (ts_store_key){&made, "x", 1}, 8, make, &value, &a, NULL), TS_OK);
     assert_int_equal(ts_store_get(store, (ts_store_key){&made, "x", 1}, 8, make, &value, &b, NULL), TS_OK);
     assert_int_equal(ts_store_get(store, (ts_store_key){&made, "y", 1}, 8, make, &value, &c, NULL), TS_OK);
     assert_ptr_equal(a, b);
     assert_ptr_not_equal(a, c);
     assert_int_equal(made, 3);
-    assert_int_equal(ts_store_bytes(store), 16);
+    assert_int_equal(ts_store_bytes(store, NULL, NULL), 16);
     assert_int_equal(((const unsigned char *)a)[7], 7);
     ts_store_free(store);
     ts_store_free(NULL);

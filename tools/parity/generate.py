@@ -6,7 +6,7 @@ import time
 import common
 
 ORDER = ["noise", "samplers", "samplers_begin", "tokenizer", "text_encoders", "unets", "vae", "blocks", "pipelines",
-         "edits", "images", "prompts", "ranks", "single_file", "safetensors_cases"]
+         "edits", "loras", "images", "prompts", "ranks", "single_file", "safetensors_cases"]
 
 
 def main():

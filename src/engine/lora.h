@@ -1,0 +1,55 @@
+/* LoRA files: low-rank changes of a model's linear and convolution layers (Hu et al. 2021, arXiv 2106.09685).
+ *
+ * A module of such a file changes one weight: W' = W + factor * up * down, with factor = alpha / rank (or
+ * alpha / sqrt(rank) where the file says rank-stabilised). `down` is [rank][cin] or [rank][cin][k][k], `up`
+ * [cout][rank] or [cout][rank][1][1]; the rank is read from the shapes, an absent alpha is the rank.
+ *
+ * Keys come as kohya's trainers write them ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", dots of the
+ * layer's name turned into underscores, in diffusers' names or, for XL, in those of the LDM layout) or as
+ * diffusers and PEFT do ("unet.", "text_encoder.", "text_encoder_2.", or none for the U-Net; lora_A/lora_B,
+ * lora.down/lora.up, to_q_lora.down/to_q_lora.up; alpha as a tensor or in the metadata). Every tensor of a file
+ * is used or named in an error: what is no LoRA (DoRA, LoHa, LoKr, ...) is refused. Nothing in it is trusted. */
+#ifndef TS_ENGINE_LORA_H
+#define TS_ENGINE_LORA_H
+
+#include "engine/safetensors.h"
+#include "engine/weights.h"
+
+typedef enum ts_lora_part { TS_LORA_UNET, TS_LORA_TEXT, TS_LORA_TEXT_2, TS_LORA_PARTS } ts_lora_part;
+
+typedef struct ts_lora_module {
+    ts_lora_part part;
+    const char *layer; /* the layer's name, its dots as underscores */
+    const char *key;   /* of a tensor, as it is in the file: for messages */
+    const ts_file_tensor *down, *up;
+    double factor; /* without the scale that a caller asks for */
+} ts_lora_module;
+
+typedef struct ts_lora ts_lora;
+
+/* TS_ENOTFOUND, TS_EIO, TS_ENOMEM; TS_EFORMAT naming the key, TS_EUNSUPPORTED for a known kind that is not
+ * offered. An open file is immutable: any thread may read it. */
+ts_code ts_lora_open(const char *path, ts_lora **ret, ts_error *e);
+/* The same from bytes of the caller's, which must outlive the result. */
+ts_code ts_lora_parse(const char *path, const void *bytes, size_t size, ts_lora **ret, ts_error *e);
+ts_code ts_lora_check(const ts_lora *l, ts_error *e); /* ts_safetensors_check of it */
+void ts_lora_free(ts_lora *l); /* NULL is fine */
+
+const char *ts_lora_path(const ts_lora *l);
+size_t ts_lora_count(const ts_lora *l);
+const ts_lora_module *ts_lora_at(const ts_lora *l, size_t i); /* in order of part and layer */
+
+/* One file of those that change a model, and how much. */
+typedef struct ts_lora_scaled {
+    const ts_lora *lora;
+    double scale;
+} ts_lora_scaled;
+
+/* Adds to `over`, a layer over `base` (ts_weights_over), each parameter of the part that any of the n files
+ * changes: all changes summed in float32 and rounded once to the parameter's type. layers: residual blocks of
+ * a level of the U-Net on the way down, for the LDM layout's names. TS_EFORMAT naming file and key for a module
+ * that has no parameter here or does not fit it, TS_ENOMEM. */
+ts_code ts_lora_fuse(const ts_lora_scaled *loras, size_t n, ts_lora_part part, int layers,
+                     const ts_weights *base, ts_weights *over, ts_error *e);
+
+#endif

@@ -1,0 +1,224 @@
+/* Fusing: which parameter a module changes, and W' = W + sum of factor * up * down. */
+#include <stdlib.h>
+#include <string.h>
+#include "base/alloc.h"
+#include "engine/convert.h"
+#include "engine/keymap.h"
+#include "engine/lora.h"
+
+/* ---- names ---- */
+
+/* A parameter that can be changed, by its layer's name with underscores. */
+typedef struct place {
+    char *layer;
+    const ts_param *param;
+} place;
+
+typedef struct places {
+    place *items;
+    size_t count;
+} places;
+
+static void places_free(places *p) {
+    for (size_t i = 0; i < p->count; i++) free(p->items[i].layer);
+    free(p->items);
+}
+
+static int in_order(const void *a, const void *b) {
+    return strcmp(((const place *)a)->layer, ((const place *)b)->layer);
+}
+
+static void flatten(char *name) {
+    for (char *s = name; *s; s++)
+        if (*s == '.') *s = '_';
+}
+
+/* transformers 5 leaves this out of CLIPTextModel's names, LoRA files and older models do not. */
+static const char *without_text_model(ts_lora_part part, const char *layer) {
+    static const char prefix[] = "text_model_";
+    const size_t n = sizeof prefix - 1;
+    return part != TS_LORA_UNET && !strncmp(layer, prefix, n) ? layer + n : layer;
+}
+
+static ts_code list_places(const ts_weights *w, ts_lora_part part, places *ret, ts_error *e) {
+    static const char end[] = ".weight";
+    const size_t all = ts_weights_count(w), k = sizeof end - 1;
+    ret->items = ts_array0(place, all);
+    if (!ret->items) return ts_fail(e, TS_ENOMEM, "fusing a LoRA");
+    for (size_t i = 0; i < all; i++) {
+        const ts_param *p = ts_weights_at(w, i);
+        size_t n = strlen(p->name);
+        if (n <= k || strcmp(p->name + n - k, end) != 0 || p->rank < 2) continue;
+        char *flat = ts_strndup(p->name, n - k);
+        if (!flat) return ts_fail(e, TS_ENOMEM, "fusing a LoRA");
+        flatten(flat);
+        const char *bare = without_text_model(part, flat);
+        memmove(flat, bare, strlen(bare) + 1);
+        ret->items[ret->count++] = (place){flat, p};
+    }
+    if (ret->count) qsort(ret->items, ret->count, sizeof *ret->items, in_order);
+    return TS_OK;
+}
+
+static const ts_param *find_place(const places *p, const char *layer) {
+    place key = {.layer = (char *)(uintptr_t)layer};
+    const place *found = p->count ? bsearch(&key, p->items, p->count, sizeof key, in_order) : NULL;
+    return found ? found->param : NULL;
+}
+
+/* XL's published files name the U-Net's layers as the LDM layout does, with underscores for dots. An underscore
+ * beside a digit is a dot there, or inside what the map passes on as it is. */
+static const ts_param *find_ldm(const places *p, const char *layer, int layers) {
+    char key[TS_KEY_BYTES], name[TS_KEY_BYTES];
+    size_t n = strlen(layer);
+    if (n + 2 > sizeof key) return NULL;
+    for (size_t i = 0; i < n; i++) {
+        bool digit = (i > 0 && layer[i - 1] >= '0' && layer[i - 1] <= '9') ||
+                     (layer[i + 1] >= '0' && layer[i + 1] <= '9');
+        key[i] = layer[i] == '_' && digit ? '.' : layer[i];
+    }
+    key[n] = '.';
+    key[n + 1] = 0;
+    if (!ts_keymap_unet(key, layers, name)) return NULL;
+    name[strlen(name) - 1] = 0; /* the dot, which every answer keeps */
+    flatten(name);
+    return find_place(p, name);
+}
+
+/* ---- changes ---- */
+
+typedef struct change {
+    const ts_param *param;
+    const ts_lora_module *module;
+    double factor;
+    size_t file;
+    float *up, *down; /* while its parameter is being fused: [cout][rank] times factor, [rank][n] */
+} change;
+
+static int by_param(const void *a, const void *b) {
+    const change *x = a, *y = b;
+    uintptr_t p = (uintptr_t)x->param, q = (uintptr_t)y->param;
+    if (p != q) return p < q ? -1 : 1;
+    return (x->file > y->file) - (x->file < y->file);
+}
+
+/* down's columns are the parameter's: of a 3x3 convolution [cin][3][3]. */
+static bool fits(const ts_lora_module *m, const ts_param *p) {
+    const ts_file_tensor *down = m->down;
+    int64_t kernel[2] = {p->rank == 4 ? p->shape[2] : 1, p->rank == 4 ? p->shape[3] : 1};
+    return (p->rank == 2 || p->rank == 4) && m->up->shape[0] == p->shape[0] && down->shape[1] == p->shape[1] &&
+           (down->rank == 4 ? down->shape[2] : 1) == kernel[0] && (down->rank == 4 ? down->shape[3] : 1) == kernel[1];
+}
+
+static ts_code list_changes(const ts_lora_scaled *loras, size_t n, ts_lora_part part, int layers, const places *p,
+                            change *ret, size_t *ret_count, ts_error *e) {
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < ts_lora_count(loras[i].lora); k++) {
+            const ts_lora_module *m = ts_lora_at(loras[i].lora, k);
+            if (m->part != part) continue;
+            const ts_param *param = find_place(p, without_text_model(part, m->layer));
+            if (!param && part == TS_LORA_UNET) param = find_ldm(p, m->layer, layers);
+            if (!param) return ts_fail(e, TS_EFORMAT, "%s: %.200s: the model has no such layer",
+                               ts_lora_path(loras[i].lora), m->key);
+            if (!fits(m, param))
+                return ts_fail(e, TS_EFORMAT, "%s: %.200s: its shape is not that of the model's %.100s",
+                               ts_lora_path(loras[i].lora), m->key, param->name);
+            ret[count++] = (change){.param = param, .module = m, .factor = loras[i].scale * m->factor, .file = i};
+        }
+    if (count) qsort(ret, count, sizeof *ret, by_param);
+    for (size_t i = 1; i < count; i++)
+        if (ret[i].param == ret[i - 1].param && ret[i].file == ret[i - 1].file)
+            return ts_fail(e, TS_EFORMAT, "%s: %.100s and %.100s change the same layer",
+                           ts_lora_path(loras[ret[i].file].lora), ret[i - 1].module->key, ret[i].module->key);
+    *ret_count = count;
+    return TS_OK;
+}
+
+/* ---- the product ---- */
+
+#define ROWS    16  /* of the parameter that are worked on at once */
+#define COLUMNS 256 /* of them: what is summed stays in the first-level cache */
+
+/* y[rows][n] += up[rows][rank] down[rank][n] */
+static void add_product(float *restrict y, size_t rows, size_t n, const float *restrict up, size_t rank,
+                        const float *restrict down) {
+    for (size_t at = 0; at < n; at += COLUMNS) {
+        const size_t m = n - at < COLUMNS ? n - at : COLUMNS;
+        for (size_t k = 0; k < rank; k += 4) {
+            /* Four terms at a time; where fewer are left, the last row stands in with a factor of zero. */
+            const float *d[4];
+            for (size_t j = 0; j < 4; j++) d[j] = down + (k + j < rank ? k + j : rank - 1) * n + at;
+            for (size_t i = 0; i < rows; i++) {
+                float u[4], *restrict to = y + i * n + at;
+                for (size_t j = 0; j < 4; j++) u[j] = k + j < rank ? up[i * rank + k + j] : 0;
+                for (size_t c = 0; c < m; c++)
+                    to[c] += u[0] * d[0][c] + u[1] * d[1][c] + u[2] * d[2][c] + u[3] * d[3][c];
+            }
+        }
+    }
+}
+
+static ts_code widen(change *c, ts_error *e) {
+    const ts_lora_module *m = c->module;
+    size_t n = ts_file_tensor_elements(m->up);
+    c->up = ts_array0(float, n);
+    c->down = ts_array0(float, ts_file_tensor_elements(m->down));
+    if (!c->up || !c->down) return ts_fail(e, TS_ENOMEM, "fusing a LoRA");
+    ts_file_tensor_to_f32(m->up, c->up);
+    ts_file_tensor_to_f32(m->down, c->down);
+    for (size_t i = 0; i < n; i++) c->up[i] = (float)((double)c->up[i] * c->factor);
+    return TS_OK;
+}
+
+/* All changes of one parameter. */
+static ts_code fuse_param(change *c, size_t count, ts_weights *over, ts_error *e) {
+    const ts_param *p = c->param;
+    ts_file_tensor t = {.name = p->name, .dtype = p->dtype, .rank = p->rank};
+    size_t n = 1, rows = (size_t)p->shape[0], size = ts_dtype_size(p->dtype);
+    for (int i = 0; i < p->rank; i++) t.shape[i] = p->shape[i];
+    for (int i = 1; i < p->rank; i++) n *= (size_t)p->shape[i]; /* the bytes are there, so it fits */
+    t.bytes = rows * n * size;
+    char *bytes = ts_alloc_aligned(t.bytes);
+    float *y = ts_array0(float, ROWS *n);
+    ts_code rc = bytes && y ? TS_OK : ts_fail(e, TS_ENOMEM, "fusing a LoRA");
+    for (size_t i = 0; i < count && !rc; i++) rc = widen(&c[i], e);
+    for (size_t at = 0; at < rows && !rc; at += ROWS) {
+        const size_t m = rows - at < ROWS ? rows - at : ROWS, from = at * n * size;
+        ts_convert(p->dtype, (const char *)p->data + from, TS_F32, y, m * n);
+        for (size_t i = 0; i < count; i++) {
+            const size_t rank = (size_t)c[i].module->down->shape[0];
+            add_product(y, m, n, c[i].up + at * rank, rank, c[i].down);
+        }
+        ts_convert(TS_F32, y, p->dtype, bytes + from, m * n);
+    }
+    for (size_t i = 0; i < count; i++) {
+        free(c[i].up);
+        free(c[i].down);
+    }
+    free(y);
+    if (rc) {
+        free(bytes);
+        return rc;
+    }
+    t.data = bytes;
+    rc = ts_weights_keep(over, bytes, e);
+    return rc ? rc : ts_weights_add(over, p->name, &t, e);
+}
+
+ts_code ts_lora_fuse(const ts_lora_scaled *loras, size_t n, ts_lora_part part, int layers, const ts_weights *base,
+                     ts_weights *over, ts_error *e) {
+    places p = {0};
+    size_t all = 0, count = 0;
+    for (size_t i = 0; i < n; i++) all += ts_lora_count(loras[i].lora);
+    change *changes = ts_array0(change, all);
+    ts_code rc = changes ? list_places(base, part, &p, e) : ts_fail(e, TS_ENOMEM, "fusing a LoRA");
+    if (!rc) rc = list_changes(loras, n, part, layers, &p, changes, &count, e);
+    for (size_t i = 0, k; i < count && !rc; i = k) {
+        for (k = i + 1; k < count && changes[k].param == changes[i].param;) k++;
+        rc = fuse_param(changes + i, k - i, over, e);
+    }
+    places_free(&p);
+    free(changes);
+    return rc;
+}

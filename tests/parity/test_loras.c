@@ -1,0 +1,280 @@
+/* LoRA files in each layout, fused and as variants, against models that diffusers has fused; and files that are
+ * refused. */
+#include "pictures.h"
+
+#include "engine/lora.h"
+
+typedef struct lora_case {
+    const cJSON *json;
+    const ts_safetensors *want;
+    const ts_backend *backend;
+} lora_case;
+
+enum { MOST_FILES = 4 };
+
+static size_t uses_of(const cJSON *c, ts_lora_use ret[MOST_FILES]) {
+    size_t n = 0;
+    const cJSON *f;
+    cJSON_ArrayForEach(f, cJSON_GetObjectItemCaseSensitive(c, "files")) {
+        assert_true(n < MOST_FILES);
+        ret[n++] = (ts_lora_use){fixture_path(json_text(f, "file")), json_value(f, "scale")};
+    }
+    return n;
+}
+
+static void free_uses(ts_lora_use *uses, size_t n) {
+    for (size_t i = 0; i < n; i++) free((char *)(uintptr_t)uses[i].path);
+}
+
+static shot shoot(studio s, const cJSON *request, ts_mode mode) {
+    const double guidance = json_value(request, "guidance");
+    ts_shape shape = {.width = (int)json_value(request, "width"),
+                      .height = (int)json_value(request, "height"),
+                      .steps = (int)json_value(request, "steps"),
+                      .sampler = ts_sampler_find(s.model->schedule.sampler),
+                      .parallel = {.mode = mode, .cfg_split = TS_CFG_SPLIT_OFF},
+                      .dtype = TS_F32,
+                      .guided = guidance > 1};
+    ts_picture picture = {.params = {.prompt = json_text(request, "prompt"),
+                                     .negative = json_text(request, "negative"),
+                                     .seed = (uint64_t)json_value(request, "seed"),
+                                     .guidance_scale = guidance}};
+    return studio_shoot(s, &shape, &picture);
+}
+
+static void hold_latents(const lora_case *k, studio s) {
+    shot have = shoot(s, cJSON_GetObjectItemCaseSensitive(k->json, "request"), TS_MODE_SINGLE);
+    tensor want = tensor_of(k->want, "%s.latents", json_text(k->json, "name"));
+    assert_close("latents", have.latents, want, 1e-4);
+    tensor_free(want);
+    shot_free(have);
+}
+
+static void a_fused_model_makes_the_picture_of_diffusers(void **state) {
+    const lora_case *k = *state;
+    studio s = studio_open(json_text(k->json, "folder"), k->backend, 1);
+    ts_lora_use uses[MOST_FILES];
+    size_t n = uses_of(k->json, uses);
+    ts_error e = {0};
+    must(ts_model_fuse(s.model, uses, n, &e), &e);
+    hold_latents(k, s);
+    free_uses(uses, n);
+    studio_close(s);
+}
+
+/* ---- the U-Net alone ---- */
+
+typedef struct unet_model {
+    const ts_unet_config *config;
+    int width, tokens;
+} unet_model;
+
+static void build(ts_builder *b, void *arg) {
+    const unet_model *m = arg;
+    ts_unet_build(b, m->config, m->width, m->tokens);
+}
+
+static void put_flat(parity *p, const char *name, const ts_safetensors *io, const char *key) {
+    size_t n;
+    float *data = fixture_floats(io, key, &n);
+    parity_put_flat(p, name, data, n);
+    free(data);
+}
+
+static void a_fused_unet_is_that_of_diffusers(void **state) {
+    const lora_case *k = *state;
+    studio s = studio_open(json_text(k->json, "folder"), k->backend, 1);
+    ts_lora_use uses[MOST_FILES];
+    size_t n = uses_of(k->json, uses);
+    ts_error e = {0};
+    must(ts_model_fuse(s.model, uses, n, &e), &e);
+    ts_safetensors *io = fixture_tensors(json_text(k->json, "io"));
+    tensor sample = tensor_of(io, "16x16.sample"), t = tensor_of(io, "16x16.timestep");
+    tensor text = tensor_of(io, "16x16.encoder_hidden_states");
+    unet_model m = {.config = &s.model->unet, .width = sample.w, .tokens = text.w};
+    parity_spec spec = {.backend = k->backend,
+                        .weights = s.model->unet_weights,
+                        .model = build,
+                        .arg = &m,
+                        .build = {.batch = sample.n, .dtype = TS_F32, .rows = {.n = 1, .bound = {0, sample.h}}}};
+    parity *p = parity_new(&spec);
+    parity_put(p, "sample", sample);
+    const float times[2] = {t.data[0], t.data[0]};
+    parity_put_flat(p, "timestep", times, 2);
+    put_flat(p, "text", io, "16x16.encoder_hidden_states");
+    if (s.model->xl) {
+        put_flat(p, "pooled", io, "16x16.text_embeds");
+        put_flat(p, "time_ids", io, "16x16.time_ids");
+    }
+    parity_run(p, 1);
+    tensor have = parity_get(p, "out"), want = tensor_of(k->want, "%s.out", json_text(k->json, "name"));
+    assert_close("out", have, want, 1e-4);
+    tensor_free(have);
+    tensor_free(want);
+    tensor_free(sample);
+    tensor_free(t);
+    tensor_free(text);
+    parity_free(p);
+    ts_safetensors_free(io);
+    free_uses(uses, n);
+    studio_close(s);
+}
+
+/* ---- variants ---- */
+
+static void assert_same(tensor a, tensor b) {
+    size_t n = (size_t)a.n * (size_t)a.c * (size_t)a.h * (size_t)a.w;
+    assert_memory_equal(a.data, b.data, n * sizeof *a.data);
+}
+
+static size_t store_bytes(const ts_model *m) {
+    return ts_store_bytes(m->store_cpu, NULL, NULL) + ts_store_bytes(m->store_ref, NULL, NULL);
+}
+
+/* What the model makes is bit for bit the same before, beside and after a variant; nothing of one is left, and
+ * the next one, which may come to lie at the same address, finds nothing of it. */
+static void a_variant_leaves_its_model_alone(void **state) {
+    const lora_case *k = *state;
+    const cJSON *request = cJSON_GetObjectItemCaseSensitive(k->json, "request");
+    studio s = studio_open(json_text(k->json, "folder"), k->backend, 1), v = s;
+    ts_lora_use uses[MOST_FILES];
+    const size_t n = uses_of(k->json, uses);
+    ts_error e = {0};
+    shot before = shoot(s, request, TS_MODE_SINGLE);
+    const size_t bytes = store_bytes(s.model);
+
+    must(ts_model_vary(s.model, uses, n, &v.model, &e), &e);
+    hold_latents(k, v);
+    assert_ptr_equal(v.model->vae_weights, s.model->vae_weights);
+    assert_ptr_equal(ts_weights_find(v.model->unet_weights, "conv_norm_out.weight"),
+                     ts_weights_find(s.model->unet_weights, "conv_norm_out.weight"));
+    assert_true(store_bytes(s.model) > bytes);
+    assert_true(ts_model_variant_bytes(v.model) > store_bytes(s.model) - bytes);
+    shot beside = shoot(s, request, TS_MODE_SINGLE);
+    assert_same(beside.latents, before.latents);
+    shot_free(beside);
+    ts_group_forget(s.group, v.model);
+    ts_model_free(v.model);
+    assert_int_equal(store_bytes(s.model), bytes);
+
+    for (size_t i = 0; i < n; i++) uses[i].scale = 0;
+    must(ts_model_vary(s.model, uses, n, &v.model, &e), &e);
+    shot nothing = shoot(v, request, TS_MODE_SINGLE);
+    assert_same(nothing.latents, before.latents);
+    shot_free(nothing);
+    ts_group_forget(s.group, v.model);
+    ts_model_free(v.model);
+    shot_free(before);
+    free_uses(uses, n);
+    studio_close(s);
+}
+
+/* ---- files that are refused ---- */
+
+#define T(dtype, shape, from, to) "{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":[" #from "," #to "]}"
+#define Q "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+#define PAIR(key) "\"" key ".lora_down.weight\":" T("F16", "[2,32]", 0, 128) ",\"" key ".lora_up.weight\":" \
+                  T("F16", "[32,2]", 128, 256)
+
+typedef struct refusal {
+    const char *header;
+    size_t bytes;
+    ts_code code;
+    const char *word;
+} refusal;
+
+static const refusal refusals[] = {
+    {"{" PAIR(Q) "}", 256, TS_OK, ""},
+    {"{" PAIR(Q) ",\"" Q ".alpha\":" T("I64", "[]", 256, 264) "}", 264, TS_OK, ""},
+    {"{}", 0, TS_EFORMAT, "nothing"},
+    {"{" PAIR(Q) ",\"other\":" T("F16", "[1]", 256, 258) "}", 258, TS_EFORMAT, "other"},
+    {"{" PAIR(Q) ",\"count\":" T("I64", "[]", 256, 264) "}", 264, TS_EFORMAT, "count"},
+    {"{" PAIR(Q) ",\"lora_unet_.alpha\":" T("F16", "[]", 256, 258) "}", 258, TS_EFORMAT, "lora_unet_.alpha"},
+    {"{" PAIR(Q) ",\"" Q ".alpha\":" T("F16", "[2]", 256, 260) "}", 260, TS_EFORMAT, Q ".alpha"},
+    {"{" PAIR(Q) ",\"" Q ".alpha\":" T("I16", "[]", 256, 258) "}", 258, TS_EFORMAT, Q ".alpha"},
+    {"{" PAIR(Q) ",\"" Q ".dora_scale\":" T("F16", "[32]", 256, 320) "}", 320, TS_EUNSUPPORTED, "DoRA"},
+    {"{\"" Q ".hada_w1_a\":" T("F16", "[2]", 0, 4) "}", 4, TS_EUNSUPPORTED, "LoHa"},
+    {"{\"" Q ".lokr_w1\":" T("F16", "[2]", 0, 4) "}", 4, TS_EUNSUPPORTED, "LoKr"},
+    {"{\"" Q ".lora_down.weight\":" T("F16", "[2,32]", 0, 128) "}", 128, TS_EFORMAT, "missing"},
+    {"{\"" Q ".lora_down.weight\":" T("I8", "[2,32]", 0, 64) "}", 64, TS_EUNSUPPORTED, "I8"},
+    {"{\"" Q ".lora_down.weight\":" T("F16", "[2,32]", 0, 128) ",\"" Q ".lora_up.weight\":" T("F16", "[32,1]", 128, 192) "}", 192,
+     TS_EFORMAT, "fit together"},
+    {"{\"" Q ".lora_down.weight\":" T("F16", "[0,32]", 0, 0) ",\"" Q ".lora_up.weight\":" T("F16", "[32,0]", 0, 0) "}", 0,
+     TS_EFORMAT, "fit together"},
+    {"{\"" Q ".lora_down.weight\":" T("F16", "[2,32,1]", 0, 128) ",\"" Q ".lora_up.weight\":" T("F16", "[32,2]", 128, 256) "}", 256,
+     TS_EFORMAT, "fit together"},
+    {"{" PAIR(Q) ",\"__metadata__\":{\"lora_adapter_metadata\":\"{\"}}", 256, TS_EFORMAT, "lora_adapter_metadata"},
+    {"{" PAIR(Q) ",\"__metadata__\":{\"lora_adapter_metadata\":\"{\\\"unet.lora_alpha\\\":\\\"1\\\"}\"}}", 256, TS_EFORMAT,
+     "alpha"},
+    {"{" PAIR(Q) ",\"__metadata__\":{\"lora_adapter_metadata\":\"{\\\"unet.use_dora\\\":true}\"}}", 256, TS_EUNSUPPORTED,
+     "DoRA"},
+    /* What a model says to them. */
+    {"{" PAIR("lora_unet_mid_block_attentions_9_transformer_blocks_0_attn1_to_q") "}", 256, TS_EFORMAT, "no such layer"},
+    {"{" PAIR("lora_unet_input_blocks_99_1_proj_in") "}", 256, TS_EFORMAT, "no such layer"},
+    {"{" PAIR("lora_unet_conv_in") "}", 256, TS_EFORMAT, "shape"},
+    {"{" PAIR("lora_unet_mid_block_resnets_0_conv1") "}", 256, TS_EFORMAT, "shape"},
+    {"{" PAIR("lora_unet_mid_block_attentions_0_transformer_blocks_0_ff_net_0_proj") "}", 256, TS_EFORMAT, "shape"},
+};
+
+static void a_file_is_taken_or_refused_with_the_reason(void **state) {
+    const refusal *r = *state;
+    const size_t length = strlen(r->header), size = 8 + length + r->bytes;
+    unsigned char *file = calloc(size, 1);
+    assert_non_null(file);
+    for (unsigned i = 0; i < 8; i++) file[i] = (unsigned char)((uint64_t)length >> (8 * i));
+    memcpy(file + 8, r->header, length);
+    ts_lora *l = NULL;
+    ts_error e = {0};
+    ts_code rc = ts_lora_parse("a test", file, size, &l, &e);
+    ts_weights *base = parity_weights_folder("pipeline_sd1/unet"), *over = NULL;
+    must(ts_weights_over(base, &over, NULL), &e);
+    if (!rc) rc = ts_lora_fuse(&(ts_lora_scaled){l, 1}, 1, TS_LORA_UNET, 1, base, over, &e);
+    if (rc != r->code || (rc && (!strstr(e.message, r->word) || !strstr(e.message, "a test"))))
+        fail_msg("%s: \"%s\", without %s", ts_code_name(rc), e.message, r->word);
+    ts_weights_free(over);
+    ts_weights_free(base);
+    ts_lora_free(l);
+    free(file);
+}
+
+/* A file for another kind of model. */
+static void a_second_text_encoder_is_asked_for(void **state) {
+    (void)state;
+    studio s = studio_open("pipeline_sd1", &ts_backend_ref, 1);
+    char *path = fixture_path("loras/sgm_xl.safetensors");
+    ts_model *v = NULL;
+    ts_error e = {0};
+    assert_int_equal(ts_model_vary(s.model, &(ts_lora_use){path, 1}, 1, &v, &e), TS_EFORMAT);
+    assert_null(v);
+    assert_non_null(strstr(e.message, "sgm_xl.safetensors"));
+    assert_int_equal(ts_model_vary(s.model, &(ts_lora_use){"/nonexistent", 1}, 1, &v, &e), TS_ENOTFOUND);
+    free(path);
+    studio_close(s);
+}
+
+int main(int argc, char **argv) {
+    fixture_init(argc, argv);
+    parity_init(argc, argv);
+    cJSON *json = fixture_json("loras.json");
+    ts_safetensors *want = fixture_tensors("loras.safetensors");
+    test_list tests = {0};
+    const cJSON *c;
+    cJSON_ArrayForEach(c, json) {
+        lora_case k = {.json = c, .want = want, .backend = &ts_backend_ref};
+        const char *name = json_text(c, "name");
+        test_add(&tests, a_fused_unet_is_that_of_diffusers, &k, sizeof k, "%s: the U-Net is diffusers'", name);
+        k.backend = &ts_backend_cpu;
+        test_add(&tests, a_fused_model_makes_the_picture_of_diffusers, &k, sizeof k,
+                 "%s: the picture is diffusers'", name);
+        test_add(&tests, a_variant_leaves_its_model_alone, &k, sizeof k, "%s: a variant leaves its model alone",
+                 name);
+    }
+    for (size_t i = 0; i < sizeof refusals / sizeof *refusals; i++)
+        test_add(&tests, a_file_is_taken_or_refused_with_the_reason, &refusals[i], 0, "file %zu: %s", i,
+                 refusals[i].code ? refusals[i].word : "taken");
+    test_add(&tests, a_second_text_encoder_is_asked_for, NULL, 0, "a file for another kind of model is refused");
+    int failed = test_run(&tests, "loras");
+    cJSON_Delete(json);
+    ts_safetensors_free(want);
+    return failed;
+}

@@ -1,0 +1,188 @@
+"""loras/ and loras.json: LoRA files in each layout, and what the small pipelines make of them once diffusers has fused
+them. Needs peft (0.21.2)."""
+import json
+
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+
+import common
+import pipelines
+import single_file
+import unet_models
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+TEXT = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+CLASSES = {"sd1": StableDiffusionPipeline, "xl": StableDiffusionXLPipeline}
+CASE = {**pipelines.BASE, "seed": 11}
+
+
+def open_pipeline(kind):
+    pipe = CLASSES[kind].from_pretrained(common.folder(f"pipeline_{kind}"), torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def layers(module, ends):
+    return {n: m for n, m in module.named_modules()
+            if isinstance(m, (torch.nn.Linear, torch.nn.Conv2d)) and n.endswith(tuple(ends))}
+
+
+def matrices(m, rank, seed):
+    """down and up of a size that changes the layer by a third or so."""
+    w = m.weight
+    down = common.randn((rank, *w.shape[1:]), seed, w[0].numel() ** -0.5)
+    up = common.randn((w.shape[0], rank, *(1 for _ in w.shape[2:])), seed + 1, 0.25)
+    return down.half(), up.half()
+
+
+def kohya(choices, name=lambda n: n):
+    """choices: by prefix, the module, the layers' endings, the rank and the alpha.
+
+    diffusers passes over a text encoder's attention where out_proj is not among the layers, and gives a layer without
+    an alpha that of the others: neither is in the files here."""
+    out, seed = {}, 1000
+    for prefix, module, ends, rank, alpha in choices:
+        for n, m in layers(module, ends).items():
+            theirs = "text_model." + n.removeprefix("text_model.") if prefix.startswith("lora_te") else name(n)
+            key = prefix + theirs.replace(".", "_")
+            seed += 2
+            down, up = matrices(m, rank, seed)
+            out[f"{key}.lora_down.weight"], out[f"{key}.lora_up.weight"] = down, up
+            out[f"{key}.alpha"] = torch.tensor(alpha)
+    return out
+
+
+def kohya_sd1(pipe):
+    unet, text = pipe.unet, pipe.text_encoder
+    return kohya([
+        ("lora_unet_", unet, ("attn1.to_q", "attn1.to_k", "attn2.to_v", "to_out.0"), 4, 2.0),
+        ("lora_unet_", unet, ("ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"), 3, 3),  # alpha is I64
+        ("lora_te_", text, ("q_proj", "out_proj", "fc1"), 2, 1.0)]), None
+
+
+def locon_sd1(pipe):
+    """LyCORIS' LoCon: convolutions too, of every place."""
+    return kohya([
+        ("lora_unet_", pipe.unet, ("resnets.0.conv1", "resnets.1.conv2", "conv_shortcut", "downsamplers.0.conv",
+                                   "upsamplers.0.conv", "time_emb_proj", "attn2.to_k"), 2, 1.5),
+        ("lora_unet_", pipe.unet, ("conv_in", "conv_out"), 2, 2.0)]), None
+
+
+def sgm_xl(pipe):
+    """As sd-scripts writes XL: the U-Net in the LDM layout's names, both text encoders."""
+    names = single_file.unet_names(pipe.unet.config)
+
+    def ldm(n):
+        stem = n
+        while stem not in names:
+            stem = stem.rpartition(".")[0]
+        return names[stem] + n[len(stem):]
+
+    return kohya([
+        ("lora_unet_", pipe.unet, ("attn1.to_k", "attn2.to_v", "to_out.0", "ff.net.0.proj", "proj_in"), 2, 1.0),
+        ("lora_unet_", pipe.unet, ("resnets.0.conv1", "resnets.1.conv2", "time_emb_proj", "downsamplers.0.conv"), 1, 0.5),
+        ("lora_te1_", pipe.text_encoder, ("q_proj", "out_proj", "fc2"), 2, 1.0),
+        ("lora_te2_", pipe.text_encoder_2, ("k_proj", "out_proj", "fc1"), 2, 2.0)], ldm), None
+
+
+def peft_adapters(pipe, parts, dtype):
+    """Adapters as peft makes them, saved as diffusers' training scripts do, alpha in the metadata."""
+    found, metadata = {}, {}
+    for part, config in parts.items():
+        module = getattr(pipe, part)
+        module.add_adapter(LoraConfig(**config))
+        seed = 2000
+        for n, p in module.named_parameters():
+            if ".lora_" in n:
+                seed += 1
+                p.copy_(common.randn(p.shape, seed, 0.25 if "lora_B" in n else p[0].numel() ** -0.5).to(dtype))
+        found |= {f"{part}.{k}": v.to(dtype) for k, v in get_peft_model_state_dict(module).items()}
+        config = {k: sorted(v) if isinstance(v, set) else v for k, v in module.peft_config["default"].to_dict().items()}
+        metadata |= {f"{part}.{k}": v for k, v in config.items()}
+    return found, metadata
+
+
+def peft_sd1(pipe):
+    return peft_adapters(pipe, {
+        "unet": dict(r=2, lora_alpha=3, target_modules=list(ATTENTION) + ["conv1"],
+                     alpha_pattern={"down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": 1},
+                     rank_pattern={"mid_block.attentions.0.transformer_blocks.0.attn2.to_k": 1}),
+        "text_encoder": dict(r=2, lora_alpha=4, target_modules=["q_proj", "k_proj", "out_proj"])}, torch.float32)
+
+
+def peft_xl(pipe):
+    return peft_adapters(pipe, {
+        "unet": dict(r=2, lora_alpha=2, use_rslora=True, target_modules=list(ATTENTION)),
+        "text_encoder_2": dict(r=2, lora_alpha=1, target_modules=["v_proj", "fc2"])}, torch.bfloat16)
+
+
+def old_sd1(pipe):
+    """diffusers before peft: processors of the U-Net's attention, linear layers of the text encoder; no alphas."""
+    out, seed = {}, 3000
+    for n, m in layers(pipe.unet, ATTENTION).items():
+        stem, _, leaf = n.rpartition(".to_")
+        down, up = matrices(m, 2, seed := seed + 2)
+        key = f"unet.{stem}.processor.to_{leaf.removesuffix('.0')}_lora"
+        out[f"{key}.down.weight"], out[f"{key}.up.weight"] = down, up
+    for n, m in layers(pipe.text_encoder, TEXT).items():
+        down, up = matrices(m, 2, seed := seed + 2)
+        key = "text_encoder.text_model." + n.removeprefix("text_model.")
+        out[f"{key}.lora_linear_layer.down.weight"], out[f"{key}.lora_linear_layer.up.weight"] = down, up
+    return out, None
+
+
+FILES = {"kohya_sd1": kohya_sd1, "locon_sd1": locon_sd1, "sgm_xl": sgm_xl, "peft_sd1": peft_sd1, "peft_xl": peft_xl,
+         "old_sd1": old_sd1}
+# name, pipeline, files with their scales
+CASES = [("kohya", "sd1", {"kohya_sd1": 1.0}), ("kohya at -0.5", "sd1", {"kohya_sd1": -0.5}),
+         ("locon", "sd1", {"locon_sd1": 0.75}), ("peft", "sd1", {"peft_sd1": 1.0}), ("old", "sd1", {"old_sd1": 0.8}),
+         ("two files", "sd1", {"kohya_sd1": 0.6, "old_sd1": -0.3}), ("sgm", "xl", {"sgm_xl": 0.9}),
+         ("peft of xl", "xl", {"peft_xl": 1.0})]
+
+
+def fused(kind, files):
+    pipe = open_pipeline(kind)
+    for name in files:
+        pipe.load_lora_weights(str(common.folder("loras")), weight_name=f"{name}.safetensors", adapter_name=name)
+    pipe.set_adapters(list(files), list(files.values()))
+    parts = [p for p in ("unet", "text_encoder", "text_encoder_2") if hasattr(pipe, p)]
+    pipe.fuse_lora(components=parts, adapter_names=list(files))
+    pipe.unload_lora_weights()
+    # Rounded to what the files of the small models hold.
+    unet_models.round_to_half(pipe.unet)
+    return pipe
+
+
+def main():
+    cases, tensors, path = [], {}, common.folder("loras")
+    for name, make in FILES.items():
+        pipe = open_pipeline(name.rpartition("_")[2])
+        state, metadata = make(pipe)
+        metadata = {"lora_adapter_metadata": json.dumps(metadata, sort_keys=True)} if metadata else {}
+        save_file({k: v.contiguous().clone() for k, v in state.items()}, path / f"{name}.safetensors",
+                  metadata={"format": "pt", **metadata})
+        (path / f"{name}.safetensors").chmod(0o644)
+    for name, kind, files in CASES:
+        pipe = fused(kind, files)
+        plain = open_pipeline(kind)
+        found = pipelines.run(pipe, CASE, kind == "xl")
+        before = pipelines.run(plain, CASE, kind == "xl")
+        io = load_file(common.folder() / f"unet_{kind}.safetensors")
+        cond = {k: io[f"16x16.{k}"] for k in ("encoder_hidden_states", "text_embeds", "time_ids") if f"16x16.{k}" in io}
+        out = unet_models.call(pipe.unet, io["16x16.sample"], io["16x16.timestep"][0], cond)
+        tensors[f"{name}.latents"], tensors[f"{name}.out"] = found["latents"][-1:], out
+        changed = common.rel_l2(before["latents"][-1:], found["latents"][-1:])
+        print(name, f"latents {found['latents'][-1].std():.2f}, changed by {changed:.2f}")
+        cases.append({"name": name, "folder": f"pipeline_{kind}", "io": f"unet_{kind}.safetensors",
+                      "files": [{"file": f"loras/{f}.safetensors", "scale": s} for f, s in files.items()],
+                      "request": CASE, "changed": changed})
+    common.save_tensors(common.folder() / "loras.safetensors", tensors)
+    common.save_json(common.folder() / "loras.json", cases)
+
+
+if __name__ == "__main__":
+    common.check_versions()
+    main()
