@@ -86,3 +86,6 @@ put("checkpoint", "beside", json.dumps(
 
 put("weights", "one", '{"metadata":{"total_size":8},"weight_map":{"a":"1.safetensors"}}')
 put("weights", "missing", '{"weight_map":{"a":"1.safetensors","b":"2.safetensors"}}')
+
+for picture in (fixtures / "images").glob("*.png"):
+    put("png", picture.stem, picture.read_bytes())
