@@ -25,6 +25,7 @@ typedef struct session {
     float *latents; /* kept, [batch][elements] */
     int latent_h, latent_w;
     size_t latent_elements;
+    ts_trace trace;
     uint64_t started_ns;
     bool bar;
 } session;
@@ -193,6 +194,7 @@ static ts_code fill_job(session *s, const ts_group *group, ts_error *e) {
                       .on_step = on_step,
                       .on_picture = on_picture,
                       .arg = s,
+                      .trace = o->dump ? &s->trace : NULL,
                       .want_profile = o->profile};
     s->job.shape = (ts_shape){.width = o->width ? o->width : info->default_width,
                               .height = o->height ? o->height : info->default_height,
@@ -258,11 +260,13 @@ static ts_code run(const ts_generate_options *o, ts_error *e) {
         rc = s.error.code;
     }
     if (!rc && o->latents_out) rc = write_latents(&s, e);
+    if (!rc && o->dump) rc = ts_trace_write(&s.trace, o->dump, e);
     if (!rc && o->json) print_figures(&s, load_s);
     if (s.job.profile) fputs(s.job.profile, stderr);
 done:
     free(s.job.profile);
     free(s.latents);
+    ts_trace_free(&s.trace);
     ts_source_free(&s.source);
     free(noise);
     ts_safetensors_free(file);

@@ -170,6 +170,7 @@ static const row table[] = {
     {"latents-in", "FILE", "unit-normal starting noise, tensor \"latents\", N x C x H x W float32",
      TEXT(latents_in)},
     {"latents-out", "FILE", "keeps the final latents likewise", TEXT(latents_out)},
+    {"dump", "FILE", "keeps the text, the noise, the U-Net's first prediction and every latent", TEXT(dump)},
     {"json", NULL, "figures on stdout", SWITCH(json)},
     {"profile", NULL, "time by op of rank 0 on stderr", SWITCH(profile)},
 };
@@ -228,6 +229,7 @@ int ts_generate_options_parse(int argc, char **argv, ts_generate_options *ret) {
     } needed[] = {{"--model", o.model}, {"--prompt", o.prompt}, {"-o", o.out}};
     if (!o.init && (o.mask || o.strength > 0))
         return complain("%s goes with --init%s", o.mask ? "--mask" : "--strength", "");
+    if (o.dump && o.batch > 1) return complain("%s goes with one picture%s", "--dump", "");
     for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
         if (!needed[i].value) return complain("%s is missing%s", needed[i].name, "");
     *ret = o;

@@ -5,7 +5,7 @@
 #include "engine/job.h"
 
 typedef struct ts_generate_options {
-    const char *model, *vae, *prompt, *negative, *out, *devices, *sampler, *latents_in, *latents_out, *init, *mask;
+    const char *model, *vae, *prompt, *negative, *out, *devices, *sampler, *latents_in, *latents_out, *dump, *init, *mask;
     uint64_t seed;
     int rng, scheduler; /* ts_rng_kind, ts_scheduler */
     int steps, clip_skip, width, height, batch;

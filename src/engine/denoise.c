@@ -374,6 +374,19 @@ static void consider_shrinking(ts_patch *p, int i) {
     atomic_store(&run->stop_at, i + 2);
 }
 
+/* This rank's part of what a trace keeps of evaluation i. */
+static void trace(const ts_patch *p, int i) {
+    const ts_run *run = p->run;
+    ts_trace *t = run->job->trace;
+    int image[2 * TS_MAX_BATCH], n = i == 0 ? images(p, image) : 0;
+    const float *predicted = ts_program_tensor(p->program, "out", NULL);
+    for (int k = 0; k < n; k++)
+        memcpy(t->prediction + own_rows(p, image[k], run->channels), predicted + (size_t)k * p->elements,
+               p->elements * sizeof *predicted);
+    if (!p->branch)
+        memcpy(t->latents + own_rows(p, i, run->channels), p->x, p->elements * sizeof *p->x);
+}
+
 static ts_code evaluate(ts_patch *p, int i) {
     ts_run *run = p->run;
     const ts_sampler_row *row = &run->plan->row[i];
@@ -390,6 +403,7 @@ static ts_code evaluate(ts_patch *p, int i) {
     if (row->x_from_noise != 0) draw_noise(p);
     ts_sampler_apply(row, p->x, p->out, p->hist, p->saved, p->noise, p->elements * (size_t)run->count);
     keep_unmasked(p, i);
+    if (run->job->trace) trace(p, i);
     check_finite(p, i + 1);
     if (p->transport) p->transport->ops->finished(p->transport, p->index, number);
     ts_program_get_stats(p->program, &after);

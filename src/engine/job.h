@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "engine/random.h"
 #include "engine/sampler.h"
+#include "engine/trace.h"
 
 #define TS_MAX_RANKS 16
 #define TS_MAX_BATCH 16
@@ -189,6 +190,7 @@ typedef struct ts_job {
     void *arg;
     ts_job_stats stats;
     bool want_profile;
+    ts_trace *trace; /* NULL, or zeroed, to be filled by a job of one picture; ts_trace_free it */
     char *profile; /* afterwards, if wanted: a text, one line an op of rank 0, slowest first; free() it */
 } ts_job;
 

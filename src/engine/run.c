@@ -59,6 +59,30 @@ static ts_code allocate(ts_run *run, ts_error *e) {
     return TS_OK;
 }
 
+static ts_code make_trace(const ts_run *run, ts_error *e) {
+    const ts_model *m = run->model;
+    ts_trace *t = run->job->trace;
+    if (run->job->count != 1) return ts_fail(e, TS_EINVAL, "a trace is of one picture");
+    *t = (ts_trace){.images = run->job->shape.guided ? 2 : 1,
+                    .tokens = m->text[0].config.positions,
+                    .text_width = ts_model_text_width(m),
+                    .pooled_width = ts_model_pooled_width(m),
+                    .channels = run->channels,
+                    .height = run->latent_h,
+                    .width = run->latent_w,
+                    .evaluations = run->plan->rows};
+    return ts_trace_make(t, e);
+}
+
+/* What is there before the first evaluation. */
+static void trace_inputs(const ts_run *run) {
+    ts_trace *t = run->job->trace;
+    const size_t images = (size_t)t->images;
+    memcpy(t->text, run->text, images * (size_t)t->tokens * (size_t)t->text_width * sizeof *t->text);
+    memcpy(t->pooled, run->pooled, images * (size_t)t->pooled_width * sizeof *t->pooled);
+    memcpy(t->noise, run->noise, ts_run_elements(run) * sizeof *t->noise);
+}
+
 static ts_code encode_texts(ts_run *run, ts_error *e) {
     const ts_model *m = run->model;
     const ts_job *job = run->job;
@@ -214,6 +238,7 @@ static ts_code prepare(ts_run *run, ts_error *e) {
     rc = ts_sampler_plan_new(job->shape.sampler, &schedule, job->shape.steps,
                              ts_shape_begin(&job->shape), &run->plan, e);
     if (!rc) rc = allocate(run, e);
+    if (!rc && job->trace) rc = make_trace(run, e);
     return rc;
 }
 
@@ -254,6 +279,7 @@ ts_code ts_group_run(ts_group *g, ts_model *model, ts_job *job, ts_error *e) {
     rc = encode_texts(&run, e);
     if (!rc) rc = ts_model_check(model, e);
     if (rc) goto done;
+    if (job->trace) trace_inputs(&run);
     stats->text_s = ts_seconds(ts_now_ns() - t1);
     stats->ranks = run.ranks;
     stats->patches = run.layout.patches;
