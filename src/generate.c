@@ -188,6 +188,7 @@ static ts_code fill_job(session *s, const ts_group *group, ts_error *e) {
     const ts_model_info *info = ts_model_get_info(s->model);
     const char *sampler = o->sampler ? o->sampler : info->default_sampler;
     ts_dtype dtype = o->dtype >= 0 ? (ts_dtype)o->dtype : ts_group_prefers_bf16(group) ? TS_BF16 : TS_F32;
+    const ts_level_list *list = o->sigmas.count ? &o->sigmas : &o->timesteps;
     s->job = (ts_job){.pictures = s->pictures,
                       .count = o->batch,
                       .keep_latents = o->latents_out != NULL,
@@ -198,12 +199,14 @@ static ts_code fill_job(session *s, const ts_group *group, ts_error *e) {
                       .want_profile = o->profile};
     s->job.shape = (ts_shape){.width = o->width ? o->width : info->default_width,
                               .height = o->height ? o->height : info->default_height,
-                              .steps = o->steps,
+                              .steps = o->steps ? o->steps : list->count ? list->count : 20,
                               .sampler = ts_sampler_find(sampler),
                               .scheduler = (ts_scheduler)o->scheduler,
+                              .levels = *list,
                               .parallel = o->parallel,
                               .dtype = dtype,
                               .guided = o->guidance > 1};
+    if (list->count) s->job.shape.scheduler = o->sigmas.count ? TS_SCHEDULER_SIGMAS : TS_SCHEDULER_TIMESTEPS;
     if (!s->job.shape.sampler) return ts_fail(e, TS_EINVAL, "--sampler: there is no \"%s\"", sampler);
     ts_code rc = o->init ? read_source(s, e) : TS_OK;
     if (rc) return rc;

@@ -80,6 +80,20 @@ static bool take_pair(const row *r, const char *text, char between, void *at) {
     return as_int(first, r->low, r->high, sides) && as_int(x + 1, r->low, r->high, sides + 1);
 }
 
+static bool take_levels(const row *r, const char *text, void *at) {
+    (void)r;
+    ts_level_list *list = at;
+    for (list->count = 0; list->count < TS_LIST_LEVELS; text++) {
+        char *end;
+        list->at[list->count++] = strtof(text, &end);
+        if (end == text) return false;
+        text = end;
+        if (!*text) return true;
+        if (*text != ',') return false;
+    }
+    return false;
+}
+
 /* "A-B" into an interval. */
 static bool take_interval(const row *r, const char *text, void *at) {
     (void)r;
@@ -153,8 +167,11 @@ static const row table[] = {
     {"strength", "X", "share of the steps that is run from there (default 0.8; with a mask 1)",
      NUMBER(strength, 1e-6, 1)},
     {"sampler", "NAME", "(default: the model's)", TEXT(sampler)},
-    {"scheduler", "NAME", "default, karras, exponential, leading, trailing or linspace (default: the model's)",
+    {"scheduler", "NAME",
+     "default, karras, exponential, leading, trailing, linspace, sgm_uniform or align_your_steps (default: the model's)",
      CHOICE(scheduler, ts_scheduler_find)},
+    {"sigmas", "LIST", "the noise levels themselves, \"12.5,4,1\"; as many steps", take_levels, TO(sigmas)},
+    {"timesteps", "LIST", "the training timesteps, \"999,500,120\"; as many steps", take_levels, TO(timesteps)},
     {"mode", "NAME", "pcpp, distrifusion, sync, naive or single (default pcpp)",
      CHOICE(parallel.mode, ts_mode_find)},
     {"ranks", "N", "devices that take part (default all)", INT(parallel.ranks, 1, TS_MAX_RANKS)},
@@ -204,8 +221,7 @@ int ts_generate_options_parse(int argc, char **argv, ts_generate_options *ret) {
     for (int i = 0; i < (int)ROWS; i++)
         longs[i] = (struct option){table[i].name, table[i].value != NULL, NULL, OPT_ROW + i};
     longs[ROWS] = (struct option){"help", 0, NULL, OPT_HELP};
-    ts_generate_options o = {.steps = 20,
-                             .batch = 1,
+    ts_generate_options o = {.batch = 1,
                              .dtype = -1,
                              .guidance = 5,
                              .devices = "auto",

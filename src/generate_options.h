@@ -8,7 +8,9 @@ typedef struct ts_generate_options {
     const char *model, *vae, *prompt, *negative, *out, *devices, *sampler, *latents_in, *latents_out, *dump, *init, *mask;
     uint64_t seed;
     int rng, scheduler; /* ts_rng_kind, ts_scheduler */
-    int steps, clip_skip, width, height, batch;
+    ts_level_list sigmas, timesteps;
+    int steps; /* 0: 20, or as many as the list has */
+    int clip_skip, width, height, batch;
     int dtype; /* ts_dtype; -1: auto */
     double strength; /* 0: the task's default */
     double guidance, guidance_rescale;

@@ -162,7 +162,7 @@ ts_code ts_group_check(const ts_group *g, const ts_model *m, const ts_shape *s, 
                              "cfg_split needs guidance and an even number of devices, at least two");
     ts_sampler_plan *plan = NULL;
     ts_schedule_config schedule = m->schedule;
-    ts_schedule_place(&schedule, s->scheduler);
+    ts_schedule_place(&schedule, s->scheduler, &s->levels, m->xl);
     ts_code rc = ts_sampler_takes(s->sampler, s->scheduler, e);
     if (!rc) rc = check_task(m, s, e);
     if (!rc) rc = ts_sampler_plan_new(s->sampler, &schedule, s->steps, ts_shape_begin(s), &plan, e);

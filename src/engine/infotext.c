@@ -4,6 +4,20 @@
 #include <stdio.h>
 #include "base/buffer.h"
 
+/* What else changes the steps. AUTOMATIC1111 calls PyTorch's generator of a GPU NV. */
+static ts_code sampling(ts_buffer *b, const ts_shape *s, const ts_picture_params *p) {
+    const ts_interval i = p->guidance_interval;
+    ts_code rc = ts_buffer_printf(b, ", Schedule type: %s, RNG: %s", ts_scheduler_label(s->scheduler),
+                                  p->rng == TS_RNG_TORCH_CUDA ? "NV" : "CPU");
+    for (int k = 0; k < s->levels.count && !rc; k++)
+        rc = ts_buffer_printf(b, "%s%.7g", k ? " " : ", Levels: ", (double)s->levels.at[k]);
+    if (!rc && s->guided && p->guidance_rescale > 0)
+        rc = ts_buffer_printf(b, ", CFG rescale: %g", p->guidance_rescale);
+    if (!rc && s->guided && (i.from > 0 || (i.to > 0 && i.to < 1)))
+        rc = ts_buffer_printf(b, ", CFG interval: %g-%g", i.from, i.to > 0 ? i.to : 1);
+    return rc;
+}
+
 ts_code ts_infotext(const ts_model *model, const ts_job *job, const ts_picture *p, char **ret) {
     const ts_shape *s = &job->shape;
     const ts_parallel *l = &s->parallel;
@@ -15,11 +29,7 @@ ts_code ts_infotext(const ts_model *model, const ts_job *job, const ts_picture *
         rc = ts_buffer_printf(&b, "Steps: %d, Sampler: %s, CFG scale: %g, Seed: %llu, Size: %dx%d, Model: %s",
                               s->steps, s->sampler->label, s->guided ? p->params.guidance_scale : 1.0,
                               (unsigned long long)p->params.seed, s->width, s->height, ts_model_get_info(model)->id);
-    if (!rc && s->guided && p->params.guidance_rescale > 0)
-        rc = ts_buffer_printf(&b, ", CFG rescale: %g", p->params.guidance_rescale);
-    const ts_interval i = p->params.guidance_interval;
-    if (!rc && s->guided && (i.from > 0 || (i.to > 0 && i.to < 1)))
-        rc = ts_buffer_printf(&b, ", CFG interval: %g-%g", i.from, i.to > 0 ? i.to : 1);
+    if (!rc) rc = sampling(&b, s, &p->params);
     if (!rc && s->task != TS_TASK_TEXT)
         rc = ts_buffer_printf(&b, ", Denoising strength: %g%s", s->strength,
                               s->task == TS_TASK_INPAINT ? ", Mask: yes" : "");

@@ -37,12 +37,16 @@ int ts_cfg_split_find(const char *name) {
     return find(cfg_splits, TS_CFG_SPLIT_COUNT, name);
 }
 
+static bool levels_equal(const ts_level_list *a, const ts_level_list *b) {
+    return a->count == b->count && !memcmp(a->at, b->at, (size_t)a->count * sizeof *a->at);
+}
+
 bool ts_shape_equal(const ts_shape *a, const ts_shape *b) {
     const ts_parallel *p = &a->parallel, *q = &b->parallel;
     return a->width == b->width && a->height == b->height && a->steps == b->steps &&
-           a->sampler == b->sampler && a->scheduler == b->scheduler && a->dtype == b->dtype &&
-           a->guided == b->guided && a->task == b->task && a->strength == b->strength && p->mode == q->mode &&
-           p->ranks == q->ranks && p->partial == q->partial && p->warmup == q->warmup &&
+           a->sampler == b->sampler && a->scheduler == b->scheduler && levels_equal(&a->levels, &b->levels) &&
+           a->dtype == b->dtype && a->guided == b->guided && a->task == b->task && a->strength == b->strength &&
+           p->mode == q->mode && p->ranks == q->ranks && p->partial == q->partial && p->warmup == q->warmup &&
            p->group_norm == q->group_norm && p->cfg_split == q->cfg_split;
 }
 

@@ -101,6 +101,7 @@ typedef struct ts_shape {
     int steps;         /* 1..TS_MAX_STEPS */
     const ts_sampler *sampler;
     ts_scheduler scheduler;
+    ts_level_list levels; /* of the schedulers SIGMAS and TIMESTEPS, as many as steps */
     ts_parallel parallel;
     ts_dtype dtype; /* TS_F32 or TS_BF16 */
     bool guided;    /* classifier-free guidance: two U-Net passes a step */

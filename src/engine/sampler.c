@@ -10,6 +10,7 @@
 static const ts_sampler samplers[] = {
     {.name = "ddim",
      .by_spacing = true,
+     .by_timesteps = true,
      .label = "DDIM",
      .aliases = {"DDIMScheduler"},
      .order = 1,
@@ -18,6 +19,7 @@ static const ts_sampler samplers[] = {
      .plan = ts_plan_ddim},
     {.name = "ddpm",
      .by_spacing = true,
+     .by_timesteps = true,
      .label = "DDPM",
      .aliases = {"DDPMScheduler"},
      .order = 1,
@@ -27,6 +29,7 @@ static const ts_sampler samplers[] = {
     {.name = "euler",
      .by_spacing = true,
      .by_sigmas = true,
+     .by_timesteps = true,
      .label = "Euler",
      .aliases = {"k_euler", "EulerDiscreteScheduler"},
      .order = 1,
@@ -36,6 +39,7 @@ static const ts_sampler samplers[] = {
     {.name = "euler_a",
      .by_spacing = true,
      .by_sigmas = true,
+     .by_timesteps = true,
      .label = "Euler a",
      .aliases = {"euler_ancestral", "k_euler_a", "k_euler_ancestral", "EulerAncestralDiscreteScheduler"},
      .order = 1,
@@ -45,6 +49,7 @@ static const ts_sampler samplers[] = {
     {.name = "heun",
      .by_spacing = true,
      .by_sigmas = true,
+     .by_timesteps = true,
      .label = "Heun",
      .aliases = {"k_heun", "HeunDiscreteScheduler"},
      .order = 2,
@@ -54,6 +59,7 @@ static const ts_sampler samplers[] = {
     {.name = "lms",
      .by_spacing = true,
      .by_sigmas = true,
+     .by_timesteps = true,
      .label = "LMS",
      .aliases = {"k_lms", "LMSDiscreteScheduler"},
      .order = 4,
@@ -63,6 +69,7 @@ static const ts_sampler samplers[] = {
     {.name = "dpm2",
      .by_spacing = true,
      .by_sigmas = true,
+     .by_timesteps = true,
      .label = "DPM2",
      .aliases = {"k_dpm_2", "dpm_2", "KDPM2DiscreteScheduler"},
      .order = 2,
@@ -72,6 +79,7 @@ static const ts_sampler samplers[] = {
     {.name = "dpm2_a",
      .by_spacing = true,
      .by_sigmas = true,
+     .by_timesteps = true,
      .label = "DPM2 a",
      .aliases = {"dpm2_ancestral", "k_dpm_2_a", "k_dpm_2_ancestral", "KDPM2AncestralDiscreteScheduler"},
      .order = 2,
@@ -81,6 +89,7 @@ static const ts_sampler samplers[] = {
     {.name = "dpmpp_2m",
      .by_spacing = true,
      .by_sigmas = true,
+     .by_timesteps = true,
      .label = "DPM++ 2M",
      .aliases = {"k_dpmpp_2m", "dpm++2m", "dpmsolver++", "DPMSolverMultistepScheduler"},
      .order = 2,
@@ -90,6 +99,7 @@ static const ts_sampler samplers[] = {
     {.name = "dpmpp_2m_sde",
      .by_spacing = true,
      .by_sigmas = true,
+     .by_timesteps = true,
      .label = "DPM++ 2M SDE",
      .aliases = {"k_dpmpp_2m_sde", "dpm++2m_sde", "sde-dpmsolver++"},
      .order = 2,
@@ -99,6 +109,7 @@ static const ts_sampler samplers[] = {
     {.name = "dpmpp_3m_sde",
      .by_spacing = true,
      .by_sigmas = true,
+     .by_timesteps = true,
      .label = "DPM++ 3M SDE",
      .aliases = {"k_dpmpp_3m_sde", "dpm++3m_sde"},
      .order = 3,
@@ -107,6 +118,7 @@ static const ts_sampler samplers[] = {
      .plan = ts_plan_dpmpp_3m_sde},
     {.name = "dpmpp_2s",
      .by_sigmas = true,
+     .by_timesteps = true,
      .label = "DPM++ 2S",
      .aliases = {"dpmpp_2s_singlestep", "dpm++2s", "DPMSolverSinglestepScheduler"},
      .order = 2,
@@ -124,6 +136,7 @@ static const ts_sampler samplers[] = {
     {.name = "deis",
      .by_spacing = true,
      .by_sigmas = true,
+     .by_timesteps = true,
      .label = "DEIS",
      .aliases = {"DEISMultistepScheduler"},
      .order = 2,
@@ -133,6 +146,7 @@ static const ts_sampler samplers[] = {
     {.name = "unipc",
      .by_spacing = true,
      .by_sigmas = true,
+     .by_timesteps = true,
      .label = "UniPC",
      .aliases = {"uni_pc", "uni_pc_bh2", "UniPCMultistepScheduler"},
      .order = 2,
@@ -140,6 +154,7 @@ static const ts_sampler samplers[] = {
      .default_spacing = TS_SPACING_LINSPACE,
      .plan = ts_plan_unipc},
     {.name = "lcm",
+     .by_timesteps = true,
      .label = "LCM",
      .aliases = {"LCMScheduler"},
      .order = 1,
@@ -147,6 +162,7 @@ static const ts_sampler samplers[] = {
      .default_spacing = TS_SPACING_LEADING,
      .plan = ts_plan_lcm},
     {.name = "tcd",
+     .by_timesteps = true,
      .label = "TCD",
      .aliases = {"TCDScheduler"},
      .order = 1,
@@ -182,16 +198,41 @@ const ts_sampler *ts_sampler_find(const char *name) {
 }
 
 ts_code ts_sampler_takes(const ts_sampler *s, ts_scheduler scheduler, ts_error *e) {
-    const bool sigmas = scheduler == TS_SCHEDULER_KARRAS || scheduler == TS_SCHEDULER_EXPONENTIAL;
-    if (scheduler == TS_SCHEDULER_DEFAULT || (sigmas ? s->by_sigmas : s->by_spacing)) return TS_OK;
-    return ts_fail_param(e, TS_EUNSUPPORTED, "scheduler", "%s has no scheduler %s", s->label,
-                         ts_scheduler_name(scheduler));
+    const bool takes[] = {[TS_PLACE_BY_FILE] = true,
+                          [TS_PLACE_BY_SPACING] = s->by_spacing,
+                          [TS_PLACE_BY_SIGMAS] = s->by_sigmas,
+                          [TS_PLACE_BY_TIMESTEPS] = s->by_timesteps};
+    if (takes[ts_scheduler_places(scheduler)]) return TS_OK;
+    const char *name = ts_scheduler_name(scheduler);
+    if (scheduler >= TS_SCHEDULER_NAMED)
+        return ts_fail_param(e, TS_EUNSUPPORTED, name, "%s takes no list of %s", s->label, name);
+    return ts_fail_param(e, TS_EUNSUPPORTED, "scheduler", "%s has no scheduler %s", s->label, name);
+}
+
+static ts_code check_list(const ts_schedule_config *c, int steps, ts_error *e) {
+    const ts_level_list *l = c->list;
+    const char *name = ts_scheduler_name((ts_scheduler)c->asked);
+    const bool whole = c->asked == TS_SCHEDULER_TIMESTEPS;
+    if (!l || l->count != steps || l->count > TS_LIST_LEVELS)
+        return ts_fail_param(e, TS_EINVAL, name, "%s must have one for each of the steps, at most %d", name,
+                             TS_LIST_LEVELS);
+    for (int i = 0; i < l->count; i++) {
+        const float level = l->at[i];
+        const bool good = whole ? level >= 0 && level < (float)c->num_train_timesteps && level == floorf(level)
+                                : level > 0 && isfinite(level);
+        if (!good && whole)
+            return ts_fail_param(e, TS_EINVAL, name, "%s must be whole numbers from 0 to %d", name,
+                                 c->num_train_timesteps - 1);
+        if (!good) return ts_fail_param(e, TS_EINVAL, name, "%s must be above 0", name);
+        if (i && !(level < l->at[i - 1])) return ts_fail_param(e, TS_EINVAL, name, "%s must decrease", name);
+    }
+    return TS_OK;
 }
 
 /* Some schedules have no finite step somewhere (epsilon at zero SNR, two equal sigmas). */
 static bool row_finite(const ts_sampler_row *r) {
-    bool ok = isfinite(r->timestep) && isfinite(r->signal) && isfinite(r->noise) && isfinite(r->c_in) && isfinite(r->d_from_x) &&
-              isfinite(r->d_from_out) && isfinite(r->x_from_x) && isfinite(r->x_from_d) &&
+    bool ok = isfinite(r->timestep) && isfinite(r->signal) && isfinite(r->noise) && isfinite(r->c_in) &&
+              isfinite(r->d_from_x) && isfinite(r->d_from_out) && isfinite(r->x_from_x) && isfinite(r->x_from_d) &&
               isfinite(r->x_from_out) && isfinite(r->x_from_saved) && isfinite(r->x_from_noise) &&
               isfinite(r->push_from_x) && isfinite(r->push_from_d);
     for (int k = 0; k < TS_SAMPLER_HISTORY; k++) ok = ok && isfinite(r->x_from_hist[k]);
@@ -221,6 +262,10 @@ ts_code ts_sampler_plan_new(const ts_sampler *s, const ts_schedule_config *confi
     if (c.timestep_spacing == TS_SPACING_UNSET) c.timestep_spacing = s->default_spacing;
     int most = c.num_train_timesteps < TS_SAMPLER_STEPS ? c.num_train_timesteps : TS_SAMPLER_STEPS;
     if (steps < 1 || steps > most) return ts_fail_param(e, TS_EINVAL, "steps", "steps must be 1 to %d", most);
+    if (c.asked >= TS_SCHEDULER_NAMED) {
+        ts_code bad = check_list(&c, steps, e);
+        if (bad) return bad;
+    }
     if (begin < 0 || begin >= steps)
         return ts_fail_param(e, TS_EINVAL, "strength", "%d of %d steps cannot be left out", begin, steps);
     const bool flow = s->plan == ts_plan_flow_euler;

@@ -68,7 +68,8 @@ typedef struct ts_sampler {
     const char *aliases[6]; /* other names that find it; ends with NULL */
     int order;
     int evaluations;            /* of the U-Net for a step, at most */
-    bool by_spacing, by_sigmas; /* a request may place its timesteps, its sigmas (ts_scheduler) */
+    /* A request may space its timesteps, place its sigmas, list its timesteps (ts_place). */
+    bool by_spacing, by_sigmas, by_timesteps;
     ts_spacing default_spacing;
     /* Appends the rows to a plan that has none and room for steps * evaluations + 1, from step plan->begin on;
      * alphas as in ts_schedule_alphas. */
@@ -81,11 +82,12 @@ const ts_sampler *ts_sampler_find(const char *name);
 int ts_sampler_count(void);
 const ts_sampler *ts_sampler_at(int i); /* 0 <= i < count */
 
-/* TS_EUNSUPPORTED (param "scheduler") where the sampler has its levels from elsewhere. */
+/* TS_EUNSUPPORTED (param "scheduler", or the list's) where the sampler has its levels from elsewhere. */
 ts_code ts_sampler_takes(const ts_sampler *s, ts_scheduler scheduler, ts_error *e);
 
 /* config: as ts_schedule_place left it. steps: 1..TS_SAMPLER_STEPS and at most the schedule's
- * num_train_timesteps; begin: how many of them are left out, 0..steps - 1. TS_EINVAL (param "steps" where it is
+ * num_train_timesteps; begin: how many of them are left out, 0..steps - 1. TS_EINVAL (params
+ * "sigmas" and "timesteps" for a list that is none, or not of that many steps; "steps" where it is
  * the number of steps that does not work with this schedule), TS_EUNSUPPORTED, TS_ENOMEM. free() it. */
 ts_code ts_sampler_plan_new(const ts_sampler *s, const ts_schedule_config *c, int steps, int begin,
                             ts_sampler_plan **ret, ts_error *e);

@@ -26,10 +26,38 @@ static float final_sigma(const ts_schedule_config *c, const float *table) {
 
 /* Sigmas of a spacing that goes from the noisiest to the least noisy without the help of timesteps. */
 static bool spaced(const ts_schedule_config *c) {
-    return c->use_karras_sigmas || c->use_exponential_sigmas;
+    return c->use_karras_sigmas || c->use_exponential_sigmas || c->asked == TS_SCHEDULER_SGM_UNIFORM ||
+           c->asked == TS_SCHEDULER_ALIGN_YOUR_STEPS || c->asked == TS_SCHEDULER_SIGMAS;
 }
 
-static double spaced_sigma(const ts_schedule_config *c, double high, double low, int steps, int i) {
+/* The last is where the tenth step would go, if it did not go to 0. */
+#define ALIGNED 11
+static const double aligned[2][ALIGNED] = {
+    {14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029},
+    {14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029},
+};
+
+static double aligned_sigma(bool xl, int steps, int i) {
+    const double *table = aligned[xl], at = (double)i / steps * (ALIGNED - 1);
+    const int k = (int)at;
+    return (double)(float)exp(log(table[k]) + (at - k) * (log(table[k + 1]) - log(table[k])));
+}
+
+/* k-diffusion's t_to_sigma: between two training timesteps in log sigma. */
+static double log_sigma_at(const float *table, double timestep) {
+    const int k = (int)timestep;
+    if (timestep == k) return (double)table[k];
+    const double a = log((double)table[k]), b = log((double)table[k + 1]);
+    return exp(a + (timestep - k) * (b - a));
+}
+
+static double spaced_sigma(const ts_schedule_config *c, const float *table, double high, double low, int steps,
+                           int i) {
+    const int last = c->num_train_timesteps - 1;
+    if (c->asked == TS_SCHEDULER_SIGMAS) return (double)c->list->at[i];
+    if (c->asked == TS_SCHEDULER_ALIGN_YOUR_STEPS) return aligned_sigma(c->xl, steps, i);
+    if (c->asked == TS_SCHEDULER_SGM_UNIFORM)
+        return log_sigma_at(table, i ? last * (1 - (double)i / steps) : last);
     if (c->use_karras_sigmas) return ts_karras_sigma(high, low, steps, i);
     return exp(log(high) + ts_linspace_at(1, steps, i) * (log(low) - log(high)));
 }
@@ -43,17 +71,18 @@ ts_code ts_euler_levels(const ts_schedule_config *c, const float *alphas, int st
     const float *table = l->table;
     l->count = steps;
     for (int i = 0; i < steps; i++)
-        l->timestep[i] = c->timestep_spacing == TS_SPACING_LINSPACE
+        l->timestep[i] = c->timestep_spacing == TS_SPACING_LINSPACE && c->asked != TS_SCHEDULER_TIMESTEPS
                              ? (double)(float)ts_linspace_at(n - 1, steps, steps - 1 - i)
                              : ts_timestep_at(c, steps, i);
     double high = ts_sigma_at(table, n, l->timestep[0]), low = ts_sigma_at(table, n, l->timestep[steps - 1]);
     if (c->sigma_max > 0) high = c->sigma_max;
     if (c->sigma_min > 0) low = c->sigma_min;
     for (int i = 0; i < steps; i++) {
-        double s = spaced(c) ? spaced_sigma(c, high, low, steps, i) : ts_sigma_at(table, n, l->timestep[i]);
+        double s = spaced(c) ? spaced_sigma(c, table, high, low, steps, i)
+                             : ts_sigma_at(table, n, l->timestep[i]);
         if (spaced(c)) {
             double t = ts_timestep_of_sigma(table, n, s);
-            l->timestep[i] = rounding == TS_ROUND && c->use_karras_sigmas ? rint(t) : (double)(float)t;
+            l->timestep[i] = rounding == TS_ROUND && !c->use_exponential_sigmas ? rint(t) : (double)(float)t;
         }
         l->sigma[i] = (float)s;
     }
@@ -93,20 +122,22 @@ ts_code ts_multistep_levels(const ts_schedule_config *c, const float *alphas, in
     l->count = steps;
     /* Clipped timesteps shorten a trailing plan. (numpy's arange may also give one value too many, of about
      * 0; that one would be timestep -1 and is not taken.) */
-    if (c->timestep_spacing == TS_SPACING_TRAILING && !spaced(c))
+    const bool listed = c->asked == TS_SCHEDULER_TIMESTEPS;
+    if (c->timestep_spacing == TS_SPACING_TRAILING && !spaced(c) && !listed)
         while (l->count > 1 && rint(ts_arange_down_at(last, ratio, l->count - 1)) < 1) l->count--;
     for (int i = 0; i < l->count; i++) {
-        double t = c->timestep_spacing == TS_SPACING_LINSPACE
+        double t = listed ? ts_timestep_at(c, steps, i)
+                   : c->timestep_spacing == TS_SPACING_LINSPACE
                        ? rint(ts_linspace_at(last - 1, steps + 1, steps - i))
                    : c->timestep_spacing == TS_SPACING_LEADING
                        ? (double)((steps - i) * (last / (steps + 1)) + c->steps_offset)
                        : rint(ts_arange_down_at(last, ratio, i)) - 1;
         double s = ts_sigma_at(table, n, t);
         if (spaced(c)) {
-            s = spaced_sigma(c, (double)table[n - 1], (double)table[0], steps, i);
+            s = spaced_sigma(c, table, (double)table[n - 1], (double)table[0], steps, i);
             t = ts_timestep_of_sigma(table, n, s);
-            /* diffusers rounds Karras' timesteps before it makes them whole, and no others. */
-            t = c->use_karras_sigmas && c->beta_schedule != TS_BETA_SQUARED_COSINE ? rint(t) : trunc(t);
+            /* diffusers rounds Karras' timesteps before it makes them whole, but not exponential ones. */
+            t = !c->use_exponential_sigmas && c->beta_schedule != TS_BETA_SQUARED_COSINE ? rint(t) : trunc(t);
         }
         l->timestep[i] = t;
         l->sigma[i] = (float)s;

@@ -110,6 +110,8 @@ ts_code ts_plan_deis(const ts_schedule_config *c, const float *alphas, int steps
     ts_code rc = ts_multistep_levels(&own, alphas, steps, &l, e);
     if (rc) return rc;
     if (c->use_karras_sigmas || c->use_exponential_sigmas) l.sigma[l.count] = l.sigma[l.count - 1];
+    /* A list may go as low as the schedule does. */
+    if (l.sigma[l.count] > l.sigma[l.count - 1]) l.sigma[l.count] = l.sigma[l.count - 1];
     plan->init_scale = l.init_scale;
     const bool few = c->lower_order_final && l.count < 15;
     for (int i = plan->begin; i < l.count; i++) {

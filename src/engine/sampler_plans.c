@@ -12,6 +12,7 @@ ts_code ts_plan_ddim(const ts_schedule_config *c, const float *alphas, int steps
         double t = ts_timestep_at(c, steps, i);
         if (!(t >= 0 && t <= n - 1)) return ts_bad_steps(e, steps);
         int at = (int)t, before = at - n / steps;
+        if (c->asked == TS_SCHEDULER_TIMESTEPS) before = i + 1 < steps ? (int)ts_timestep_at(c, steps, i + 1) : -1;
         double a = (double)alphas[at];
         double a1 = before >= 0 ? (double)alphas[before] : c->set_alpha_to_one ? 1 : (double)alphas[0];
         double signal = sqrt(a), noise = sqrt(1 - a);

@@ -51,6 +51,7 @@ double ts_timestep_of_sigma(const float *table, int n, double sigma) {
 
 double ts_timestep_at(const ts_schedule_config *c, int steps, int i) {
     int n = c->num_train_timesteps;
+    if (c->asked == TS_SCHEDULER_TIMESTEPS) return (double)c->list->at[i];
     if (c->timestep_spacing == TS_SPACING_LINSPACE) return rint(ts_linspace_at(n - 1, steps, steps - 1 - i));
     if (c->timestep_spacing == TS_SPACING_LEADING)
         return (double)((steps - 1 - i) * (n / steps) + c->steps_offset);

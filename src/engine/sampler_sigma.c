@@ -36,7 +36,7 @@ ts_code ts_plan_euler_a(const ts_schedule_config *c, const float *alphas, int st
                         ts_error *e) {
     /* The class overlooks these keys of a file. */
     ts_schedule_config own = *c;
-    if (!c->asked_sigmas) own.use_karras_sigmas = own.use_exponential_sigmas = false;
+    if (!c->asked) own.use_karras_sigmas = own.use_exponential_sigmas = false;
     own.final_sigmas_type = TS_FINAL_ZERO;
     ts_levels l;
     ts_code rc = ts_euler_levels(&own, alphas, steps, TS_KEEP_FRACTION, &l, e);

@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include "base/file.h"
 #include "base/json.h"
 
@@ -272,28 +273,44 @@ void ts_schedule_alphas(const ts_schedule_config *c, float *ret) {
     products(ret, n);
 }
 
-static const char *const schedulers[] = {
-#define X(name, text) text,
+static const struct {
+    const char *name, *label;
+    ts_place places;
+} schedulers[] = {
+#define X(name, text, label, by) {text, label, by},
     TS_SCHEDULERS(X)
 #undef X
 };
 
 const char *ts_scheduler_name(ts_scheduler scheduler) {
-    return schedulers[scheduler];
+    return schedulers[scheduler].name;
+}
+
+const char *ts_scheduler_label(ts_scheduler scheduler) {
+    return schedulers[scheduler].label;
+}
+
+ts_place ts_scheduler_places(ts_scheduler scheduler) {
+    return schedulers[scheduler].places;
 }
 
 int ts_scheduler_find(const char *name) {
-    for (int i = 0; i < TS_SCHEDULER_COUNT; i++)
-        if (strcmp(schedulers[i], name) == 0) return i;
+    for (int i = 0; i < TS_SCHEDULER_NAMED; i++)
+        if (strcasecmp(schedulers[i].name, name) == 0 || strcasecmp(schedulers[i].label, name) == 0) return i;
     return -1;
 }
 
-void ts_schedule_place(ts_schedule_config *c, ts_scheduler scheduler) {
+void ts_schedule_place(ts_schedule_config *c, ts_scheduler scheduler, const ts_level_list *list, bool xl) {
     if (scheduler == TS_SCHEDULER_DEFAULT) return;
+    c->asked = scheduler;
+    c->list = list;
+    c->xl = xl;
     c->use_karras_sigmas = scheduler == TS_SCHEDULER_KARRAS;
     c->use_exponential_sigmas = scheduler == TS_SCHEDULER_EXPONENTIAL;
-    c->asked_sigmas = c->use_karras_sigmas || c->use_exponential_sigmas;
     if (scheduler == TS_SCHEDULER_LEADING) c->timestep_spacing = TS_SPACING_LEADING;
     if (scheduler == TS_SCHEDULER_TRAILING) c->timestep_spacing = TS_SPACING_TRAILING;
     if (scheduler == TS_SCHEDULER_LINSPACE) c->timestep_spacing = TS_SPACING_LINSPACE;
+    /* These are levels to the end. */
+    if (ts_scheduler_places(scheduler) == TS_PLACE_BY_SIGMAS && !c->use_karras_sigmas && !c->use_exponential_sigmas)
+        c->final_sigmas_type = TS_FINAL_ZERO;
 }

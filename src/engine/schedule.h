@@ -59,7 +59,10 @@ typedef struct ts_schedule_config {
     double lambda_min_clipped; /* -INFINITY: not clipped */
     bool unipc_bh1;            /* B(h) = h; otherwise e^h - 1 */
     double flow_shift;         /* of flow matching */
-    bool asked_sigmas;         /* Karras' or exponential ones were asked for, not only found in the file */
+    /* What was asked for, not found in the file (ts_schedule_place). */
+    int asked; /* ts_scheduler */
+    const struct ts_level_list *list;
+    bool xl;
 } ts_schedule_config;
 
 /* From a parsed scheduler_config.json. TS_EINVAL for a value that is wrong, TS_EUNSUPPORTED for one that is
@@ -71,25 +74,51 @@ ts_code ts_schedule_config_read(const cJSON *json, ts_schedule_config *ret, ts_e
 /* The same from a file. Python writes infinities as -Infinity, which is not JSON; this accepts them. */
 ts_code ts_schedule_config_open(const char *path, ts_schedule_config *ret, ts_error *e);
 
-/* Where a plan's levels lie, as a request may have it instead of what the file says. Karras and exponential
- * ones lie between the ends that the spacing gives. */
+/* Where a plan's levels lie, as a request may have it instead of what the file says.
+ *
+ * Karras and exponential ones lie between the ends that the spacing gives. sgm_uniform: timesteps evenly down from
+ * the last to one that is no longer used, and 0 after them (ComfyUI's and AUTOMATIC1111's, for k-diffusion).
+ * align_your_steps: the levels that were optimised for SD 1.5 and SDXL (Sabour et al. 2024, arXiv 2404.14507; ten
+ * steps as in diffusers' AysSchedules, other numbers interpolated in log sigma as ComfyUI does). The last two are
+ * lists of the caller's and not found by name. */
 #define TS_SCHEDULERS(X)                                                                                     \
-    X(DEFAULT, "default") /* the file's */                                                                   \
-    X(KARRAS, "karras")                                                                                      \
-    X(EXPONENTIAL, "exponential") X(LEADING, "leading") X(TRAILING, "trailing") X(LINSPACE, "linspace")
+    X(DEFAULT, "default", "Automatic", TS_PLACE_BY_FILE)                                                     \
+    X(KARRAS, "karras", "Karras", TS_PLACE_BY_SIGMAS)                                                        \
+    X(EXPONENTIAL, "exponential", "Exponential", TS_PLACE_BY_SIGMAS)                                         \
+    X(LEADING, "leading", "Leading", TS_PLACE_BY_SPACING)                                                    \
+    X(TRAILING, "trailing", "Trailing", TS_PLACE_BY_SPACING)                                                 \
+    X(LINSPACE, "linspace", "Linspace", TS_PLACE_BY_SPACING)                                                 \
+    X(SGM_UNIFORM, "sgm_uniform", "SGM Uniform", TS_PLACE_BY_SIGMAS)                                         \
+    X(ALIGN_YOUR_STEPS, "align_your_steps", "Align Your Steps", TS_PLACE_BY_SIGMAS)                          \
+    X(SIGMAS, "sigmas", "Sigmas", TS_PLACE_BY_SIGMAS)                                                        \
+    X(TIMESTEPS, "timesteps", "Timesteps", TS_PLACE_BY_TIMESTEPS)
 
 typedef enum ts_scheduler {
-#define X(name, text) TS_SCHEDULER_##name,
+#define X(name, text, label, by) TS_SCHEDULER_##name,
     TS_SCHEDULERS(X)
 #undef X
-        TS_SCHEDULER_COUNT
+        TS_SCHEDULER_COUNT,
+    TS_SCHEDULER_NAMED = TS_SCHEDULER_SIGMAS /* how many have no list */
 } ts_scheduler;
 
-const char *ts_scheduler_name(ts_scheduler scheduler);
-int ts_scheduler_find(const char *name); /* -1: none */
+/* What a scheduler places, which a sampler can take or not (ts_sampler_takes). */
+typedef enum ts_place { TS_PLACE_BY_FILE, TS_PLACE_BY_SPACING, TS_PLACE_BY_SIGMAS, TS_PLACE_BY_TIMESTEPS } ts_place;
 
-/* Changes c to what was asked for. */
-void ts_schedule_place(ts_schedule_config *c, ts_scheduler scheduler);
+const char *ts_scheduler_name(ts_scheduler scheduler);
+const char *ts_scheduler_label(ts_scheduler scheduler); /* for people, and what other front ends call it */
+ts_place ts_scheduler_places(ts_scheduler scheduler);
+int ts_scheduler_find(const char *name); /* by name or label, case ignored; -1: none */
+
+/* One level for each step, decreasing: sigmas (noise over signal; 0 follows the last) or whole timesteps. */
+#define TS_LIST_LEVELS 128
+typedef struct ts_level_list {
+    int count;
+    float at[TS_LIST_LEVELS];
+} ts_level_list;
+
+/* Changes c to what was asked for. list: of SIGMAS and TIMESTEPS, else NULL; it must outlive c. xl: the model is an
+ * SDXL one. */
+void ts_schedule_place(ts_schedule_config *c, ts_scheduler scheduler, const ts_level_list *list, bool xl);
 
 /* alphas_cumprod of training timesteps 0..num_train_timesteps-1, decreasing, each as diffusers holds it in
  * float32 (float32 intermediates, products accumulated in double). With rescale_betas_zero_snr the last is 0.

@@ -51,9 +51,11 @@ static ts_code made(ts_buffer *b, const ts_answer *a, const ts_answer_picture *p
     if (!rc)
         rc = ts_buffer_printf(b,
                               ", \"steps\": %d, \"guidance_scale\": %g, \"guidance_rescale\": %g, "
-                              "\"guidance_interval\": [%g, %g], \"sampler\": \"%s\", \"model\": ",
+                              "\"guidance_interval\": [%g, %g], \"sampler\": \"%s\", \"scheduler\": \"%s\", "
+                              "\"rng\": \"%s\", \"model\": ",
                               r->shape.steps, m->guidance_scale, m->guidance_rescale, m->guidance_interval.from,
-                              m->guidance_interval.to, r->shape.sampler->name);
+                              m->guidance_interval.to, r->shape.sampler->name, ts_scheduler_name(r->shape.scheduler),
+                              ts_rng_kind_name(m->rng));
     if (!rc) rc = ts_json_quote(b, ts_model_get_info(a->model)->id);
     if (!rc)
         rc = ts_buffer_printf(b, ", \"dtype\": \"%s\", \"evaluations\": %d, \"synchronous\": %d}",

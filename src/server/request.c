@@ -13,6 +13,7 @@
 #define MAX_EXACT   9007199254740992.0 /* 2^53: beyond it JSON numbers are no longer whole */
 #define OTHER_BYTES 4096
 #define MODEL_BYTES 256
+#define MAX_LEVEL   1e6
 #define MAX_LAYERS  128 /* of a text encoder; the model's own number is checked later */
 
 /* All fields as they came; pointers into the JSON. What is absent is NULL, 0 or the default put in before. */
@@ -23,6 +24,7 @@ typedef struct fields {
     int64_t n, width, height, steps, clip_skip, partial_images, output_compression;
     double guidance, guidance_rescale;
     ts_interval guidance_interval;
+    ts_level_list sigmas, timesteps;
     bool stream, progress, has_seed;
     uint64_t seed;
     ts_size_condition sizes;
@@ -152,6 +154,26 @@ static ts_code read_guidance(const field *f, const char *param, const cJSON *v, 
     return read_number(param, v, 0, to->context->config->limits.max_guidance_scale, &to->guidance, e);
 }
 
+/* The levels of a plan. What makes a list of them, the engine says (ts_sampler_plan_new). */
+static ts_code read_levels(const field *f, const char *param, const cJSON *v, fields *to, ts_error *e) {
+    ts_level_list *list = (ts_level_list *)(void *)((char *)to + f->offset);
+    const int n = cJSON_IsArray(v) ? cJSON_GetArraySize(v) : 0;
+    const int zero = n > 1 && f->offset == TO(sigmas) && cJSON_GetArrayItem(v, n - 1)->valuedouble == 0;
+    const cJSON *level;
+    if (n - zero < 1 || n - zero > TS_LIST_LEVELS || n - zero > to->context->config->limits.max_steps)
+        return ts_fail_param(e, TS_EINVAL, param,
+                             "%s must be a list of 1 to %d numbers, and no more than the limit of steps", param,
+                             TS_LIST_LEVELS);
+    list->count = 0;
+    cJSON_ArrayForEach(level, v) {
+        double x = 0;
+        ts_code rc = read_number(param, level, 0, MAX_LEVEL, &x, e);
+        if (rc) return rc;
+        if (list->count < n - zero) list->at[list->count++] = (float)x;
+    }
+    return TS_OK;
+}
+
 /* [from, to] */
 static ts_code read_interval(const field *f, const char *param, const cJSON *v, fields *to, ts_error *e) {
     double ends[2] = {NAN, NAN};
@@ -257,7 +279,10 @@ static const field table[] = {
     {"crop", .type = CUSTOM, .read = read_crop},
     {"target_size", CUSTOM_AS(read_size, sizes.target_width)},
     {"sampler", TEXT, 1, 64, TO(sampler)},
-    {"scheduler", CHOICES(scheduler, "default|karras|exponential|leading|trailing|linspace")},
+    {"scheduler",
+     CHOICES(scheduler, "default|karras|exponential|leading|trailing|linspace|sgm_uniform|align_your_steps")},
+    {"sigmas", CUSTOM_AS(read_levels, sigmas)},
+    {"timesteps", CUSTOM_AS(read_levels, timesteps)},
     {"rng", CHOICES(rng, "torch-cpu|torch-cuda")},
     {"parallel", .type = CUSTOM, .read = read_parallel},
     {"stream", BOOL, .offset = TO(stream)},
@@ -360,13 +385,32 @@ static ts_code find_size(const fields *f, const ts_model_info *model, ts_shape *
     return rc;
 }
 
+/* A list is a scheduler and a number of steps. */
+static ts_code take_list(const fields *f, ts_shape *shape, ts_error *e) {
+    const bool sigmas = f->sigmas.count > 0;
+    shape->steps = f->steps ? (int)f->steps : (int)f->context->config->defaults.steps;
+    if (!sigmas && !f->timesteps.count) return TS_OK;
+    if (sigmas && f->timesteps.count)
+        return ts_fail_param(e, TS_EINVAL, "timesteps", "either sigmas or timesteps: not both");
+    if (shape->scheduler != TS_SCHEDULER_DEFAULT)
+        return ts_fail_param(e, TS_EINVAL, "scheduler", "either a scheduler or a list: not both");
+    shape->scheduler = sigmas ? TS_SCHEDULER_SIGMAS : TS_SCHEDULER_TIMESTEPS;
+    shape->levels = sigmas ? f->sigmas : f->timesteps;
+    if (f->steps && f->steps != shape->levels.count)
+        return ts_fail_param(e, TS_EINVAL, "steps", "steps must be left out or %d, as many as %s", shape->levels.count,
+                             ts_scheduler_name(shape->scheduler));
+    shape->steps = shape->levels.count;
+    return TS_OK;
+}
+
 static ts_code find_sampler(const fields *f, const ts_model_info *model, ts_shape *shape, ts_error *e) {
     const char *name = f->sampler ? f->sampler : model->default_sampler;
     shape->sampler =
         f->sampler || !f->context->setup->sampler ? ts_sampler_find(name) : f->context->setup->sampler;
     if (!shape->sampler) return ts_fail_param(e, TS_EINVAL, "sampler", "there is no sampler %.64s", name);
     if (f->scheduler) shape->scheduler = (ts_scheduler)ts_scheduler_find(f->scheduler);
-    return ts_sampler_takes(shape->sampler, shape->scheduler, e);
+    ts_code rc = take_list(f, shape, e);
+    return rc ? rc : ts_sampler_takes(shape->sampler, shape->scheduler, e);
 }
 
 static ts_code check_offered(const fields *f, ts_error *e) {
@@ -393,7 +437,6 @@ static ts_code make(const fields *f, ts_images_request *ret, ts_error *e) {
     if (!rc) rc = find_sampler(f, model, &r->shape, e);
     if (rc) return rc;
 
-    r->shape.steps = (int)f->steps;
     r->shape.parallel = f->parallel;
     /* Names that the tables allow are the engine's. */
     if (f->mode) r->shape.parallel.mode = (ts_mode)ts_mode_find(f->mode);
@@ -435,7 +478,6 @@ ts_code ts_images_request_read(const ts_request_context *context, const char *bo
     ts_images_request r = {0};
     fields f = {.context = context,
                 .n = 1,
-                .steps = c->defaults.steps,
                 .guidance = c->defaults.guidance_scale,
                 .guidance_interval = {0, 1},
                 .parallel = context->setup->parallel};

@@ -60,7 +60,7 @@ def test_example_requests_are_answered(start):
 def test_the_table_of_bad_fields_is_bad_by_the_document_too():
     """Except for limits and meanings that a schema cannot know."""
     allowed = {"size", "prompt", "negative_prompt", "sampler", "scheduler", "model", "width", "height", "seed",
-               "guidance_interval",
+               "guidance_interval", "sigmas", "timesteps", "steps",
                "parallel.devices"}
     for fields, param in FIELDS:
         if param not in allowed:

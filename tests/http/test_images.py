@@ -219,6 +219,25 @@ def test_outside_its_interval_there_is_no_guidance(server):
     assert "CFG interval: 0.25-0.75" in Png(png.body).text["parameters"]
 
 
+def test_a_list_of_levels_is_what_a_scheduler_would_place(server):
+    ays = [14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152]
+
+    def made(**fields):
+        return server.pictures(sampler="euler", seed=8, **fields)
+    def same(a, b):
+        return picture(a).pixels == picture(b).pixels
+    placed, listed = made(scheduler="align_your_steps", steps=10), made(steps=None, sigmas=[*ays, 0])
+    assert same(listed, placed) and same(listed, made(sigmas=ays, steps=10))
+    assert [b["tessera"]["scheduler"] for b in (placed, listed)] == ["align_your_steps", "sigmas"]
+    assert listed["tessera"]["steps"] == 10
+    spaced = made(scheduler="leading", steps=4)
+    assert same(made(timesteps=[751, 501, 251, 1], steps=4), spaced)
+    assert not same(made(scheduler="sgm_uniform", steps=4), spaced)
+    png = server.post({"prompt": "a lake", "sampler": "euler", "sigmas": [9, 2.5, 0.5], "rng": "torch-cuda"},
+                      headers={"Accept": "image/png"})
+    assert "Schedule type: Sigmas, RNG: NV, Levels: 9 2.5 0.5, " in Png(png.body).text["parameters"]
+
+
 def test_samplers_make_different_pictures(server):
     made = {picture(server.pictures(sampler=s, steps=4, seed=8)).pixels for s in ("ddim", "euler", "dpmpp_2m")}
     assert len(made) == 3

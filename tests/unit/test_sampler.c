@@ -102,15 +102,48 @@ static void take_row(const ts_sampler_plan *plan, const ts_sampler_row *row, flo
                      plan->draws_noise ? b->fresh : NULL, b->n);
 }
 
-/* Every case: the timesteps, the first sigma, and each step's latents. */
+/* The timesteps, the first sigma, and each step's latents. The worst relative L2 of a step. */
+static double distance_to_case(const ts_safetensors *s, const cJSON *one, const ts_sampler_plan *plan) {
+    enum { N = 16 };
+    assert_int_equal(plan->rows, (int)json_value(one, "evaluations"));
+    double scale = json_value(one, "init_noise_sigma"), worst = 0, rounding = 0;
+    assert_true(fabs((double)plan->init_scale - scale) <= 1e-5 * scale);
+    char name[80];
+    snprintf(name, sizeof name, "%s_timesteps", json_text(one, "name"));
+    float *timesteps = fixture_floats(s, name, NULL);
+    snprintf(name, sizeof name, "%s_latents", json_text(one, "name"));
+    float *latents = fixture_floats(s, name, NULL), x[N];
+    buffers b = buffers_new(plan, N);
+    ts_torch_rng rng;
+    ts_torch_rng_seed(&rng, 2024);
+    ts_torch_randn(&rng, x, N); /* the starting noise: what follows goes on from there */
+    for (size_t i = 0; i < N; i++) x[i] *= plan->init_scale;
+    for (int r = 0; r < plan->rows; r++) {
+        const ts_sampler_row *row = &plan->row[r];
+        if (fabs(row->timestep - (double)timesteps[r]) > 1e-3 * fmax(1, row->timestep / 100))
+            fail_msg("%s step %d: timestep %.9g, wanted %.9g", name, r, row->timestep, (double)timesteps[r]);
+        const float *want = latents + (size_t)r * N;
+        /* diffusers' Euler subtracts from x itself in float32: at a sigma of 4096 that rounding, an ulp
+         * or two of x, is what its answer is worth. 0.8 is the model's steepest slope. */
+        double slope = fabs((double)row->d_from_x) + 0.8 * fabs((double)(row->d_from_out * row->c_in));
+        rounding *= fmin(1, fabs((double)row->x_from_x) + fabs((double)row->x_from_d) * slope);
+        rounding += 2 * 0x1p-23 * norm(x, N);
+        take_row(plan, row, x, &b, &rng);
+        double d = fmax(0, distance(x, want, N) - rounding) / norm(want, N);
+        if (!(d <= worst)) worst = d;
+        if (!(d < 2e-5)) fail_msg("%s step %d: relative L2 %g", name, r, d);
+    }
+    buffers_free(&b);
+    free(timesteps), free(latents);
+    return worst;
+}
+
 static void every_step_is_that_of_diffusers(void **state) {
     (void)state;
     ts_safetensors *s = fixture_tensors("samplers.safetensors");
     cJSON *json = fixture_json("samplers.json");
     const cJSON *configs = cJSON_GetObjectItemCaseSensitive(json, "configs"), *one;
-    size_t n;
-    float *noise = fixture_floats(s, "noise", &n);
-    int cases = 0, failed = 0;
+    int cases = 0;
     double worst = 0;
     cJSON_ArrayForEach(one, cJSON_GetObjectItemCaseSensitive(json, "cases")) {
         ts_schedule_config c = config_of(cJSON_GetArrayItem(configs, (int)json_value(one, "config")));
@@ -120,52 +153,94 @@ static void every_step_is_that_of_diffusers(void **state) {
         ts_sampler_plan *plan = NULL;
         ts_error e = {0};
         must(ts_sampler_plan_new(sampler, &c, (int)json_value(one, "steps"), 0, &plan, &e), &e);
-        assert_int_equal(plan->rows, (int)json_value(one, "evaluations"));
-        double scale = json_value(one, "init_noise_sigma");
-        assert_true(fabs((double)plan->init_scale - scale) <= 1e-5 * scale);
-
-        char name[80];
-        snprintf(name, sizeof name, "%s_timesteps", json_text(one, "name"));
-        float *timesteps = fixture_floats(s, name, NULL);
-        snprintf(name, sizeof name, "%s_latents", json_text(one, "name"));
-        float *latents = fixture_floats(s, name, NULL), *x = ts_array0(float, n);
-        buffers b = buffers_new(plan, n);
-        ts_torch_rng rng;
-        ts_torch_rng_seed(&rng, 2024);
-        ts_torch_randn(&rng, x, n); /* the starting noise: what follows goes on from there */
-        assert_true(distance(x, noise, n) < 1e-5);
-        for (size_t i = 0; i < n; i++) x[i] = plan->init_scale * noise[i];
-        double rounding = 0;
-        for (int r = 0; r < plan->rows; r++) {
-            const ts_sampler_row *row = &plan->row[r];
-            if (fabs(row->timestep - (double)timesteps[r]) > 1e-3 * fmax(1, row->timestep / 100))
-                fail_msg("%s step %d: timestep %.9g, wanted %.9g", name, r, row->timestep,
-                         (double)timesteps[r]);
-            const float *want = latents + (size_t)r * n;
-            /* diffusers' Euler subtracts from x itself in float32: at a sigma of 4096 that rounding, an ulp
-             * or two of x, is what its answer is worth. 0.8 is the model's steepest slope. */
-            double slope = fabs((double)row->d_from_x) + 0.8 * fabs((double)(row->d_from_out * row->c_in));
-            rounding *= fmin(1, fabs((double)row->x_from_x) + fabs((double)row->x_from_d) * slope);
-            rounding += 2 * 0x1p-23 * norm(x, n);
-            take_row(plan, row, x, &b, &rng);
-            double d = fmax(0, distance(x, want, n) - rounding) / norm(want, n);
-            if (d > worst) worst = d;
-            if (!(d < 2e-5)) {
-                print_message("%s %s step %d: relative L2 %g\n", sampler->name, name, r, d);
-                failed++;
-                break;
-            }
-        }
-        buffers_free(&b);
-        free(timesteps), free(latents), free(x), free(plan);
+        worst = fmax(worst, distance_to_case(s, one, plan));
+        free(plan);
         cases++;
     }
     print_message("# %d cases, worst relative L2 of a step %.3g\n", cases, worst);
     assert_true(cases > 480);
-    assert_int_equal(failed, 0);
-    free(noise);
     cJSON_Delete(json);
     ts_safetensors_free(s);
+}
+
+/* What ts_schedule_place puts in place of the file's levels: its own schedules and lists. */
+static void placed_levels_are_those_of_diffusers(void **state) {
+    (void)state;
+    ts_safetensors *s = fixture_tensors("samplers_placed.safetensors");
+    cJSON *json = fixture_json("samplers_placed.json");
+    const cJSON *one;
+    int cases = 0;
+    double worst = 0;
+    cJSON_ArrayForEach(one, cJSON_GetObjectItemCaseSensitive(json, "cases")) {
+        const char *wanted = json_text(one, "scheduler");
+        const ts_sampler *sampler = ts_sampler_find(json_text(one, "sampler"));
+        ts_schedule_config c = config_of(cJSON_GetObjectItemCaseSensitive(json, "config"));
+        const int steps = (int)json_value(one, "steps");
+        int scheduler = ts_scheduler_find(wanted);
+        ts_level_list list = {0};
+        if (scheduler < 0) {
+            scheduler = strcmp(wanted, "sigmas") == 0 ? TS_SCHEDULER_SIGMAS : TS_SCHEDULER_TIMESTEPS;
+            char name[80];
+            snprintf(name, sizeof name, "%s_list", json_text(one, "name"));
+            size_t n;
+            float *levels = fixture_floats(s, name, &n);
+            assert_int_equal(n, steps);
+            memcpy(list.at, levels, n * sizeof *levels);
+            list.count = steps;
+            free(levels);
+        }
+        ts_error e = {0};
+        ts_sampler_plan *plan = NULL;
+        must(ts_sampler_takes(sampler, (ts_scheduler)scheduler, &e), &e);
+        ts_schedule_place(&c, (ts_scheduler)scheduler, &list,
+                          cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(one, "xl")));
+        must(ts_sampler_plan_new(sampler, &c, steps, 0, &plan, &e), &e);
+        worst = fmax(worst, distance_to_case(s, one, plan));
+        free(plan);
+        cases++;
+    }
+    print_message("# %d cases, worst relative L2 of a step %.3g\n", cases, worst);
+    assert_true(cases > 70);
+    cJSON_Delete(json);
+    ts_safetensors_free(s);
+}
+
+static void a_list_that_is_none_is_named(void **state) {
+    (void)state;
+    static const struct {
+        ts_scheduler scheduler;
+        ts_level_list list;
+        int steps;
+    } bad[] = {
+        {TS_SCHEDULER_SIGMAS, {2, {3, 3}}, 2},
+        {TS_SCHEDULER_SIGMAS, {2, {3, 4}}, 2},
+        {TS_SCHEDULER_SIGMAS, {2, {3, 0}}, 2},
+        {TS_SCHEDULER_SIGMAS, {2, {3, -1}}, 2},
+        {TS_SCHEDULER_SIGMAS, {2, {INFINITY, 1}}, 2},
+        {TS_SCHEDULER_SIGMAS, {2, {3, NAN}}, 2},
+        {TS_SCHEDULER_SIGMAS, {2, {3, 2}}, 3},
+        {TS_SCHEDULER_SIGMAS, {0, {0}}, 1},
+        {TS_SCHEDULER_TIMESTEPS, {2, {1000, 3}}, 2},
+        {TS_SCHEDULER_TIMESTEPS, {2, {9, 3.5f}}, 2},
+        {TS_SCHEDULER_TIMESTEPS, {2, {9, -1}}, 2},
+        {TS_SCHEDULER_TIMESTEPS, {2, {9, 9}}, 2},
+        {TS_SCHEDULER_TIMESTEPS, {2, {9, 8}}, 1},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        ts_schedule_config c = config_text("{}");
+        ts_schedule_place(&c, bad[i].scheduler, &bad[i].list, false);
+        ts_error e = {0};
+        ts_sampler_plan *plan = NULL;
+        assert_int_equal(ts_sampler_plan_new(ts_sampler_find("euler"), &c, bad[i].steps, 0, &plan, &e), TS_EINVAL);
+        assert_string_equal(e.param, ts_scheduler_name(bad[i].scheduler));
+    }
+    ts_error e = {0};
+    assert_int_equal(ts_sampler_takes(ts_sampler_find("ddim"), TS_SCHEDULER_SIGMAS, &e), TS_EUNSUPPORTED);
+    assert_string_equal(e.param, "sigmas");
+    assert_int_equal(ts_sampler_takes(ts_sampler_find("pndm"), TS_SCHEDULER_TIMESTEPS, &e), TS_EUNSUPPORTED);
+    assert_string_equal(e.param, "timesteps");
+    assert_int_equal(ts_scheduler_find("sigmas"), -1);
+    assert_int_equal(ts_scheduler_find("SGM Uniform"), TS_SCHEDULER_SGM_UNIFORM);
 }
 
 static void close_to(const char *name, const char *what, int row, const float *have, const float *want, size_t n,
@@ -331,7 +406,7 @@ static void asking_for_a_scheduler_is_as_if_the_file_had_it(void **state) {
                 continue;
             }
             ts_schedule_config asked = config_text("{}"), file = config_text(cases[k].text);
-            ts_schedule_place(&asked, (ts_scheduler)scheduler);
+            ts_schedule_place(&asked, (ts_scheduler)scheduler, NULL, false);
             /* Its class overlooks them in a file. Euler has the same levels. */
             const bool ancestral = s == ts_sampler_find("euler_a");
             ts_sampler_plan *a = NULL, *b = NULL;
@@ -453,6 +528,8 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(alphas_are_those_of_diffusers),
         cmocka_unit_test(every_step_is_that_of_diffusers),
+        cmocka_unit_test(placed_levels_are_those_of_diffusers),
+        cmocka_unit_test(a_list_that_is_none_is_named),
         cmocka_unit_test(a_plan_without_its_first_steps_is_that_of_diffusers),
         cmocka_unit_test(samplers_are_found_by_the_names_of_other_front_ends),
         cmocka_unit_test(a_plan_has_rows_for_1_to_1000_steps_or_says_why_not),

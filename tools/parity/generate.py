@@ -5,8 +5,8 @@ import time
 
 import common
 
-ORDER = ["noise", "samplers", "samplers_begin", "tokenizer", "text_encoders", "unets", "vae", "blocks", "pipelines",
-         "edits", "loras", "images", "prompts", "ranks", "single_file", "safetensors_cases"]
+ORDER = ["noise", "samplers", "samplers_begin", "samplers_placed", "tokenizer", "text_encoders", "unets", "vae", "blocks",
+         "pipelines", "edits", "loras", "images", "prompts", "ranks", "single_file", "safetensors_cases"]
 
 
 def main():
