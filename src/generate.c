@@ -229,6 +229,16 @@ static ts_code fill_job(session *s, const ts_group *group, ts_error *e) {
     return rc ? rc : ts_group_check(group, s->model, &s->job.shape, e);
 }
 
+static ts_code fuse(ts_model *model, const char *const *texts, ts_error *e) {
+    ts_lora_use uses[TS_MAX_LORAS];
+    size_t n = 0;
+    while (texts[n]) n++;
+    ts_code rc = ts_lora_uses_parse(texts, n, uses, e);
+    if (!rc) rc = ts_model_fuse(model, uses, n, e);
+    ts_lora_uses_free(uses);
+    return rc;
+}
+
 static ts_code run(const ts_generate_options *o, ts_error *e) {
     session s = {.o = o, .bar = isatty(STDERR_FILENO) == 1};
     ts_model *model = NULL;
@@ -242,6 +252,7 @@ static ts_code run(const ts_generate_options *o, ts_error *e) {
     ts_code rc = ts_devices_parse(o->devices, devices, &count, e);
     if (!rc) rc = ts_model_load(o->model, &model, e);
     if (!rc && o->vae) rc = ts_model_replace_vae(model, o->vae, e);
+    if (!rc) rc = fuse(model, o->loras, e);
     if (!rc) rc = ts_group_open(devices, count, &group, e);
     load_s = ts_seconds(ts_now_ns() - t0);
     s.model = model;

@@ -24,6 +24,15 @@ static bool take_text(const row *r, const char *text, void *at) {
     return true;
 }
 
+static bool take_lora(const row *r, const char *text, void *at) {
+    (void)r;
+    const char **list = at;
+    int n = 0;
+    while (n < TS_MAX_LORAS && list[n]) n++;
+    if (n < TS_MAX_LORAS) list[n] = text;
+    return n < TS_MAX_LORAS;
+}
+
 static bool take_switch(const row *r, const char *text, void *at) {
     (void)r;
     (void)text;
@@ -142,6 +151,7 @@ static const row table[] = {
     {"prompt", "TEXT", "what the picture shows; needed", TEXT(prompt)},
     {"o", "OUT.png", "where it is written; needed", TEXT(out)},
     {"vae", "FILE", "an autoencoder in place of the model's", TEXT(vae)},
+    {"lora", "FILE[:SCALE]", "a LoRA, fused into the model; up to four", take_lora, TO(loras)},
     {"negative", "TEXT", "what the picture should not show", TEXT(negative)},
     {"seed", "N", "of the first picture; the next ones count up (default 0)", take_seed, TO(seed)},
     {"rng", "NAME", "torch-cpu or torch-cuda: whose noise the seed means (default torch-cpu)",

@@ -45,6 +45,8 @@ static const ts_option options[] = {
     {"models", "path", TS_OPTION_LIST, 0, 0, "", NULL,
      "diffusers folder, or single .safetensors file, of a model; may come more than once, the first is the default model",
      AT(models, path)},
+    {"models", "lora", TS_OPTION_LIST, 0, 0, "", NULL,
+     "FILE or FILE:SCALE of a LoRA that is fused into the first model; may come up to four times", AT(models, lora)},
 
     {"devices", "devices", TS_OPTION_TEXT, 0, 0, "auto", NULL,
      "auto, cpu:N or cpu:NxT (N devices of T threads)", AT(devices, devices)},

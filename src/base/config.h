@@ -33,7 +33,7 @@ typedef struct ts_config {
         bool requests;
     } log;
     struct {
-        ts_text_list path;
+        ts_text_list path, lora;
     } models;
     struct {
         char *devices, *groups, *dtype;

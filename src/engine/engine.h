@@ -21,6 +21,8 @@ typedef struct ts_model_info {
     const char *default_sampler; /* what the folder's scheduler asks for, or the nearest */
     int max_tokens; /* of a prompt, begin and end included */
     size_t parameters;
+    const ts_lora_ref *loras; /* that were fused for good */
+    int lora_count;
 } ts_model_info;
 
 /* Reads a diffusers folder or a single file (engine/checkpoint.h). Errors name the file and the key. The model
@@ -37,7 +39,13 @@ typedef struct ts_lora_use {
     double scale;
 } ts_lora_use;
 
-/* Adds what the n files change to the model's own parameters. Before any group has run it. TS_ENOTFOUND, TS_EIO;
+/* n texts, "FILE" (all of it) or "FILE:SCALE"; TS_MAX_LORAS at most. TS_EINVAL for a scale beyond TS_LORA_MAX_SCALE,
+ * TS_ENOMEM. ret is good for ts_lora_uses_free in any case. */
+ts_code ts_lora_uses_parse(const char *const *texts, size_t n, ts_lora_use ret[TS_MAX_LORAS], ts_error *e);
+void ts_lora_uses_free(ts_lora_use uses[TS_MAX_LORAS]);
+
+/* Adds what the n files change to the model's own parameters. Once at most, before any group has run it; n is at most
+ * TS_MAX_LORAS, none is fine. TS_ENOTFOUND, TS_EIO;
  * TS_EFORMAT and TS_EUNSUPPORTED naming file and key; TS_ENOMEM: then the model is as it was. */
 ts_code ts_model_fuse(ts_model *m, const ts_lora_use *loras, size_t n, ts_error *e);
 

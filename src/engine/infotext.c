@@ -18,17 +18,28 @@ static ts_code sampling(ts_buffer *b, const ts_shape *s, const ts_picture_params
     return rc;
 }
 
+/* As those tools have them in the prompt. */
+static ts_code loras(ts_buffer *b, const ts_lora_ref *list, int n) {
+    ts_code rc = TS_OK;
+    for (int i = 0; i < n && !rc; i++) rc = ts_buffer_printf(b, " <lora:%s:%g>", list[i].name, list[i].scale);
+    return rc;
+}
+
 ts_code ts_infotext(const ts_model *model, const ts_job *job, const ts_picture *p, char **ret) {
     const ts_shape *s = &job->shape;
     const ts_parallel *l = &s->parallel;
     ts_buffer b;
     ts_buffer_init(&b, (size_t)1 << 20);
-    ts_code rc = ts_buffer_printf(&b, "%s\n", p->params.prompt);
+    const ts_model_info *info = ts_model_get_info(model);
+    ts_code rc = ts_buffer_printf(&b, "%s", p->params.prompt);
+    if (!rc) rc = loras(&b, info->loras, info->lora_count);
+    if (!rc) rc = loras(&b, s->loras, s->lora_count);
+    if (!rc) rc = ts_buffer_printf(&b, "\n");
     if (!rc && p->params.negative) rc = ts_buffer_printf(&b, "Negative prompt: %s\n", p->params.negative);
     if (!rc)
         rc = ts_buffer_printf(&b, "Steps: %d, Sampler: %s, CFG scale: %g, Seed: %llu, Size: %dx%d, Model: %s",
                               s->steps, s->sampler->label, s->guided ? p->params.guidance_scale : 1.0,
-                              (unsigned long long)p->params.seed, s->width, s->height, ts_model_get_info(model)->id);
+                              (unsigned long long)p->params.seed, s->width, s->height, info->id);
     if (!rc) rc = sampling(&b, s, &p->params);
     if (!rc && s->task != TS_TASK_TEXT)
         rc = ts_buffer_printf(&b, ", Denoising strength: %g%s", s->strength,

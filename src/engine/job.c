@@ -41,13 +41,22 @@ static bool levels_equal(const ts_level_list *a, const ts_level_list *b) {
     return a->count == b->count && !memcmp(a->at, b->at, (size_t)a->count * sizeof *a->at);
 }
 
+bool ts_shape_same_loras(const ts_shape *a, const ts_shape *b) {
+    if (a->lora_count != b->lora_count) return false;
+    for (int i = 0; i < a->lora_count; i++) {
+        const ts_lora_ref *x = &a->loras[i], *y = &b->loras[i];
+        if (strcmp(x->name, y->name) != 0 || x->scale != y->scale || x->stamp != y->stamp) return false;
+    }
+    return true;
+}
+
 bool ts_shape_equal(const ts_shape *a, const ts_shape *b) {
     const ts_parallel *p = &a->parallel, *q = &b->parallel;
     return a->width == b->width && a->height == b->height && a->steps == b->steps &&
            a->sampler == b->sampler && a->scheduler == b->scheduler && levels_equal(&a->levels, &b->levels) &&
            a->dtype == b->dtype && a->guided == b->guided && a->task == b->task && a->strength == b->strength &&
            p->mode == q->mode && p->ranks == q->ranks && p->partial == q->partial && p->warmup == q->warmup &&
-           p->group_norm == q->group_norm && p->cfg_split == q->cfg_split;
+           p->group_norm == q->group_norm && p->cfg_split == q->cfg_split && ts_shape_same_loras(a, b);
 }
 
 int ts_shape_begin(const ts_shape *s) {

@@ -95,6 +95,16 @@ typedef struct ts_parallel {
         .group_norm = TS_GROUP_NORM_CORRECTED, .cfg_split = TS_CFG_SPLIT_AUTO                                \
     }
 
+/* A LoRA by its name, and how much of it. (engine/lora.h) */
+#define TS_MAX_LORAS       4
+#define TS_LORA_NAME_BYTES 64
+#define TS_LORA_MAX_SCALE  10.0 /* either way */
+typedef struct ts_lora_ref {
+    char name[TS_LORA_NAME_BYTES];
+    double scale;
+    uint64_t stamp; /* tells the file from one that has taken its place; 0 where it does not matter */
+} ts_lora_ref;
+
 /* What all pictures of a batch have in common: two requests can share a batch if and only if these are equal. */
 typedef struct ts_shape {
     int width, height; /* pixels, multiples of 8 */
@@ -107,9 +117,12 @@ typedef struct ts_shape {
     bool guided;    /* classifier-free guidance: two U-Net passes a step */
     ts_task task;
     double strength; /* IMAGE, INPAINT: the share of the steps that is run, 0 < strength <= 1 */
+    int lora_count;  /* of the variant of the model, in order of name */
+    ts_lora_ref loras[TS_MAX_LORAS];
 } ts_shape;
 
 bool ts_shape_equal(const ts_shape *a, const ts_shape *b);
+bool ts_shape_same_loras(const ts_shape *a, const ts_shape *b);
 
 /* How many of the steps are left out, 0..steps: all but floor(steps * strength). */
 int ts_shape_begin(const ts_shape *s);

@@ -22,6 +22,7 @@ struct ts_model {
     ts_model_info info;
     const ts_model *base; /* of a variant: whose all is that it does not have itself; else NULL */
     char *path, *id;
+    ts_lora_ref fused[TS_MAX_LORAS];
     ts_checkpoint *checkpoint; /* what a single file holds; NULL where path is a folder */
     bool xl;
     bool zeros_for_absent; /* force_zeros_for_empty_prompt: an absent negative prompt is zeros */

@@ -1,5 +1,8 @@
 /* LoRA files and models: fused for good, or as a variant that shares all that is unchanged. */
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include "base/alloc.h"
 #include "engine/lora.h"
 #include "engine/model.h"
@@ -55,15 +58,65 @@ static ts_code layer_all(ts_model *m, const ts_lora_use *uses, size_t n, ts_weig
     return rc;
 }
 
+static ts_code parse(const char *text, ts_lora_use *ret, ts_error *e) {
+    const char *colon = strrchr(text, ':');
+    char *end = NULL;
+    double scale = 1;
+    size_t n = strlen(text);
+    /* What stands behind the last colon is a part of the name where it is no number. */
+    if (colon && colon[1] && colon[1] != ' ') scale = strtod(colon + 1, &end);
+    if (end && !*end)
+        n = (size_t)(colon - text);
+    else
+        scale = 1;
+    if (!n || !(fabs(scale) <= TS_LORA_MAX_SCALE))
+        return ts_fail(e, TS_EINVAL, "%.200s: FILE or FILE:SCALE is wanted, the scale at most %g", text,
+                       TS_LORA_MAX_SCALE);
+    char *path = ts_strndup(text, n);
+    if (!path) return ts_fail(e, TS_ENOMEM, "a LoRA");
+    *ret = (ts_lora_use){path, scale};
+    return TS_OK;
+}
+
+ts_code ts_lora_uses_parse(const char *const *texts, size_t n, ts_lora_use ret[TS_MAX_LORAS], ts_error *e) {
+    memset(ret, 0, TS_MAX_LORAS * sizeof *ret);
+    if (n > TS_MAX_LORAS) return ts_fail(e, TS_EINVAL, "%d LoRAs at most, not %zu", TS_MAX_LORAS, n);
+    ts_code rc = TS_OK;
+    for (size_t i = 0; i < n && !rc; i++) rc = parse(texts[i], &ret[i], e);
+    return rc;
+}
+
+void ts_lora_uses_free(ts_lora_use uses[TS_MAX_LORAS]) {
+    for (int i = 0; i < TS_MAX_LORAS; i++) free((char *)(uintptr_t)uses[i].path);
+}
+
+/* The file's name without its extension. */
+static void name_of(const char *path, char ret[TS_LORA_NAME_BYTES]) {
+    static const char extension[] = ".safetensors";
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    size_t n = strlen(name), k = sizeof extension - 1;
+    if (n > k && !strcmp(name + n - k, extension)) n -= k;
+    snprintf(ret, TS_LORA_NAME_BYTES, "%.*s", (int)(n < TS_LORA_NAME_BYTES ? n : TS_LORA_NAME_BYTES - 1), name);
+}
+
 ts_code ts_model_fuse(ts_model *m, const ts_lora_use *loras, size_t n, ts_error *e) {
     ts_weights *over[TS_LORA_PARTS] = {NULL};
+    if (!n) return TS_OK;
+    ts_assert(!m->info.lora_count && n <= TS_MAX_LORAS);
     ts_code rc = layer_all(m, loras, n, over, e);
     for (int part = 0; part < TS_LORA_PARTS && !rc; part++) {
         if (!over[part]) continue;
         ts_weights_adopt_base(over[part]);
         *weights_of(m, (ts_lora_part)part) = over[part];
     }
-    return rc;
+    if (rc) return rc;
+    for (size_t i = 0; i < n; i++) {
+        name_of(loras[i].path, m->fused[i].name);
+        m->fused[i].scale = loras[i].scale;
+    }
+    m->info.loras = m->fused;
+    m->info.lora_count = (int)n;
+    return TS_OK;
 }
 
 ts_code ts_model_vary(ts_model *m, const ts_lora_use *loras, size_t n, ts_model **ret, ts_error *e) {

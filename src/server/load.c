@@ -6,6 +6,15 @@
 #include "base/log.h"
 #include "server/server_internal.h"
 
+static ts_code fuse(ts_server *s, ts_model *model, ts_error *e) {
+    const ts_text_list *list = &s->config->models.lora;
+    ts_lora_use uses[TS_MAX_LORAS];
+    ts_code rc = ts_lora_uses_parse((const char *const *)list->items, list->count, uses, e);
+    if (!rc) rc = ts_model_fuse(model, uses, list->count, e);
+    ts_lora_uses_free(uses);
+    return rc;
+}
+
 static ts_code load_models(ts_server *s, ts_error *e) {
     const ts_text_list *paths = &s->config->models.path;
     s->models = ts_array0(ts_model *, paths->count);
@@ -15,6 +24,8 @@ static ts_code load_models(ts_server *s, ts_error *e) {
         ts_code rc = ts_model_load(paths->items[i], &s->models[i], e);
         if (rc) return ts_error_context(e, rc, "%s", paths->items[i]);
         s->model_count++;
+        if (i == 0) rc = fuse(s, s->models[0], e);
+        if (rc) return rc;
         const ts_model_info *m = ts_model_get_info(s->models[i]);
         ts_log(TS_LOG_INFO, "model %s: %s, %.1f million parameters, %dx%d, loaded in %.2f s", m->id, m->kind,
                (double)m->parameters * 1e-6, m->default_width, m->default_height,

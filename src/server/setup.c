@@ -109,6 +109,10 @@ ts_code ts_setup_make(const ts_config *c, ts_setup *ret, ts_error *e) {
     if (rc) return at(c, "devices", "devices", rc, e);
     rc = read_groups(c, devices, &s, e);
     if (rc) return at(c, "devices", "groups", rc, e);
+    ts_lora_use loras[TS_MAX_LORAS];
+    rc = ts_lora_uses_parse((const char *const *)c->models.lora.items, c->models.lora.count, loras, e);
+    ts_lora_uses_free(loras);
+    if (rc) return at(c, "models", "lora", rc, e);
     rc = read_shapes(c, &s, e);
     if (rc) return at(c, "compile", "shapes", rc, e);
     rc = read_defaults(c, &s, e);
