@@ -216,6 +216,7 @@ static ts_code fill_job(session *s, const ts_group *group, ts_error *e) {
     for (int k = 0; k < o->batch; k++)
         s->pictures[k] = (ts_picture){.params = {.prompt = o->prompt,
                                                  .negative = o->negative,
+                                                 .truncate = o->truncate,
                                                  .seed = o->seed + (uint64_t)k,
                                                  .rng = (ts_rng_kind)o->rng,
                                                  .guidance_scale = o->guidance,
@@ -225,7 +226,12 @@ static ts_code fill_job(session *s, const ts_group *group, ts_error *e) {
                                                  .sizes = o->sizes,
                                                  .image = s->source.rgb,
                                                  .mask = s->source.mask}};
-    rc = ts_model_check_params(s->model, &s->pictures[0].params, e);
+    int tokens;
+    const ts_picture_params *params = &s->pictures[0].params;
+    rc = ts_model_check_params(s->model, params, e);
+    if (!rc)
+        rc = ts_model_measure_prompts(s->model, params, s->job.shape.guided, TS_MAX_CHUNKS, &s->job.shape.chunks,
+                                      &tokens, e);
     return rc ? rc : ts_group_check(group, s->model, &s->job.shape, e);
 }
 

@@ -71,6 +71,8 @@ static const ts_option options[] = {
     {"limits", "max_n", TS_OPTION_INT, 1, 10, "10", NULL, "pictures of a request", AT(limits, max_n)},
     {"limits", "max_prompt_bytes", TS_OPTION_INT, 1, K *K, "8192", NULL,
      "UTF-8 bytes of a prompt, and of a negative prompt", AT(limits, max_prompt_bytes)},
+    {"limits", "max_prompt_chunks", TS_OPTION_INT, 1, 32, "8", NULL,
+     "how many times a text encoder's length (75 tokens) a prompt, or a negative one, may have", AT(limits, max_prompt_chunks)},
     {"limits", "max_guidance_scale", TS_OPTION_NUMBER, 1, 1e6, "100", NULL, "of a request",
      AT(limits, max_guidance_scale)},
 

@@ -42,7 +42,7 @@ typedef struct ts_config {
         int64_t max_queue, max_batch, max_wait_ms;
     } scheduler;
     struct {
-        int64_t max_width, max_height, max_pixels, max_steps, max_n, max_prompt_bytes;
+        int64_t max_width, max_height, max_pixels, max_steps, max_n, max_prompt_bytes, max_prompt_chunks;
         double max_guidance_scale;
     } limits;
     struct {

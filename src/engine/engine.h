@@ -62,8 +62,11 @@ const ts_model_info *ts_model_get_info(const ts_model *model);
  * param. Any thread. */
 ts_code ts_model_check_params(const ts_model *model, const ts_picture_params *params, ts_error *e);
 
-/* Tokens of a prompt, begin and end included, before padding; for usage figures. Any thread. */
-ts_code ts_model_count_tokens(const ts_model *model, const char *prompt, int *ret, ts_error *e);
+/* What a picture's prompts come to, the negative one too where there is guidance. *ret_chunks: what its shape must say.
+ * *ret_tokens: of the prompt, begin and end of each chunk included, without padding; for usage figures. TS_EINVAL (param
+ * "prompt" or "negative_prompt") for text that is no UTF-8 or takes more than `most` chunks (up to TS_MAX_CHUNKS). */
+ts_code ts_model_measure_prompts(const ts_model *model, const ts_picture_params *params, bool guided, int most,
+                                 int *ret_chunks, int *ret_tokens, ts_error *e);
 
 /* Parses "cpu:N", "cpu:NxT" (T threads each), "ref:N" or "auto" (one CPU device a two cores, two at least). The
  * cores are dealt out evenly. TS_EINVAL names what is wrong. */

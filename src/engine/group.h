@@ -27,6 +27,7 @@ typedef struct ts_plan_key {
     const ts_model *model; /* the owner of the weights: a variant's decoder is its model's */
     int width, height; /* of the latent; ENCODER: of the picture */
     int batch;         /* images side by side in a rank's program */
+    int chunks;        /* of the U-Net's text */
     ts_dtype dtype;
     int patches, branches;
     bool naive, displaced;

@@ -48,6 +48,7 @@ ts_code ts_infotext(const ts_model *model, const ts_job *job, const ts_picture *
         rc = ts_buffer_printf(&b, ", Precision: %s, Parallel mode: %s, Devices: %d, Patches: %d",
                               ts_dtype_name(s->dtype), ts_mode_name(l->mode), job->stats.ranks,
                               job->stats.patches);
+    if (!rc && p->params.truncate) rc = ts_buffer_printf(&b, ", Long prompt: truncate");
     /* Counted as those tools count: 1 is the last layer. */
     if (!rc && p->params.clip_skip) rc = ts_buffer_printf(&b, ", Clip skip: %d", p->params.clip_skip + 1);
     const ts_size_condition *c = &p->params.sizes;

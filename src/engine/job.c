@@ -50,13 +50,18 @@ bool ts_shape_same_loras(const ts_shape *a, const ts_shape *b) {
     return true;
 }
 
+int ts_shape_chunks(const ts_shape *s) {
+    return s->chunks ? s->chunks : 1;
+}
+
 bool ts_shape_equal(const ts_shape *a, const ts_shape *b) {
     const ts_parallel *p = &a->parallel, *q = &b->parallel;
     return a->width == b->width && a->height == b->height && a->steps == b->steps &&
            a->sampler == b->sampler && a->scheduler == b->scheduler && levels_equal(&a->levels, &b->levels) &&
            a->dtype == b->dtype && a->guided == b->guided && a->task == b->task && a->strength == b->strength &&
            p->mode == q->mode && p->ranks == q->ranks && p->partial == q->partial && p->warmup == q->warmup &&
-           p->group_norm == q->group_norm && p->cfg_split == q->cfg_split && ts_shape_same_loras(a, b);
+           p->group_norm == q->group_norm && p->cfg_split == q->cfg_split && ts_shape_same_loras(a, b) &&
+           ts_shape_chunks(a) == ts_shape_chunks(b);
 }
 
 int ts_shape_begin(const ts_shape *s) {

@@ -18,6 +18,7 @@
 #define TS_MAX_RANKS 16
 #define TS_MAX_BATCH 16
 #define TS_MAX_STEPS 1000
+#define TS_MAX_CHUNKS 32   /* of a prompt */
 #define TS_MAX_SIZE  16384 /* pixels, of what a size condition says */
 
 /* How a picture is split over ranks (docs/ARCHITECTURE.md, "PCPP"). */
@@ -115,12 +116,14 @@ typedef struct ts_shape {
     ts_parallel parallel;
     ts_dtype dtype; /* TS_F32 or TS_BF16 */
     bool guided;    /* classifier-free guidance: two U-Net passes a step */
+    int chunks;     /* of the text (engine/prompt.h): as many as the longest of the prompts has; 0: 1 */
     ts_task task;
     double strength; /* IMAGE, INPAINT: the share of the steps that is run, 0 < strength <= 1 */
     int lora_count;  /* of the variant of the model, in order of name */
     ts_lora_ref loras[TS_MAX_LORAS];
 } ts_shape;
 
+int ts_shape_chunks(const ts_shape *s); /* at least 1 */
 bool ts_shape_equal(const ts_shape *a, const ts_shape *b);
 bool ts_shape_same_loras(const ts_shape *a, const ts_shape *b);
 
@@ -144,6 +147,7 @@ typedef struct ts_size_condition {
 typedef struct ts_picture_params {
     const char *prompt;   /* UTF-8, terminated */
     const char *negative; /* NULL: absent, which XL does not treat as "" */
+    bool truncate; /* what does not fit into one chunk of text is left out, as in diffusers */
     uint64_t seed;
     ts_rng_kind rng; /* of the starting noise and of what the sampler draws; 0: PyTorch's on the CPU */
     int clip_skip; /* layers earlier that the prompt's text is taken from the encoders, 0: where the pipeline takes it;

@@ -270,14 +270,3 @@ int ts_model_text_width(const ts_model *m) {
 ts_store *ts_model_store(const ts_model *m, const ts_backend *backend) {
     return backend == &ts_backend_ref ? m->store_ref : m->store_cpu;
 }
-
-ts_code ts_model_count_tokens(const ts_model *m, const char *prompt, int *ret, ts_error *e) {
-    int max = m->text[0].config.positions;
-    int32_t *ids = ts_array0(int32_t, (size_t)max);
-    if (!ids) return ts_fail(e, TS_ENOMEM, "counting tokens");
-    bool truncated;
-    ts_code rc =
-        ts_tokenizer_encode(m->text[0].tokenizer, prompt, strlen(prompt), max, ids, ret, &truncated, e);
-    free(ids);
-    return rc;
-}

@@ -66,7 +66,7 @@ static void compile_rank(void *arg, ts_rank *rank) {
                       .group_norm = k->group_norm};
     ts_builder *b = ts_builder_new(&build, k->kind == TS_PLAN_UNET ? m->unet_weights : m->vae_weights);
     if (b && k->kind == TS_PLAN_UNET)
-        ts_unet_build(b, &m->unet, k->width, m->text[0].config.positions);
+        ts_unet_build(b, &m->unet, k->width, k->chunks * m->text[0].config.positions);
     else if (b && k->kind == TS_PLAN_DECODER)
         ts_vae_build_decoder(b, &m->vae, k->width);
     else if (b)
@@ -157,7 +157,7 @@ static ts_code compile(ts_group *g, const ts_plan_key *key, const ts_layout *lay
 
 static bool key_equal(const ts_plan_key *a, const ts_plan_key *b) {
     return a->kind == b->kind && a->model == b->model && a->width == b->width && a->height == b->height &&
-           a->batch == b->batch && a->dtype == b->dtype && a->patches == b->patches &&
+           a->batch == b->batch && a->chunks == b->chunks && a->dtype == b->dtype && a->patches == b->patches &&
            a->branches == b->branches && a->naive == b->naive && a->displaced == b->displaced &&
            a->partial == b->partial && a->group_norm == b->group_norm;
 }

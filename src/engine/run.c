@@ -19,6 +19,7 @@ static ts_plan_key unet_key(const ts_run *run, int pictures) {
                        .width = run->latent_w,
                        .height = run->latent_h,
                        .batch = pictures * (s->guided && run->layout.branches == 1 ? 2 : 1),
+                       .chunks = ts_shape_chunks(s),
                        .dtype = s->dtype,
                        .patches = run->layout.patches,
                        .branches = run->layout.branches,
@@ -44,11 +45,16 @@ static void run_layout(ts_run *run) {
     if (run->layout.patches == 1 || s->parallel.mode == TS_MODE_SYNC) run->warmup = INT_MAX - 1;
 }
 
+static size_t text_elements(const ts_run *run) {
+    return (size_t)ts_shape_chunks(&run->job->shape) * (size_t)run->model->text[0].config.positions *
+           (size_t)ts_model_text_width(run->model);
+}
+
 static ts_code allocate(ts_run *run, ts_error *e) {
     const ts_model *m = run->model;
     const int pictures = run->job->count;
     const size_t images = (size_t)pictures * (run->job->shape.guided ? 2 : 1);
-    const size_t text = (size_t)m->text[0].config.positions * (size_t)ts_model_text_width(m);
+    const size_t text = text_elements(run);
     run->noise = ts_array0(float, ts_run_elements(run) * (size_t)pictures);
     run->latents = ts_array0(float, ts_run_elements(run) * (size_t)pictures);
     run->text = ts_array0(float, images *text);
@@ -86,7 +92,8 @@ static void trace_inputs(const ts_run *run) {
 static ts_code encode_texts(ts_run *run, ts_error *e) {
     const ts_model *m = run->model;
     const ts_job *job = run->job;
-    const size_t text = (size_t)m->text[0].config.positions * (size_t)ts_model_text_width(m);
+    const size_t text = text_elements(run);
+    const int chunks = ts_shape_chunks(&job->shape);
     const size_t pooled = (size_t)ts_model_pooled_width(m);
     const int conditional = job->shape.guided ? job->count : 0;
     ts_code rc = TS_OK;
@@ -101,11 +108,11 @@ static ts_code encode_texts(ts_run *run, ts_error *e) {
             continue;
         }
         if (job->shape.guided)
-            rc = ts_text_encode(run->group, m, job->shape.dtype, &p->params, true, run->text + u * text,
-                                run->pooled + u * pooled, e);
+            rc = ts_text_encode(run->group, m, job->shape.dtype, &p->params, true, chunks,
+                                run->text + u * text, run->pooled + u * pooled, e);
         if (!rc)
-            rc = ts_text_encode(run->group, m, job->shape.dtype, &p->params, false, run->text + c * text,
-                                run->pooled + c * pooled, e);
+            rc = ts_text_encode(run->group, m, job->shape.dtype, &p->params, false, chunks,
+                                run->text + c * text, run->pooled + c * pooled, e);
     }
     return rc;
 }
@@ -322,7 +329,7 @@ ts_code ts_group_compile(ts_group *g, ts_model *model, const ts_shape *shape, in
     if (!rc) rc = ts_decode_plan(&run, &plan, e);
     if (!rc && shape->task != TS_TASK_TEXT) rc = ts_encode_plan(&run, &plan, e);
     const ts_picture_params nothing = {.prompt = ""};
-    if (!rc) rc = ts_text_encode(g, model, shape->dtype, &nothing, false, run.text, run.pooled, e);
+    if (!rc) rc = ts_text_encode(g, model, shape->dtype, &nothing, false, 1, run.text, run.pooled, e);
     if (!rc) rc = ts_model_check(model, e);
     release(&run);
     return rc;

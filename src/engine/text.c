@@ -5,6 +5,7 @@
 #include <string.h>
 #include "base/alloc.h"
 #include "engine/convert.h"
+#include "engine/prompt.h"
 
 void ts_texts_free(ts_group *g, const ts_model *model) {
     ts_text_program *gone = NULL;
@@ -73,7 +74,7 @@ typedef struct encoding {
     int encoder;
     ts_clip_reading reading;
     ts_dtype dtype;
-    const int32_t *ids;
+    const int32_t *ids; /* of one chunk */
     float *text; /* the encoder's columns of each row */
     float *pooled;
     ts_code code;
@@ -164,6 +165,15 @@ static ts_code project(const ts_text_model *t, const float *hidden, float *poole
     return TS_OK;
 }
 
+/* The encoder's columns of a chunk, as they were written for the one before. */
+static void copy_columns(const encoding *c, const float *from) {
+    const ts_clip_config *config = &c->model->text[c->encoder].config;
+    const int stride = ts_model_text_width(c->model);
+    for (int i = 0; i < config->positions; i++)
+        memcpy(c->text + (size_t)i * (size_t)stride, from + (size_t)i * (size_t)stride,
+               (size_t)config->hidden * sizeof *from);
+}
+
 static void encode(void *arg, ts_rank *rank) {
     encoding *c = arg;
     const ts_model *m = c->model;
@@ -194,44 +204,87 @@ done:
     c->code = rc;
 }
 
+/* The prompt as encoder i of the model takes it, its ids checked against the encoder's table. */
+static ts_code read_prompt(const ts_model *m, int i, const ts_picture_params *params, bool negative, int chunks,
+                           ts_prompt *ret, ts_error *e) {
+    const ts_text_model *t = &m->text[i];
+    ts_prompt p = {0};
+    ts_code rc = ts_prompt_read(t->tokenizer, t->config.positions, params, negative, chunks, &p, e);
+    for (int k = 0; k < p.chunks * p.positions && !rc; k++)
+        if (p.ids[k] < 0 || p.ids[k] >= t->config.vocabulary)
+            rc = ts_fail(e, TS_EFORMAT, "%s: the tokenizer has ids beyond the encoder's vocabulary", m->path);
+    if (rc)
+        ts_prompt_free(&p);
+    else
+        *ret = p;
+    return rc;
+}
+
+/* All chunks of a prompt through one encoder. */
+static ts_code encode_chunks(encoding *c, const ts_prompt *p) {
+    const size_t rows = (size_t)p->positions * (size_t)ts_model_text_width(c->model);
+    for (int i = 0; i < p->chunks; i++, c->text += rows) {
+        const int32_t *ids = p->ids + i * p->positions;
+        if (c->ids && !memcmp(ids, c->ids, (size_t)p->positions * sizeof *ids)) {
+            /* The empty chunks at the end of the shorter prompt, mostly. */
+            copy_columns(c, c->text - rows);
+            continue;
+        }
+        c->ids = ids;
+        ts_group_each(c->group, 1, encode, c);
+        if (c->code) return c->code;
+        c->pooled = NULL;
+    }
+    return TS_OK;
+}
+
 ts_code ts_text_encode(ts_group *g, const ts_model *m, ts_dtype dtype, const ts_picture_params *params,
-                       bool negative, float *text, float *pooled, ts_error *e) {
-    const char *prompt = negative ? params->negative : params->prompt;
+                       bool negative, int chunks, float *text, float *pooled, ts_error *e) {
     const int positions = m->text[0].config.positions, stride = ts_model_text_width(m);
-    if (!prompt && m->zeros_for_absent) {
-        memset(text, 0, (size_t)positions * (size_t)stride * sizeof *text);
+    if (negative && !params->negative && m->zeros_for_absent) {
+        memset(text, 0, (size_t)chunks * (size_t)positions * (size_t)stride * sizeof *text);
         if (pooled) memset(pooled, 0, (size_t)ts_model_pooled_width(m) * sizeof *pooled);
         return TS_OK;
     }
-    if (!prompt) prompt = "";
     ts_code rc = ts_model_check_params(m, params, e);
-    if (rc) return rc;
-    int32_t *ids = ts_array0(int32_t, (size_t)positions);
-    if (!ids) return ts_fail(e, TS_ENOMEM, "encoding a prompt");
     int column = 0;
     for (int i = 0; i < m->text_count && !rc; i++) {
-        int count;
-        bool truncated;
-        rc = ts_tokenizer_encode(m->text[i].tokenizer, prompt, strlen(prompt), positions, ids, &count,
-                                 &truncated, e);
-        for (int k = 0; k < positions && !rc; k++)
-            if (ids[k] < 0 || ids[k] >= m->text[i].config.vocabulary)
-                rc = ts_fail(e, TS_EFORMAT, "%s: the tokenizer has ids beyond the encoder's vocabulary",
-                             m->path);
+        ts_prompt p = {0};
+        rc = read_prompt(m, i, params, negative, chunks, &p, e);
         if (rc) break;
         encoding c = {.group = g,
                       .model = m,
                       .encoder = i,
                       .reading = reading_of(m, i, negative ? 0 : params->clip_skip),
                       .dtype = dtype,
-                      .ids = ids,
                       .text = text + column,
                       .pooled = m->xl && i == 1 ? pooled : NULL,
                       .error = e};
-        ts_group_each(g, 1, encode, &c);
-        rc = c.code;
+        rc = encode_chunks(&c, &p);
+        ts_prompt_free(&p);
         column += m->text[i].config.hidden;
     }
-    free(ids);
     return rc;
+}
+
+ts_code ts_model_measure_prompts(const ts_model *m, const ts_picture_params *params, bool guided, int most,
+                                 int *ret_chunks, int *ret_tokens, ts_error *e) {
+    int chunks = 1, tokens = 0;
+    for (int negative = 0; negative <= guided; negative++)
+        for (int i = 0; i < m->text_count; i++) {
+            ts_prompt p = {0};
+            ts_code rc = read_prompt(m, i, params, negative, 0, &p, e);
+            if (rc) return rc;
+            if (!negative && i == 0) tokens = p.tokens;
+            if (p.chunks > chunks) chunks = p.chunks;
+            ts_prompt_free(&p);
+            if (chunks > most) {
+                const char *param = negative ? "negative_prompt" : "prompt";
+                return ts_fail_param(e, TS_EINVAL, param, "%s takes %d times the %d tokens of a text encoder; at most %d %s",
+                                     param, chunks, m->text[i].config.positions - 2, most, "times are read");
+            }
+        }
+    *ret_chunks = chunks;
+    *ret_tokens = tokens;
+    return TS_OK;
 }

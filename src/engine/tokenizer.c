@@ -29,6 +29,9 @@ int32_t ts_tokenizer_end(const ts_tokenizer *t) {
 int32_t ts_tokenizer_pad(const ts_tokenizer *t) {
     return t->pad;
 }
+int32_t ts_tokenizer_comma(const ts_tokenizer *t) {
+    return t->comma;
+}
 
 /* The ids of one text as they come. count beyond room says that the text is longer than that: nothing more
  * needs to be read. */
@@ -100,32 +103,41 @@ static ts_code encode_raw(output *o, const char *text, size_t size) {
     return rc ? rc : cut(o, true, o->normalised.data, o->normalised.size, encode_words);
 }
 
+ts_code ts_tokenizer_ids(const ts_tokenizer *t, const char *text, size_t size, int32_t *ids, size_t room,
+                         size_t *ret_count, ts_error *e) {
+    if (size > TS_TOKENIZER_TEXT)
+        return ts_fail(e, TS_ETOOLARGE, "a text of %zu bytes; at most %zu are read", size, TS_TOKENIZER_TEXT);
+    if (!ts_text_valid(text, size)) return ts_fail(e, TS_EINVAL, "the text is not valid UTF-8");
+    output o = {.t = t, .ids = ids, .room = room};
+    ts_buffer_init(&o.normalised, 16 * TS_TOKENIZER_TEXT);
+    ts_code rc = cut(&o, false, text, size, encode_raw);
+    if (rc)
+        ts_fail(e, rc, "tokenizing a text of %zu bytes", size);
+    else
+        *ret_count = o.count;
+    ts_bpe_scratch_free(&o.scratch);
+    ts_buffer_free(&o.normalised);
+    return rc;
+}
+
 ts_code ts_tokenizer_encode(const ts_tokenizer *t, const char *text, size_t size, int max_length,
                             int32_t *ids, int *ret_count, bool *ret_truncated, ts_error *e) {
     if (max_length < 2)
         return ts_fail(e, TS_EINVAL, "%d ids have no room for the start and the end", max_length);
-    if (size > TS_TOKENIZER_TEXT)
-        return ts_fail(e, TS_ETOOLARGE, "a text of %zu bytes; at most %zu are read", size, TS_TOKENIZER_TEXT);
-    if (!ts_text_valid(text, size)) return ts_fail(e, TS_EINVAL, "the text is not valid UTF-8");
-
-    size_t room = (size_t)max_length - 2;
-    output o = {.t = t, .ids = ts_array0(int32_t, room), .room = room};
-    ts_buffer_init(&o.normalised, 16 * TS_TOKENIZER_TEXT);
-    ts_code rc = o.ids ? cut(&o, false, text, size, encode_raw) : TS_ENOMEM;
-    if (rc) {
-        ts_fail(e, rc, "tokenizing a text of %zu bytes", size);
-        goto done;
-    }
-    size_t kept = o.count < room ? o.count : room;
+    const size_t room = (size_t)max_length - 2;
+    size_t count = 0;
+    int32_t *own = ts_array0(int32_t, room);
+    if (!own) return ts_fail(e, TS_ENOMEM, "tokenizing a text of %zu bytes", size);
+    ts_code rc = ts_tokenizer_ids(t, text, size, own, room, &count, e);
+    if (rc) goto done;
+    const size_t kept = count < room ? count : room;
     ids[0] = t->start;
-    memcpy(ids + 1, o.ids, kept * sizeof *ids);
+    memcpy(ids + 1, own, kept * sizeof *ids);
     ids[kept + 1] = t->end;
     for (size_t i = kept + 2; i < (size_t)max_length; i++) ids[i] = t->pad;
     if (ret_count) *ret_count = (int)kept + 2;
-    if (ret_truncated) *ret_truncated = full(&o);
+    if (ret_truncated) *ret_truncated = count > room;
 done:
-    ts_bpe_scratch_free(&o.scratch);
-    ts_buffer_free(&o.normalised);
-    free(o.ids);
+    free(own);
     return rc;
 }

@@ -32,6 +32,11 @@ void ts_tokenizer_free(ts_tokenizer *t); /* NULL is fine */
 ts_code ts_tokenizer_encode(const ts_tokenizer *t, const char *text, size_t size, int max_length,
                             int32_t *ids, int *ret_count, bool *ret_truncated, ts_error *e);
 
+/* The text's own ids, without start, end and padding: at most `room` of them to ids. *ret_count is how many there are, or
+ * any number above room where there are more. Errors as above. */
+ts_code ts_tokenizer_ids(const ts_tokenizer *t, const char *text, size_t size, int32_t *ids, size_t room,
+                         size_t *ret_count, ts_error *e);
+
 /* What the folder says is the encoder's length (77 where it says nothing). */
 int ts_tokenizer_max_length(const ts_tokenizer *t);
 
@@ -40,5 +45,6 @@ int32_t ts_tokenizer_size(const ts_tokenizer *t);
 int32_t ts_tokenizer_start(const ts_tokenizer *t);
 int32_t ts_tokenizer_end(const ts_tokenizer *t);
 int32_t ts_tokenizer_pad(const ts_tokenizer *t);
+int32_t ts_tokenizer_comma(const ts_tokenizer *t); /* of a comma that stands alone; -1: there is none */
 
 #endif

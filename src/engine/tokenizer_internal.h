@@ -19,7 +19,7 @@ struct ts_tokenizer {
     ts_added_token *added;
     size_t added_count;
     bool begins[2][256]; /* an added token, raw or normalised, begins with this byte */
-    int32_t start, end, pad, size;
+    int32_t start, end, pad, comma, size;
     int max_length;
 };
 

@@ -298,6 +298,7 @@ static ts_code load_added(loader *l, ts_error *e) {
     t->start = id_of(t, l->named[BOS].text);
     t->end = id_of(t, l->named[EOS].text);
     t->pad = id_of(t, l->named[PAD].text);
+    t->comma = ts_bpe_find(t->bpe, ",</w>", 5);
     if (t->start < 0 || t->end < 0 || t->pad < 0)
         return ts_fail(e, TS_EFORMAT, "the start, end or padding token is empty");
     const char *unknown = l->named[UNK].text;

@@ -16,7 +16,7 @@ static ts_code seed(ts_buffer *b, const ts_answer *a, int index) {
 /* Tokens of the prompt, and for each picture the places of its latent, which is what costs time. */
 static ts_code usage(ts_buffer *b, const ts_answer *a, int pictures) {
     const ts_shape *s = &a->r->request.shape;
-    long long in = a->prompt_tokens, out = (long long)(s->width / 8) * (s->height / 8) * pictures;
+    long long in = a->r->prompt_tokens, out = (long long)(s->width / 8) * (s->height / 8) * pictures;
     return ts_buffer_printf(
         b,
         "\"usage\": {\"input_tokens\": %lld, \"input_tokens_details\": {\"image_tokens\": 0, "

@@ -9,8 +9,7 @@
 typedef struct ts_answer {
     const ts_images_request *r;
     const ts_model *model;
-    int64_t created;   /* seconds since 1970 */
-    int prompt_tokens; /* begin and end included */
+    int64_t created; /* seconds since 1970 */
 } ts_answer;
 
 /* One finished picture. */

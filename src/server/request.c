@@ -19,7 +19,7 @@
 /* All fields as they came; pointers into the JSON. What is absent is NULL, 0 or the default put in before. */
 typedef struct fields {
     const ts_request_context *context;
-    const char *prompt, *negative, *model, *size, *other;
+    const char *prompt, *negative, *long_prompt, *model, *size, *other;
     const char *output_format, *response_format, *sampler, *scheduler, *rng, *on_disconnect;
     int64_t n, width, height, steps, clip_skip, partial_images, output_compression;
     double guidance, guidance_rescale;
@@ -264,6 +264,7 @@ static ts_code read_parallel(const field *f, const char *param, const cJSON *v, 
 static const field table[] = {
     {"prompt", CUSTOM_AS(read_prompt, prompt)},
     {"negative_prompt", CUSTOM_AS(read_prompt, negative)},
+    {"long_prompt", CHOICES(long_prompt, "chunk|truncate")},
     {"model", TEXT, 1, MODEL_BYTES, TO(model)},
     {"n", CUSTOM_AS(read_limited, n)},
     {"size", TEXT, 1, 32, TO(size)},
@@ -464,7 +465,13 @@ static ts_code make(const fields *f, ts_images_request *ret, ts_error *e) {
     }
     r->params.clip_skip = (int)f->clip_skip;
     r->params.sizes = f->sizes;
-    rc = ts_model_check_params(f->context->models[r->model], &r->params, e);
+    r->params.truncate = f->long_prompt && !strcmp(f->long_prompt, "truncate");
+    const ts_model *m = f->context->models[r->model];
+    rc = ts_model_check_params(m, &r->params, e);
+    if (!rc)
+        rc = ts_model_measure_prompts(m, &r->params, r->shape.guided,
+                                      (int)f->context->config->limits.max_prompt_chunks, &r->shape.chunks,
+                                      &ret->prompt_tokens, e);
     if (rc) return rc;
     ret->stream = f->stream;
     ret->progress = f->progress;

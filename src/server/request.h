@@ -19,6 +19,7 @@ typedef struct ts_request_context {
 typedef struct ts_images_request {
     cJSON *json;                   /* owns the strings */
     ts_request request;            /* all but the token */
+    int prompt_tokens;             /* begin and end of each chunk included */
     bool stream, progress, finish; /* finish: goes on when the client has gone */
 } ts_images_request;
 

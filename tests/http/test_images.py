@@ -169,7 +169,7 @@ def test_a_prompt_may_be_any_unicode(server):
 
 
 def test_a_prompt_longer_than_the_context_is_cut_off(server):
-    assert picture(server.pictures(prompt="a lake " * 400)).width == 64
+    assert picture(server.pictures(prompt="a lake " * 400, long_prompt="truncate")).width == 64
 
 
 def test_without_guidance_the_negative_prompt_means_nothing_and_with_it_something(server):

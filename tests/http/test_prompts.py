@@ -63,3 +63,50 @@ def test_xl_is_told_of_sizes_each_picture_of_its_own(start):
     # Its own size is what it is told of where nothing is said.
     plain = made(daemon, original_size="64x64", crop=[0, 0], target_size="64x64")[0]
     assert largest_difference(plain, together[0][0]) <= 1
+
+
+# ---- long prompts ----
+
+FITS = "a " * 75
+LONG = FITS + "b"
+
+
+def test_a_long_prompt_is_read_to_its_end(server):
+    fits, long = made(server, prompt=FITS)[0].pixels, made(server, prompt=LONG)[0].pixels
+    assert long == made(server, prompt=LONG, long_prompt="chunk")[0].pixels
+    assert len({fits, long, made(server, prompt=FITS + "c")[0].pixels}) == 3
+    cut, said = made(server, prompt=LONG, long_prompt="truncate")
+    assert cut.pixels == fits and said["Long prompt"] == "truncate"
+
+
+def test_a_long_negative_prompt_is_read_to_its_end(server):
+    assert made(server, negative_prompt=LONG)[0].pixels != made(server, negative_prompt=FITS)[0].pixels
+    cut = made(server, negative_prompt=LONG, long_prompt="truncate")[0]
+    assert cut.pixels == made(server, negative_prompt=FITS)[0].pixels
+
+
+def test_all_tokens_are_counted(server):
+    def tokens(**fields):
+        return server.pictures(**fields)["usage"]["input_tokens"]
+    assert tokens(prompt="a " * 40) == 42
+    assert tokens(prompt="a " * 100) == 104
+    assert tokens(prompt="a " * 100, long_prompt="truncate") == 77
+
+
+def test_texts_of_unequal_length_do_not_share_a_batch(start):
+    lone = start({"scheduler": {"max_batch": 1}})
+    for requests, batches in (([{}, {"prompt": LONG}], 2), ([{"negative_prompt": LONG}, {"prompt": LONG}], 1)):
+        daemon = start({"scheduler": {"max_batch": 2, "max_wait_ms": 3000}})
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            together = list(pool.map(lambda fields: made(daemon, **fields)[0], requests))
+        assert daemon.metrics()["tessera_batches_total"] == batches
+        for fields, png in zip(requests, together):
+            assert largest_difference(made(lone, **fields)[0], png) <= 1
+
+
+def test_the_operator_says_how_long_a_prompt_may_be(start):
+    daemon = start({"limits": {"max_prompt_chunks": 2}})
+    assert daemon.post({"prompt": "a " * 150}).status == 200
+    check_error(daemon.post({"prompt": "a " * 151}), 400, "prompt")
+    check_error(daemon.post({"prompt": "a", "negative_prompt": "a " * 151}), 400, "negative_prompt")
+    assert daemon.post({"prompt": "a " * 151, "long_prompt": "truncate"}).status == 200

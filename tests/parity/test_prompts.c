@@ -1,6 +1,7 @@
 /* What a prompt and what is said of it become, against what diffusers' pipelines hand to their U-Nets. */
 #include "pictures.h"
 
+#include "engine/prompt.h"
 #include "engine/text.h"
 
 typedef struct prompt_case {
@@ -16,6 +17,7 @@ static const char *text_or_null(const cJSON *object, const char *key) {
 static ts_picture_params params_of(const cJSON *c) {
     return (ts_picture_params){.prompt = json_text(c, "prompt"),
                                .negative = text_or_null(c, "negative"),
+                               .truncate = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(c, "truncate")),
                                .clip_skip = (int)json_value(c, "clip_skip")};
 }
 
@@ -42,12 +44,15 @@ static void the_unet_is_given_what_diffusers_gives(void **state) {
     ts_error e = {0};
     must(ts_model_load(path, &m, &e), &e);
     must(ts_group_open(&device, 1, &g, &e), &e);
-    const int width = ts_model_text_width(m), tokens = ts_model_get_info(m)->max_tokens;
+    int chunks, count;
+    must(ts_model_measure_prompts(m, &params, true, TS_MAX_CHUNKS, &chunks, &count, &e), &e);
+    assert_int_equal(chunks, (int)json_value(k->json, "chunks"));
+    const int width = ts_model_text_width(m), tokens = chunks * ts_model_get_info(m)->max_tokens;
     const int pooled_width = ts_model_pooled_width(m);
     float *text = ts_array0(float, tokens *width), *pooled = ts_array0(float, pooled_width);
     assert_true(text && pooled);
     for (int negative = 0; negative < 2; negative++) {
-        must(ts_text_encode(g, m, TS_F32, &params, negative, text, pooled, &e), &e);
+        must(ts_text_encode(g, m, TS_F32, &params, negative, chunks, text, pooled, &e), &e);
         hold_text(k->io, name, negative ? "negative_embeds" : "prompt_embeds", text);
         if (!pooled_width) continue;
         const char *kind = negative ? "negative_pooled" : "pooled";
@@ -58,6 +63,92 @@ static void the_unet_is_given_what_diffusers_gives(void **state) {
     free(text);
     free(pooled);
     ts_group_close(g);
+    ts_model_free(m);
+    free(path);
+}
+
+/* ---- chunks ---- */
+
+/* Against an algorithm that was written apart from this one (tools/parity/a1111.py). */
+static void prompts_are_cut_as_automatic1111_does(void **state) {
+    const char *folder = *state;
+    char *path = ts_format("tokenizer/%s", folder), *where = fixture_path(path);
+    cJSON *json = fixture_json("prompt_splits.json");
+    ts_tokenizer *t = NULL;
+    ts_error e = {0};
+    must(ts_tokenizer_open(where, &t, &e), &e);
+    const cJSON *entry;
+    int most = 0;
+    cJSON_ArrayForEach(entry, cJSON_GetObjectItemCaseSensitive(json, "splits")) {
+        if (strcmp(json_text(entry, "tokenizer"), folder) != 0) continue;
+        const cJSON *chunks = cJSON_GetObjectItemCaseSensitive(entry, "chunks");
+        const ts_picture_params params = {.prompt = json_text(entry, "prompt")};
+        ts_prompt p;
+        must(ts_prompt_read(t, 77, &params, false, 0, &p, &e), &e);
+        if (p.chunks != cJSON_GetArraySize(chunks)) fail_msg("%.60s: %d chunks", params.prompt, p.chunks);
+        int tokens = 0;
+        for (int i = 0; i < p.chunks; i++) {
+            const cJSON *chunk = cJSON_GetArrayItem(chunks, i), *id;
+            int32_t want[77] = {ts_tokenizer_start(t)};
+            int n = 1;
+            cJSON_ArrayForEach(id, chunk) want[n++] = (int32_t)id->valuedouble;
+            tokens += n + 1;
+            want[n++] = ts_tokenizer_end(t);
+            while (n < 77) want[n++] = ts_tokenizer_pad(t);
+            assert_memory_equal(p.ids + i * 77, want, sizeof want);
+        }
+        assert_int_equal(p.tokens, tokens);
+        if (p.chunks > most) most = p.chunks;
+        /* What fits is what it is without chunks. */
+        int32_t whole[77];
+        must(ts_tokenizer_encode(t, params.prompt, strlen(params.prompt), 77, whole, NULL, NULL, &e), &e);
+        if (p.chunks == 1) assert_memory_equal(p.ids, whole, sizeof whole);
+        ts_prompt_free(&p);
+        const ts_picture_params cut = {.prompt = params.prompt, .truncate = true};
+        must(ts_prompt_read(t, 77, &cut, false, 2, &p, &e), &e);
+        assert_memory_equal(p.ids, whole, sizeof whole);
+        assert_int_equal(p.chunks, 2);
+        assert_int_equal(p.ids[77 + 1], ts_tokenizer_end(t));
+        ts_prompt_free(&p);
+    }
+    assert_true(most >= 4);
+    ts_tokenizer_free(t);
+    cJSON_Delete(json);
+    free(path);
+    free(where);
+}
+
+static void a_prompt_of_too_many_chunks_is_refused(void **state) {
+    (void)state;
+    char *path = fixture_path("pipeline_sd1");
+    ts_model *m = NULL;
+    ts_error e = {0};
+    must(ts_model_load(path, &m, &e), &e);
+    char text[2 * 75 * (TS_MAX_CHUNKS + 1) + 1];
+    memset(text, 'a', sizeof text);
+    for (size_t i = 1; i < sizeof text; i += 2) text[i] = ' ';
+    text[sizeof text - 1] = 0;
+    int chunks, tokens;
+    ts_picture_params params = {.prompt = text, .negative = text};
+    assert_int_equal(ts_model_measure_prompts(m, &params, true, TS_MAX_CHUNKS, &chunks, &tokens, &e), TS_EINVAL);
+    assert_string_equal(e.param, "prompt");
+    params.prompt = "a";
+    assert_int_equal(ts_model_measure_prompts(m, &params, true, TS_MAX_CHUNKS, &chunks, &tokens, &e), TS_EINVAL);
+    assert_string_equal(e.param, "negative_prompt");
+    /* Without guidance nobody reads it. */
+    must(ts_model_measure_prompts(m, &params, false, 1, &chunks, &tokens, &e), &e);
+    assert_int_equal(chunks, 1);
+    assert_int_equal(tokens, 3);
+    text[2 * 75 * 3] = 0;
+    params.prompt = text;
+    must(ts_model_measure_prompts(m, &params, true, 3, &chunks, &tokens, &e), &e);
+    assert_int_equal(chunks, 3);
+    assert_int_equal(tokens, 3 * 77);
+    assert_int_equal(ts_model_measure_prompts(m, &params, true, 2, &chunks, &tokens, &e), TS_EINVAL);
+    assert_string_equal(e.param, "prompt");
+    params.truncate = true;
+    must(ts_model_measure_prompts(m, &params, true, 1, &chunks, &tokens, &e), &e);
+    assert_int_equal(tokens, 77);
     ts_model_free(m);
     free(path);
 }
@@ -82,7 +173,8 @@ static void the_picture_is_that_of_diffusers(void **state) {
                             .sampler = ts_sampler_find(s.model->schedule.sampler),
                             .parallel = {.mode = TS_MODE_SYNC},
                             .dtype = TS_F32,
-                            .guided = guidance > 1};
+                            .guided = guidance > 1,
+                            .chunks = (int)json_value(c, "chunks")};
     ts_picture request = {.params = {.prompt = json_text(c, "prompt"),
                                      .negative = text_or_null(c, "negative"),
                                      .seed = (uint64_t)json_value(c, "seed"),
@@ -163,7 +255,7 @@ static void any_number_of_skips_can_follow_each_other(void **state) {
             assert_true(text && first);
             for (int skip = 0; skip < 3; skip++) {
                 const ts_picture_params params = {.prompt = "a red house", .clip_skip = skip};
-                must(ts_text_encode(g, m[i], TS_F32, &params, false, text, NULL, &e), &e);
+                must(ts_text_encode(g, m[i], TS_F32, &params, false, 1, text, NULL, &e), &e);
                 if (round == 0 && i == 0) memcpy(first + (size_t)skip * n, text, n * sizeof *text);
                 assert_memory_equal(first + (size_t)skip * n, text, n * sizeof *text);
             }
@@ -243,6 +335,11 @@ int main(int argc, char **argv) {
         test_add(&tests, the_picture_is_that_of_diffusers, &k, sizeof k, "the picture of %s on %s",
                  json_text(entry, "name"), backends[i]->name);
     }
+    static const char *const folders[] = {"files", "files_pad0"};
+    for (int i = 0; i < 2; i++)
+        test_add(&tests, prompts_are_cut_as_automatic1111_does, folders[i], 0,
+                 "prompts are cut as AUTOMATIC1111 does, tokenizer %s", folders[i]);
+    test_add(&tests, a_prompt_of_too_many_chunks_is_refused, NULL, 0, "a prompt of too many chunks is refused");
     test_add(&tests, sizes_are_for_xl, NULL, 0, "sizes are for XL");
     test_add(&tests, layers_that_nobody_reads_do_not_run, NULL, 0, "layers that nobody reads do not run");
     test_add(&tests, any_number_of_skips_can_follow_each_other, NULL, 0,

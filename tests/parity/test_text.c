@@ -124,8 +124,8 @@ static void the_unet_gets_what_diffusers_gives_it(void **state) {
     float *pooled = ts_array0(float, prompt_count() * pooled_width);
     assert_true(text && pooled);
     for (int i = 0; i < prompt_count(); i++) {
-        const ts_picture_params params = {.prompt = prompt_at(i)};
-        must(ts_text_encode(g, m, TS_F32, &params, false, text + i * tokens * width, pooled + i * pooled_width,
+        const ts_picture_params params = {.prompt = prompt_at(i), .truncate = true};
+        must(ts_text_encode(g, m, TS_F32, &params, false, 1, text + i * tokens * width, pooled + i * pooled_width,
                             &e),
              &e);
     }

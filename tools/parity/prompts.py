@@ -1,26 +1,51 @@
 """prompts.json, prompts.safetensors: what pipelines hand to the U-Net for prompts that ask for more than their words."""
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+import random
 
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from transformers import CLIPTokenizer
+
+import a1111
 import common
 
 SD1, XL = "pipeline_sd1", "pipeline_xl"
 BASE = {"prompt": "a yellow sun over purple mountains, a lake at dawn", "negative": "blurry, low quality",
-        "clip_skip": 0}
+        "clip_skip": 0, "truncate": False, "chunks": 1}
 CASES = [
     {"name": "sd1_skip_1", "folder": SD1, "clip_skip": 1},
     {"name": "sd1_skip_2", "folder": SD1, "clip_skip": 2},
     {"name": "xl_skip_0", "folder": XL},
     {"name": "xl_skip_1", "folder": XL, "clip_skip": 1},
+    {"name": "sd1_truncate", "folder": SD1, "prompt": "the sea, the sun and the moon, " * 10, "truncate": True},
+    # These two are AUTOMATIC1111's way, as the rest of the file is diffusers'.
+    {"name": "sd1_long", "folder": SD1, "prompt": "the sea, the sun and the moon, " * 8, "chunks": 2},
+    {"name": "xl_long_negative", "folder": XL, "negative": "the sea, the sun and the moon, " * 8, "chunks": 2},
 ]
+
+
+def splits():
+    """Prompts around the ends of chunks. A letter or a comma that stands alone is a token."""
+    wanted = ["", "a", " ".join("a" * 75), " ".join("a" * 76), " ".join("a" * 150), " ".join("a" * 151)]
+    for comma in (0, 30, 53, 54, 55, 56, 73, 74, 75, 76):
+        wanted.append(" ".join("a" * comma + "," + "b" * (100 - comma)))
+    wanted += [" ".join("a" * 74 + ",,," + "b" * 5), " ".join("a" * 60 + "," + "b" * 70 + "," + "c" * 10),
+               " ".join("a" * 60 + "," + "b" * 5 + "," + "c" * 100), "a, b," * 60, "wow!" * 90]
+    g = random.Random(7)
+    for _ in range(30):
+        wanted.append("".join(g.choice(["a ", "b ", "cat ", "the ", "sailboats ", ", ", ",", "! ", "é ", "4k "])
+                              for _ in range(g.randrange(10, 200))))
+    return wanted
 
 
 # XL's size conditions: (height, width) in diffusers, "WxH" and [left, top] here.
 PICTURE = {"prompt": "a yellow sun over purple mountains, a lake at dawn", "negative": "blurry, low quality",
-           "folder": XL, "seed": 42, "guidance": 5.0, "steps": 4, "width": 96, "height": 64}
+           "folder": XL, "chunks": 1, "seed": 42, "guidance": 5.0, "steps": 4, "width": 96, "height": 64}
 PICTURES = [
     {"name": "xl_sizes", "original_size": [512, 320], "crop": [24, 8], "target_size": [1024, 768]},
     {"name": "xl_original", "original_size": [256, 384]},
     {"name": "xl_crop", "crop": [0, 200]},
+    {"name": "sd1_long_picture", "folder": SD1, "prompt": "the sea, the sun and the moon, " * 8, "chunks": 2},
+    {"name": "xl_long_picture", "negative": "the sea, the sun and the moon, " * 16, "chunks": 4},
 ]
 
 
@@ -33,7 +58,25 @@ def load(folder):
     return pipe
 
 
+def embed_chunks(pipe, case):
+    found, xl = {}, case["folder"] == XL
+    parts = [(pipe.tokenizer, pipe.text_encoder)] + ([(pipe.tokenizer_2, pipe.text_encoder_2)] if xl else [])
+    for field, text, pooled in (("prompt", "prompt_embeds", "pooled"), ("negative", "negative_embeds", "negative_pooled")):
+        columns = []
+        for tokenizer, encoder in parts:
+            chunks = a1111.split(tokenizer, [(case[field], 1.0)])
+            chunks += [[]] * (case["chunks"] - len(chunks))
+            z, p = a1111.encode(tokenizer, encoder, chunks, xl)
+            columns.append(z)
+            if p is not None:
+                found[pooled] = p
+        found[text] = torch.cat(columns, -1)
+    return found
+
+
 def embed(pipe, case):
+    if case["chunks"] > 1:
+        return embed_chunks(pipe, case)
     found = pipe.encode_prompt(case["prompt"], device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=True,
                                negative_prompt=case["negative"], clip_skip=case["clip_skip"])
     return dict(zip(("prompt_embeds", "negative_embeds", "pooled", "negative_pooled"), found))
@@ -41,14 +84,22 @@ def embed(pipe, case):
 
 def paint(pipe, case):
     """The pipeline's last latents, of noise that the CPU's generator makes of the seed."""
-    swapped = {name: tuple(reversed(case[name])) if name in case else None
-               for name in ("original_size", "crop", "target_size")}
+    arguments = {"prompt": case["prompt"], "negative_prompt": case["negative"]}
+    if case["folder"] == XL:
+        swapped = {name: tuple(reversed(case[name])) if name in case else None
+                   for name in ("original_size", "crop", "target_size")}
+        arguments |= {"original_size": swapped["original_size"], "target_size": swapped["target_size"],
+                      "crops_coords_top_left": swapped["crop"] or (0, 0)}
+    if case["chunks"] > 1:
+        found = embed_chunks(pipe, case)
+        arguments |= {"prompt": None, "negative_prompt": None, "prompt_embeds": found["prompt_embeds"],
+                      "negative_prompt_embeds": found["negative_embeds"]}
+        if case["folder"] == XL:
+            arguments |= {"pooled_prompt_embeds": found["pooled"],
+                          "negative_pooled_prompt_embeds": found["negative_pooled"]}
     pipe.set_progress_bar_config(disable=True)
-    return pipe(prompt=case["prompt"], negative_prompt=case["negative"], num_inference_steps=case["steps"],
-                guidance_scale=case["guidance"], height=case["height"], width=case["width"],
-                original_size=swapped["original_size"], target_size=swapped["target_size"],
-                crops_coords_top_left=swapped["crop"] or (0, 0), generator=common.generator(case["seed"]),
-                output_type="latent").images
+    return pipe(num_inference_steps=case["steps"], guidance_scale=case["guidance"], height=case["height"],
+                width=case["width"], generator=common.generator(case["seed"]), output_type="latent", **arguments).images
 
 
 def main():
@@ -59,6 +110,15 @@ def main():
         print(case["name"], {k: f"{tuple(v.shape)} {v.std():.2f}" for k, v in found.items()})
         tensors.update({f"{case['name']}.{k}": v for k, v in found.items()})
         cases.append(case)
+    tokenizers = {name: CLIPTokenizer.from_pretrained(common.folder("tokenizer") / name) for name in ("files", "files_pad0")}
+    found = []
+    for name, tokenizer in tokenizers.items():
+        for prompt in splits():
+            chunks = a1111.split(tokenizer, [(prompt, 1.0)])
+            found.append({"tokenizer": name, "prompt": prompt, "chunks": [[i for i, _ in c] for c in chunks]})
+    print(len(found), "splits", [len(f["chunks"]) for f in found])
+    common.save_json(common.folder() / "prompt_splits.json", {"splits": found}, compact=True)
+
     pictures = [{**PICTURE, **p} for p in PICTURES]
     for picture in pictures:
         tensors[f"{picture['name']}.latents"] = paint(pipes[picture["folder"]], picture)

@@ -1,0 +1,111 @@
+#include "engine/prompt.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "base/alloc.h"
+
+/* How far back a comma may be that a full chunk is cut at; AUTOMATIC1111's default. */
+#define BACKTRACK 20
+
+void ts_prompt_free(ts_prompt *p) {
+    free(p->ids);
+    *p = (ts_prompt){0};
+}
+
+/* Chunks while they are filled. What does not fit into `most` of them is `left_out`. */
+typedef struct cutter {
+    const ts_tokenizer *t;
+    ts_prompt *p;
+    int most;
+    bool truncate;  /* one chunk, to its last place */
+    bool left_out;
+    int fill;       /* tokens in the chunk that is being filled */
+    int comma;      /* place of its last comma; -1: none */
+} cutter;
+
+static int room(const cutter *c) {
+    return c->p->positions - 2;
+}
+
+/* Where token i of a chunk lies. */
+static int32_t *place(const cutter *c, int chunk, int i) {
+    return c->p->ids + chunk * c->p->positions + 1 + i;
+}
+
+/* Frames the chunk and begins the next one. */
+static void end_chunk(cutter *c) {
+    ts_prompt *p = c->p;
+    *place(c, p->chunks, -1) = ts_tokenizer_start(c->t);
+    *place(c, p->chunks, c->fill) = ts_tokenizer_end(c->t);
+    for (int i = c->fill + 1; i <= room(c); i++) *place(c, p->chunks, i) = ts_tokenizer_pad(c->t);
+    p->tokens += c->fill + 2;
+    p->chunks++;
+    c->fill = 0;
+    c->comma = -1;
+}
+
+/* The chunk is full and `id` is to come: what is behind its last comma goes with it. */
+static void turn_page(cutter *c, int32_t id) {
+    int moved = 0;
+    if (id != ts_tokenizer_comma(c->t) && c->comma >= 0 && room(c) - c->comma <= BACKTRACK)
+        moved = room(c) - (c->comma + 1);
+    if (c->truncate || c->p->chunks + 1 == c->most) {
+        c->left_out = true;
+        return;
+    }
+    /* Ending the chunk writes over the tokens that move. */
+    memcpy(place(c, c->p->chunks + 1, 0), place(c, c->p->chunks, c->fill - moved), (size_t)moved * sizeof(int32_t));
+    c->fill -= moved;
+    end_chunk(c);
+    c->fill = moved;
+}
+
+static void put(cutter *c, int32_t id) {
+    if (c->fill == room(c)) turn_page(c, id);
+    if (c->left_out) return;
+    if (id == ts_tokenizer_comma(c->t)) c->comma = c->fill;
+    *place(c, c->p->chunks, c->fill++) = id;
+}
+
+static ts_code put_text(cutter *c, const char *text, ts_error *e) {
+    /* One more than can be taken shows that something is left out. */
+    const size_t most = (size_t)c->most * (size_t)room(c) + 1;
+    int32_t *ids = ts_array0(int32_t, most);
+    size_t count = 0;
+    if (!ids) return ts_fail(e, TS_ENOMEM, "reading a prompt");
+    ts_code rc = ts_tokenizer_ids(c->t, text, strlen(text), ids, most, &count, e);
+    for (size_t i = 0; !rc && i < count && i < most && !c->left_out; i++) put(c, ids[i]);
+    free(ids);
+    return rc;
+}
+
+ts_code ts_prompt_read(const ts_tokenizer *t, int positions, const ts_picture_params *params, bool negative,
+                       int chunks, ts_prompt *ret, ts_error *e) {
+    const char *text = negative ? params->negative : params->prompt;
+    const char *param = negative ? "negative_prompt" : "prompt";
+    if (positions < 3) return ts_fail(e, TS_EFORMAT, "a text encoder of %d positions has no room for a text", positions);
+    ts_prompt p = {.positions = positions};
+    cutter c = {.t = t,
+                .p = &p,
+                .most = chunks ? chunks : TS_MAX_CHUNKS,
+                .truncate = params->truncate,
+                .comma = -1};
+    p.ids = ts_array0(int32_t, (size_t)c.most *(size_t)positions);
+    if (!p.ids) return ts_fail(e, TS_ENOMEM, "reading a prompt");
+    ts_code rc = put_text(&c, text ? text : "", e);
+    if (!rc && c.left_out && !c.truncate)
+        rc = ts_fail(e, TS_EINVAL, "%s has more than %d times the %d tokens that a text encoder takes", param, c.most,
+                     positions - 2);
+    if (rc) {
+        if (e && rc == TS_EINVAL) snprintf(e->param, sizeof e->param, "%s", param);
+        ts_prompt_free(&p);
+        return rc;
+    }
+    end_chunk(&c);
+    const int tokens = p.tokens;
+    while (p.chunks < chunks) end_chunk(&c);
+    p.tokens = tokens;
+    *ret = p;
+    return TS_OK;
+}
