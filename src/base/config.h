@@ -25,7 +25,7 @@ typedef struct ts_size {
 typedef struct ts_config {
     struct {
         char *listen, *port_file;
-        int64_t body_limit, connection_limit;
+        int64_t body_limit, upload_limit, connection_limit;
         int64_t header_timeout, body_timeout, idle_timeout, drain_timeout, ping_interval, stall_timeout;
     } server;
     struct {
@@ -42,7 +42,8 @@ typedef struct ts_config {
         int64_t max_queue, max_batch, max_wait_ms;
     } scheduler;
     struct {
-        int64_t max_width, max_height, max_pixels, max_steps, max_n, max_prompt_bytes, max_prompt_chunks;
+        int64_t max_width, max_height, max_pixels, max_input_pixels, max_steps, max_n;
+        int64_t max_prompt_bytes, max_prompt_chunks;
         double max_guidance_scale;
     } limits;
     struct {

@@ -1,27 +1,41 @@
 /* Accepted requests: their list, their places, and how they end. */
 #include <stdlib.h>
+#include <string.h>
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "sched/sched_internal.h"
 
+static unsigned char *copy_pixels(const unsigned char *from, const ts_shape *shape, size_t channels) {
+    const size_t n = (size_t)shape->width * (size_t)shape->height * channels;
+    unsigned char *copy = from ? malloc(n) : NULL;
+    if (copy) memcpy(copy, from, n);
+    return copy;
+}
+
 /* On failure, too, ret is good for free_params. */
-static ts_code copy_params(const ts_picture_params *from, ts_picture_params *ret) {
+static ts_code copy_params(const ts_picture_params *from, const ts_shape *shape, ts_picture_params *ret) {
     *ret = *from;
     ret->prompt = ts_strdup(from->prompt);
     ret->negative = ts_strdup(from->negative);
-    return !ret->prompt || (from->negative && !ret->negative) ? TS_ENOMEM : TS_OK;
+    ret->image = copy_pixels(from->image, shape, 3);
+    ret->mask = copy_pixels(from->mask, shape, 1);
+    const bool all = ret->prompt && !from->negative == !ret->negative && !from->image == !ret->image &&
+                     !from->mask == !ret->mask;
+    return all ? TS_OK : TS_ENOMEM;
 }
 
 static void free_params(ts_picture_params *p) {
     free((char *)(uintptr_t)p->prompt);
     free((char *)(uintptr_t)p->negative);
+    free((unsigned char *)(uintptr_t)p->image);
+    free((unsigned char *)(uintptr_t)p->mask);
 }
 
 ts_code ts_ticket_new(const ts_request *request, uint64_t able, ts_ticket **ret) {
     ts_ticket *t = ts_new0(ts_ticket);
     if (!t) return TS_ENOMEM;
     t->holders = 1;
-    if (copy_params(&request->params, &t->params)) {
+    if (copy_params(&request->params, &request->shape, &t->params)) {
         ts_ticket_release(t);
         return TS_ENOMEM;
     }

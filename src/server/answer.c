@@ -87,30 +87,28 @@ ts_code ts_answer_json(ts_buffer *b, const ts_answer *a, const ts_answer_picture
     return rc ? rc : ts_buffer_append(b, "}\n", 2);
 }
 
-ts_code ts_answer_queued(ts_buffer *b, int position) {
-    return ts_buffer_printf(b,
-                            "event: image_generation.queued\n"
-                            "data: {\"type\": \"image_generation.queued\", \"position\": %d}\n\n",
-                            position);
+/* An event's line and the beginning of its data. */
+static ts_code event(ts_buffer *b, const ts_answer *a, const char *name) {
+    return ts_buffer_printf(b, "event: %s.%s\ndata: {\"type\": \"%s.%s\", ", a->event, name, a->event, name);
 }
 
-ts_code ts_answer_progress(ts_buffer *b, int step, int total, double eta_s) {
+ts_code ts_answer_queued(ts_buffer *b, const ts_answer *a, int position) {
+    ts_code rc = event(b, a, "queued");
+    return rc ? rc : ts_buffer_printf(b, "\"position\": %d}\n\n", position);
+}
+
+ts_code ts_answer_progress(ts_buffer *b, const ts_answer *a, int step, int total, double eta_s) {
     char eta[32] = "null";
     if (eta_s >= 0 && eta_s < 1e9) snprintf(eta, sizeof eta, "%.0f", eta_s * 1e3);
-    return ts_buffer_printf(
-        b,
-        "event: image_generation.progress\n"
-        "data: {\"type\": \"image_generation.progress\", \"step\": %d, \"total_steps\": %d, "
-        "\"eta_ms\": %s}\n\n",
-        step, total, eta);
+    ts_code rc = event(b, a, "progress");
+    if (rc) return rc;
+    return ts_buffer_printf(b, "\"step\": %d, \"total_steps\": %d, \"eta_ms\": %s}\n\n", step, total, eta);
 }
 
 ts_code ts_answer_completed(ts_buffer *b, const ts_answer *a, const ts_answer_picture *picture) {
-    ts_code rc = ts_buffer_printf(b,
-                                  "event: image_generation.completed\n"
-                                  "data: {\"type\": \"image_generation.completed\", \"created_at\": %lld, "
-                                  "\"index\": %d, ",
-                                  (long long)a->created, picture->index);
+    ts_code rc = event(b, a, "completed");
+    if (!rc)
+        rc = ts_buffer_printf(b, "\"created_at\": %lld, \"index\": %d, ", (long long)a->created, picture->index);
     if (!rc) rc = seed(b, a, picture->index);
     if (!rc) rc = ts_buffer_append(b, ", ", 2);
     if (!rc) rc = format(b, a);

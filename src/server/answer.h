@@ -9,6 +9,7 @@
 typedef struct ts_answer {
     const ts_images_request *r;
     const ts_model *model;
+    const char *event; /* what the names of its events begin with: "image_generation", "image_edit" */
     int64_t created; /* seconds since 1970 */
 } ts_answer;
 
@@ -24,8 +25,8 @@ typedef struct ts_answer_picture {
 ts_code ts_answer_json(ts_buffer *b, const ts_answer *a, const ts_answer_picture *pictures, int n);
 
 /* Events of a stream, with their empty line. */
-ts_code ts_answer_queued(ts_buffer *b, int position);
-ts_code ts_answer_progress(ts_buffer *b, int step, int total, double eta_s);
+ts_code ts_answer_queued(ts_buffer *b, const ts_answer *a, int position);
+ts_code ts_answer_progress(ts_buffer *b, const ts_answer *a, int step, int total, double eta_s);
 ts_code ts_answer_completed(ts_buffer *b, const ts_answer *a, const ts_answer_picture *picture);
 ts_code ts_answer_failed(ts_buffer *b, const ts_error *error);
 ts_code ts_answer_done(ts_buffer *b);

@@ -33,6 +33,7 @@ void ts_generation_release(ts_generation *g) {
     }
     ts_buffer_free(&g->out);
     ts_images_request_free(&g->r);
+    ts_source_free(&g->source);
     free(g);
 }
 
@@ -233,11 +234,11 @@ static ts_code compose(ts_generation *g) {
     ts_code rc = TS_OK;
     bool started = g->step > 0;
     if (g->r.progress && !started && g->position >= 0 && g->position != g->told_position) {
-        rc = ts_answer_queued(&g->out, g->position);
+        rc = ts_answer_queued(&g->out, &g->answer, g->position);
         g->told_position = g->position;
     }
     if (!rc && g->r.progress && g->step > g->told_step) {
-        rc = ts_answer_progress(&g->out, g->step, g->total, g->eta_s);
+        rc = ts_answer_progress(&g->out, &g->answer, g->step, g->total, g->eta_s);
         g->told_step = g->step;
     }
     for (int i = 0; i < g->r.request.n && !rc; i++) {

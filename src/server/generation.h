@@ -10,6 +10,7 @@
 #define TS_SERVER_GENERATION_H
 
 #include "base/buffer.h"
+#include "base/source.h"
 #include "server/answer.h"
 #include "server/server_internal.h"
 
@@ -51,6 +52,7 @@ struct ts_generation {
 
     /* The loop's. */
     ts_images_request r;
+    ts_source source; /* of an edit, until the scheduler has a copy */
     ts_answer answer;
     ts_exchange *x;                        /* NULL once the answer has left or the client has */
     bool png, streams, ended, done, stale; /* stale: news that the stream has not been woken for */

@@ -24,6 +24,7 @@
 #define SEND_BYTES  (64 * 1024) /* SO_SNDBUF: a slow reader must not hold megabytes in the kernel */
 #define BLOCK_BYTES (16 * 1024)
 #define NOTE_BYTES  160
+#define FORM_BYTES 4096 /* of a form's boundary and of a part's headers, at most */
 /* A refused body is read and dropped up to here, so that the client gets to see the answer instead of a
  * reset. */
 #define SWALLOW_BYTES   ((uint64_t)16 * 1024 * 1024)
@@ -179,6 +180,36 @@ const char *ts_exchange_body(const ts_exchange *x, size_t *ret_size) {
 const char *ts_exchange_header(const ts_exchange *x, const char *name) {
     return MHD_lookup_connection_value(x->mhd, MHD_HEADER_KIND, name);
 }
+
+typedef struct form_reader {
+    ts_code (*piece)(void *arg, const char *name, const char *bytes, uint64_t at, size_t n, ts_error *e);
+    void *arg;
+    ts_code code;
+    ts_error *error;
+} form_reader;
+
+static enum MHD_Result on_form(void *arg, enum MHD_ValueKind kind, const char *key, const char *file,
+                               const char *type, const char *encoding, const char *data, uint64_t at, size_t n) {
+    form_reader *r = arg;
+    (void)kind, (void)file, (void)type, (void)encoding;
+    r->code = r->piece(r->arg, key ? key : "", data, at, n, r->error);
+    return r->code ? MHD_NO : MHD_YES;
+}
+
+ts_code ts_exchange_form(ts_exchange *x,
+                         ts_code (*piece)(void *arg, const char *name, const char *bytes, uint64_t at, size_t n,
+                                          ts_error *e),
+                         void *arg, ts_error *e) {
+    form_reader r = {.piece = piece, .arg = arg, .error = e};
+    struct MHD_PostProcessor *p = MHD_create_post_processor(x->mhd, FORM_BYTES, on_form, &r);
+    if (!p) return ts_fail(e, TS_EINVAL, "the content-type names no form that can be read");
+    bool good = MHD_post_process(p, x->body.data, x->body.size) == MHD_YES;
+    /* Both must be asked: the end of the body may have come in the middle of a part. */
+    good = MHD_destroy_post_processor(p) == MHD_YES && good;
+    if (r.code) return r.code;
+    return good ? TS_OK : ts_fail(e, TS_EINVAL, "the form is malformed, or ends too early");
+}
+
 void ts_exchange_on_end(ts_exchange *x, void (*on_end)(void *arg, bool gone), void *arg) {
     x->on_end = on_end;
     x->end_arg = arg;
@@ -337,7 +368,8 @@ static enum MHD_Result on_headers(ts_exchange *x, const char *url, const char *m
     uint64_t announced = length ? strtoull(length, NULL, 10) : 0;
     x->route = find_route(h, url, method, &x->refusal);
     if (!x->refusal.code) {
-        x->body_limit = x->route->body_limit < h->c.body_limit ? x->route->body_limit : h->c.body_limit;
+        const size_t limits[] = {0, h->c.body_limit, h->c.upload_limit};
+        x->body_limit = limits[x->route->body];
         ts_buffer_init(&x->body, x->body_limit);
         if (announced > x->body_limit && x->body_limit)
             ts_fail(&x->refusal, TS_ETOOLARGE, "the body has %llu bytes; the limit is %zu",

@@ -1,6 +1,9 @@
-/* POST /v1/images/generations: what is asked for, and whether it can be. */
+/* POST /v1/images/generations and /v1/images/edits: what is asked for, and whether it can be. */
 #include <stdlib.h>
 #include <string.h>
+#include "base/alloc.h"
+#include "base/png.h"
+#include "server/form.h"
 #include "server/generation.h"
 #include "server/reply.h"
 
@@ -31,21 +34,16 @@ static bool wants_png(const char *accept) {
     return png > 0 && png > json;
 }
 
-static ts_code read_request(ts_generation *g, ts_error *e) {
+/* What both kinds of request have in common; original as in ts_images_request_read. */
+static ts_code read_fields(ts_generation *g, const char *body, size_t size, const ts_original *original, ts_error *e) {
     ts_server *s = g->server;
-    if (s->state == TS_STATE_LOADING) return ts_fail(e, TS_ELOADING, "the models are being loaded");
-    if (s->state == TS_STATE_DRAINING) return ts_fail(e, TS_ESHUTDOWN, "the server is stopping");
-    const char *type = ts_exchange_header(g->x, "content-type"), *accept = ts_exchange_header(g->x, "accept");
-    if (type && !is_json(type))
-        return ts_fail_param(e, TS_EMEDIATYPE, "", "the content-type must be application/json");
-    size_t size;
-    const char *body = ts_exchange_body(g->x, &size);
+    const char *accept = ts_exchange_header(g->x, "accept");
     const ts_request_context context = {.config = s->config,
                                         .setup = &s->setup,
                                         .models = s->models,
                                         .model_count = s->model_count,
                                         .group = s->groups[0]};
-    ts_code rc = ts_images_request_read(&context, body, size, &g->r, e);
+    ts_code rc = ts_images_request_read(&context, body, size, original, &g->r, e);
     if (rc) return rc;
     g->png = accept && wants_png(accept);
     if (g->png && g->r.stream)
@@ -53,9 +51,29 @@ static ts_code read_request(ts_generation *g, ts_error *e) {
                              "a stream cannot be the picture itself: Accept is image/png");
     if (g->png && g->r.request.n > 1)
         return ts_fail_param(e, TS_EINVAL, "n", "n must be 1 when the answer is the picture itself");
-    g->answer =
-        (ts_answer){.r = &g->r, .model = s->models[g->r.request.model], .created = (int64_t)time(NULL)};
+    g->answer = (ts_answer){.r = &g->r,
+                            .model = s->models[g->r.request.model],
+                            .event = original ? "image_edit" : "image_generation",
+                            .created = (int64_t)time(NULL)};
+    const ts_shape *shape = &g->r.request.shape;
+    ts_exchange_note(g->x, "%d of %dx%d, %d steps, %s", g->r.request.n, shape->width, shape->height, shape->steps,
+                     ts_mode_name(shape->parallel.mode));
     return TS_OK;
+}
+
+static ts_code admit(const ts_server *s, ts_error *e) {
+    if (s->state == TS_STATE_LOADING) return ts_fail(e, TS_ELOADING, "the models are being loaded");
+    if (s->state == TS_STATE_DRAINING) return ts_fail(e, TS_ESHUTDOWN, "the server is stopping");
+    return TS_OK;
+}
+
+static ts_code read_json(ts_generation *g, ts_error *e) {
+    const char *type = ts_exchange_header(g->x, "content-type");
+    if (type && !is_json(type))
+        return ts_fail_param(e, TS_EMEDIATYPE, "", "the content-type must be application/json");
+    size_t size;
+    const char *body = ts_exchange_body(g->x, &size);
+    return read_fields(g, body, size, NULL, e);
 }
 
 /* The engine speaks of width and height; the client may have said size. */
@@ -83,20 +101,127 @@ static void submit(ts_generation *g) {
     refuse(g, &e);
 }
 
-void ts_images_handle(void *server, ts_exchange *x) {
+/* NULL: the exchange has been answered. */
+static ts_generation *begin(ts_server *s, ts_exchange *x) {
     ts_error e = {0};
-    ts_generation *g = ts_generation_new(server, x);
+    ts_generation *g = ts_generation_new(s, x);
     if (!g) {
         ts_fail(&e, TS_ENOMEM, "there is no memory for the request");
         ts_reply_error(x, &e);
-        return;
+        return NULL;
     }
-    if (read_request(g, &e)) {
+    if (!admit(s, &e)) return g;
+    refuse(g, &e);
+    return NULL;
+}
+
+void ts_images_handle(void *server, ts_exchange *x) {
+    ts_error e = {0};
+    ts_generation *g = begin(server, x);
+    if (!g) return;
+    if (read_json(g, &e))
         refuse(g, &e);
+    else
+        submit(g);
+}
+
+/* ---- edits: their pictures are read on a thread of the loop's pool ---- */
+
+typedef struct edit {
+    uv_work_t work;
+    ts_generation *g; /* one of its references */
+    ts_form form;
+    const ts_form_part *image, *mask; /* mask: NULL where there is none */
+    ts_error error;
+} edit;
+
+static void edit_free(edit *d) {
+    ts_form_free(&d->form);
+    free(d);
+}
+
+static void decode(uv_work_t *work) {
+    edit *d = work->data;
+    const ts_shape *shape = &d->g->r.request.shape;
+    const size_t most = (size_t)d->g->server->config->limits.max_input_pixels;
+    ts_source_read(d->image->bytes.data, d->image->bytes.size, d->mask ? d->mask->bytes.data : NULL,
+                   d->mask ? d->mask->bytes.size : 0, shape->width, shape->height, most, &d->g->source, &d->error);
+}
+
+static void decoded(uv_work_t *work, int status) {
+    edit *d = work->data;
+    ts_generation *g = d->g;
+    ts_request *r = &g->r.request;
+    if (status && !d->error.code) ts_fail(&d->error, TS_ECANCELLED, "the picture was not read");
+    if (!g->x) {
+        /* The client has left. */
+    } else if (d->error.code) {
+        refuse(g, &d->error);
+    } else {
+        const bool inpaint = g->source.mask != NULL;
+        r->params.image = g->source.rgb;
+        r->params.mask = g->source.mask;
+        r->shape.task = inpaint ? TS_TASK_INPAINT : TS_TASK_IMAGE;
+        r->shape.strength = g->r.strength > 0 ? g->r.strength : inpaint ? TS_STRENGTH_INPAINT : TS_STRENGTH_IMAGE;
+        submit(g);
+        r->params.image = r->params.mask = NULL; /* the scheduler has copies */
+    }
+    ts_source_free(&g->source);
+    edit_free(d);
+    ts_generation_release(g);
+}
+
+static bool is_file(const char *name) {
+    return !strcmp(name, "image") || !strcmp(name, "mask");
+}
+
+/* One file of that name, with something in it. */
+static ts_code find_file(const ts_form *form, const char *name, const ts_form_part **ret, ts_error *e) {
+    int count;
+    *ret = ts_form_find(form, name, &count);
+    if (count > 1) return ts_fail_param(e, TS_EUNSUPPORTED, name, "there can be only one %s", name);
+    if (*ret && !(*ret)->bytes.size) return ts_fail_param(e, TS_EINVAL, name, "%s is empty", name);
+    return TS_OK;
+}
+
+static ts_code read_edit(edit *d, ts_error *e) {
+    ts_original original;
+    ts_buffer json;
+    ts_buffer_init(&json, SIZE_MAX); /* the body, which it is made of, has a limit */
+    ts_code rc = ts_form_read(d->g->x, &d->form, e);
+    if (!rc) rc = find_file(&d->form, "image", &d->image, e);
+    if (!rc) rc = find_file(&d->form, "mask", &d->mask, e);
+    if (!rc && !d->image) rc = ts_fail_param(e, TS_EINVAL, "image", "image is required");
+    if (!rc) {
+        rc = ts_png_size(d->image->bytes.data, d->image->bytes.size, &original.width, &original.height, e);
+        if (rc) {
+            rc = ts_error_context(e, rc, "image");
+            strcpy(e->param, "image");
+        }
+    }
+    if (!rc) rc = ts_form_json(&d->form, is_file, ts_images_field_is_text, &json, e);
+    if (!rc) rc = read_fields(d->g, json.data, json.size, &original, e);
+    ts_buffer_free(&json);
+    return rc;
+}
+
+void ts_images_edit_handle(void *server, ts_exchange *x) {
+    ts_error e = {0};
+    ts_generation *g = begin(server, x);
+    if (!g) return;
+    edit *d = ts_new0(edit);
+    ts_code rc = d ? TS_OK : ts_fail(&e, TS_ENOMEM, "there is no memory for the request");
+    if (d) {
+        d->g = g;
+        d->work.data = d;
+        rc = read_edit(d, &e);
+    }
+    if (!rc && uv_queue_work(&g->server->loop, &d->work, decode, decoded))
+        rc = ts_fail(&e, TS_EINTERNAL, "the picture could not be read");
+    if (!rc) {
+        g->references++; /* the work's */
         return;
     }
-    const ts_shape *shape = &g->r.request.shape;
-    ts_exchange_note(x, "%d of %dx%d, %d steps, %s", g->r.request.n, shape->width, shape->height, shape->steps,
-                     ts_mode_name(shape->parallel.mode));
-    submit(g);
+    if (d) edit_free(d);
+    refuse(g, &e);
 }

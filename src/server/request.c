@@ -19,10 +19,11 @@
 /* All fields as they came; pointers into the JSON. What is absent is NULL, 0 or the default put in before. */
 typedef struct fields {
     const ts_request_context *context;
+    const ts_original *original;
     const char *prompt, *negative, *long_prompt, *model, *size, *other;
     const char *output_format, *response_format, *sampler, *scheduler, *rng, *on_disconnect;
     int64_t n, width, height, steps, clip_skip, partial_images, output_compression;
-    double guidance, guidance_rescale;
+    double guidance, guidance_rescale, strength;
     ts_interval guidance_interval;
     ts_level_list sigmas, timesteps;
     bool stream, progress, has_seed;
@@ -273,6 +274,7 @@ static const field table[] = {
     {"seed", CUSTOM_AS(read_seed, seed)},
     {"steps", CUSTOM_AS(read_limited, steps)},
     {"guidance_scale", CUSTOM_AS(read_guidance, guidance)},
+    {"strength", NUMBER, 1e-6, 1, TO(strength)},
     {"clip_skip", INT, 0, MAX_LAYERS, TO(clip_skip)},
     {"guidance_rescale", NUMBER, 0, 1, TO(guidance_rescale)},
     {"guidance_interval", CUSTOM_AS(read_interval, guidance_interval)},
@@ -355,6 +357,11 @@ static ts_code check_side(const char *param, int value, int64_t high, ts_error *
                          "no larger than the server's limits");
 }
 
+/* The largest side that a picture may have and that is not larger. */
+static int below(int side) {
+    return side < 8 ? 8 : side - side % 8;
+}
+
 static ts_code find_size(const fields *f, const ts_model_info *model, ts_shape *shape, ts_error *e) {
     const ts_config *c = f->context->config;
     bool named = f->size && strcmp(f->size, "auto");
@@ -371,6 +378,10 @@ static ts_code find_size(const fields *f, const ts_model_info *model, ts_shape *
     } else if (f->width) {
         shape->width = (int)f->width;
         shape->height = (int)f->height;
+    } else if (f->original) {
+        width = height = "image";
+        shape->width = below(f->original->width);
+        shape->height = below(f->original->height);
     } else if (c->defaults.size.width) {
         shape->width = c->defaults.size.width;
         shape->height = c->defaults.size.height;
@@ -381,7 +392,7 @@ static ts_code find_size(const fields *f, const ts_model_info *model, ts_shape *
     ts_code rc = check_side(width, shape->width, c->limits.max_width, e);
     if (!rc) rc = check_side(height, shape->height, c->limits.max_height, e);
     if (!rc && (int64_t)shape->width * shape->height > c->limits.max_pixels)
-        rc = ts_fail_param(e, TS_EINVAL, named ? "size" : "width", "%dx%d has more than %lld pixels",
+        rc = ts_fail_param(e, TS_EINVAL, width, "%dx%d has more than %lld pixels",
                            shape->width, shape->height, (long long)c->limits.max_pixels);
     return rc;
 }
@@ -422,6 +433,8 @@ static ts_code check_offered(const fields *f, ts_error *e) {
                              "response_format: only b64_json is offered");
     if (f->partial_images > 0)
         return ts_fail_param(e, TS_EUNSUPPORTED, "partial_images", "partial_images: only 0 is offered");
+    if (f->strength > 0 && !f->original)
+        return ts_fail_param(e, TS_EINVAL, "strength", "strength goes with a picture: POST /v1/images/edits");
     if (f->progress && !f->stream) return ts_fail_param(e, TS_EINVAL, "progress", "progress needs stream");
     return TS_OK;
 }
@@ -473,6 +486,7 @@ static ts_code make(const fields *f, ts_images_request *ret, ts_error *e) {
                                       (int)f->context->config->limits.max_prompt_chunks, &r->shape.chunks,
                                       &ret->prompt_tokens, e);
     if (rc) return rc;
+    ret->strength = f->strength;
     ret->stream = f->stream;
     ret->progress = f->progress;
     ret->finish = f->on_disconnect && !strcmp(f->on_disconnect, "finish");
@@ -480,10 +494,11 @@ static ts_code make(const fields *f, ts_images_request *ret, ts_error *e) {
 }
 
 ts_code ts_images_request_read(const ts_request_context *context, const char *body, size_t size,
-                               ts_images_request *ret, ts_error *e) {
+                               const ts_original *original, ts_images_request *ret, ts_error *e) {
     const ts_config *c = context->config;
     ts_images_request r = {0};
     fields f = {.context = context,
+                .original = original,
                 .n = 1,
                 .guidance = c->defaults.guidance_scale,
                 .guidance_interval = {0, 1},
@@ -503,4 +518,12 @@ ts_code ts_images_request_read(const ts_request_context *context, const char *bo
 void ts_images_request_free(ts_images_request *r) {
     cJSON_Delete(r->json);
     *r = (ts_images_request){0};
+}
+
+bool ts_images_field_is_text(const char *name) {
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+        if (!strcmp(table[i].name, name))
+            return table[i].type == TEXT || table[i].type == CHOICE || table[i].read == read_prompt ||
+                   table[i].read == read_seed;
+    return false;
 }

@@ -1,4 +1,4 @@
-/* The body of POST /v1/images/generations: from bytes to a request of the scheduler. */
+/* The fields of POST /v1/images/generations and /v1/images/edits: from JSON to a request of the scheduler. */
 #ifndef TS_SERVER_REQUEST_H
 #define TS_SERVER_REQUEST_H
 
@@ -21,12 +21,22 @@ typedef struct ts_images_request {
     ts_request request;            /* all but the token */
     int prompt_tokens;             /* begin and end of each chunk included */
     bool stream, progress, finish; /* finish: goes on when the client has gone */
+    double strength;               /* of an edit; 0: nobody chose one */
 } ts_images_request;
 
+/* The size of the picture that an edit begins with. */
+typedef struct ts_original {
+    int width, height;
+} ts_original;
+
 /* Checks everything that can be checked before the scheduler. TS_EINVAL or TS_EUNSUPPORTED with the field as
- * param ("parallel.mode"), TS_ENOTFOUND for the model, TS_ENOMEM. Seeds that are absent are drawn. */
+ * param ("parallel.mode"), TS_ENOTFOUND for the model, TS_ENOMEM. Seeds that are absent are drawn. original:
+ * NULL, or of an edit, which has its size where the request says none; its task is not yet known and stays TEXT. */
 ts_code ts_images_request_read(const ts_request_context *context, const char *body, size_t size,
-                               ts_images_request *ret, ts_error *e);
+                               const ts_original *original, ts_images_request *ret, ts_error *e);
+
+/* True for a field whose value is text whatever it looks like (in a form, which knows no types). */
+bool ts_images_field_is_text(const char *name);
 void ts_images_request_free(ts_images_request *r); /* zeroed is fine */
 
 #endif

@@ -2,12 +2,13 @@
 #include "server/server_internal.h"
 
 const ts_route ts_routes[] = {
-    [TS_ROUTE_IMAGES] = {"POST", "/v1/images/generations", ts_images_handle, SIZE_MAX},
-    {"GET", "/v1/models", ts_models_handle, 0},
-    {"GET", "/v1/models/{id}", ts_model_handle, 0},
-    {"GET", "/health", ts_health_handle, 0},
-    {"GET", "/metrics", ts_metrics_handle, 0},
-    {"GET", "/openapi.yaml", ts_openapi_handle, 0},
+    [TS_ROUTE_IMAGES] = {"POST", "/v1/images/generations", ts_images_handle, TS_BODY_FIELDS},
+    {"POST", "/v1/images/edits", ts_images_edit_handle, TS_BODY_UPLOAD},
+    {"GET", "/v1/models", ts_models_handle, TS_BODY_NONE},
+    {"GET", "/v1/models/{id}", ts_model_handle, TS_BODY_NONE},
+    {"GET", "/health", ts_health_handle, TS_BODY_NONE},
+    {"GET", "/metrics", ts_metrics_handle, TS_BODY_NONE},
+    {"GET", "/openapi.yaml", ts_openapi_handle, TS_BODY_NONE},
 };
 
 const size_t ts_route_count = sizeof ts_routes / sizeof *ts_routes;

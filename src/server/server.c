@@ -196,6 +196,7 @@ static ts_code start_http(ts_server *s, ts_error *e) {
                                  .body_timeout = (unsigned)c->server.body_timeout,
                                  .idle_timeout = (unsigned)c->server.idle_timeout,
                                  .body_limit = (size_t)c->server.body_limit,
+                                 .upload_limit = (size_t)c->server.upload_limit,
                                  .routes = ts_routes,
                                  .route_count = ts_route_count,
                                  .arg = s,

@@ -58,6 +58,7 @@ typedef struct ts_server {
 
 /* images.c */
 void ts_images_handle(void *server, ts_exchange *x);
+void ts_images_edit_handle(void *server, ts_exchange *x);
 
 /* generation.c */
 void ts_images_take_events(ts_server *s); /* after the mailbox has woken the loop */

@@ -20,7 +20,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     ts_request_context context = {.config = config, .setup = &setup, .models = &model, .model_count = 1};
     ts_images_request r = {0};
-    if (ts_images_request_read(&context, (const char *)data, size, &r, &e)) {
+    if (ts_images_request_read(&context, (const char *)data, size, NULL, &r, &e)) {
         if (!e.message[0]) fuzz_fail("an error without a word");
         return 0;
     }

@@ -67,6 +67,14 @@ def test_the_table_of_bad_fields_is_bad_by_the_document_too():
             assert not contract.is_valid("ImageRequest", {"prompt": "a lake", **fields}), fields
 
 
+def test_an_edit_has_the_fields_of_a_generation_and_its_picture():
+    schemas = DOCUMENT["components"]["schemas"]
+    both = {n: {"$ref": f"#/components/schemas/ImageRequest/properties/{n}"}
+            for n in schemas["ImageRequest"]["properties"]}
+    own = {k: v for k, v in schemas["EditRequest"]["properties"].items() if k not in ("image", "mask", "strength")}
+    assert own == both
+
+
 def test_models_are_as_described(server):
     body = server.get("/v1/models").json()
     contract.check("ModelList", body)
@@ -84,7 +92,9 @@ def test_every_path_of_the_document_is_served(server):
     for path, methods in DOCUMENT["paths"].items():
         for method in methods:
             answer = server.request(method.upper(), path.replace("{id}", model))
-            assert answer.status == (400 if method == "post" else 200), (method, path)
+            # Without a body: no JSON, or no form at all.
+            forms = "multipart/form-data" in methods[method].get("requestBody", {}).get("content", {})
+            assert answer.status == (415 if forms else 400 if method == "post" else 200), (method, path)
             assert answer.headers["x-request-id"]
 
 

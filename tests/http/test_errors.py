@@ -304,7 +304,7 @@ def test_a_body_at_the_limit_is_read(start):
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/images", "/v1/images/generations/", "/v1/images/generations/x",
                                   "/V1/models", "/health/", "/healthz", "/openapi.yml", "/v1/models/a/b",
-                                  "/v1/images/edits", "//health"])
+                                  "/v1/images/variations", "//health"])
 def test_an_unknown_path_is_404(server, path):
     check_error(server.get(path), 404)
 

@@ -2,6 +2,7 @@
 import openai
 import pytest
 
+import png
 from png import Png
 
 
@@ -81,4 +82,20 @@ def test_models(client):
 
 def test_what_is_not_there_yet_raises_not_found(client):
     with pytest.raises(openai.NotFoundError):
-        client.images.edit(image=b"\x89PNG", prompt="a lake")
+        client.post("/embeddings", cast_to=object, body={"input": "a"})
+
+
+def test_edit(client):
+    picture = png.encode(64, 64, [(x * 4, y * 4, 90) for y in range(64) for x in range(64)])
+    answer = client.images.edit(image=picture, prompt="a lake", size="64x64",
+                                extra_body={"seed": 3, "strength": 0.5, "steps": 4, "parallel": {"mode": "sync"}})
+    assert Png.of_base64(answer.data[0].b64_json).width == 64
+    assert answer.data[0].seed == 3 and answer.tessera["mode"] == "sync" and answer.tessera["evaluations"] == 2
+
+
+def test_edit_with_a_mask(client):
+    picture = png.encode(64, 64, [(x * 4, y * 4, 90) for y in range(64) for x in range(64)])
+    mask = png.encode(64, 64, [(0, 0, 0, 0 if y < 32 else 255) for y in range(64) for x in range(64)])
+    events = list(client.images.edit(image=("a.png", picture), mask=("m.png", mask), prompt="a lake", n=2, stream=True))
+    assert [e.type for e in events] == ["image_edit.completed"] * 2
+    assert Png.of_base64(events[0].b64_json).height == 64

@@ -1,0 +1,36 @@
+/* A body of multipart/form-data (RFC 7578): texts, which become the JSON that the same request would have been, and
+ * files. */
+#ifndef TS_SERVER_FORM_H
+#define TS_SERVER_FORM_H
+
+#include <stdbool.h>
+#include "base/buffer.h"
+#include "server/http.h"
+
+#define TS_FORM_PARTS 64
+#define TS_FORM_NAME  64
+
+typedef struct ts_form_part {
+    char name[TS_FORM_NAME];
+    ts_buffer bytes;
+} ts_form_part;
+
+typedef struct ts_form {
+    ts_form_part parts[TS_FORM_PARTS];
+    int count;
+} ts_form;
+
+/* Takes the exchange's body apart. TS_EMEDIATYPE when it is no multipart/form-data, TS_EINVAL, TS_ENOMEM. */
+ts_code ts_form_read(ts_exchange *x, ts_form *ret, ts_error *e);
+void ts_form_free(ts_form *form); /* zeroed is fine */
+
+/* The part of that name, or the first of "name[]"; NULL: there is none. *ret_count: how many there are. */
+const ts_form_part *ts_form_find(const ts_form *form, const char *name, int *ret_count);
+
+/* The parts that are not files as a JSON object. "a[b]" is the member b of an object a, "a[]" an element of an array
+ * a. A value that reads as a JSON number, true, false or null is that, unless is_text says that the field holds text;
+ * everything else is a string. TS_EINVAL names the field, TS_ENOMEM. */
+ts_code ts_form_json(const ts_form *form, bool (*is_file)(const char *name), bool (*is_text)(const char *name),
+                     ts_buffer *out, ts_error *e);
+
+#endif
