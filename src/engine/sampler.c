@@ -169,6 +169,25 @@ static const ts_sampler samplers[] = {
      .evaluations = 1,
      .default_spacing = TS_SPACING_LEADING,
      .plan = ts_plan_tcd},
+    {.name = "hb",
+     .by_spacing = true,
+     .by_sigmas = true,
+     .by_timesteps = true,
+     .label = "HB",
+     .aliases = {"plms_hb", "heavy_ball"},
+     .order = 2,
+     .evaluations = 1,
+     .default_spacing = TS_SPACING_LINSPACE,
+     .plan = ts_plan_hb},
+    {.name = "ghvb",
+     .by_spacing = true,
+     .by_sigmas = true,
+     .by_timesteps = true,
+     .label = "GHVB",
+     .order = 2,
+     .evaluations = 1,
+     .default_spacing = TS_SPACING_LINSPACE,
+     .plan = ts_plan_ghvb},
     {.name = "flow_euler",
      .label = "Flow Euler",
      .aliases = {"FlowMatchEulerDiscreteScheduler"},
@@ -234,7 +253,7 @@ static bool row_finite(const ts_sampler_row *r) {
     bool ok = isfinite(r->timestep) && isfinite(r->signal) && isfinite(r->noise) && isfinite(r->c_in) &&
               isfinite(r->d_from_x) && isfinite(r->d_from_out) && isfinite(r->x_from_x) && isfinite(r->x_from_d) &&
               isfinite(r->x_from_out) && isfinite(r->x_from_saved) && isfinite(r->x_from_noise) &&
-              isfinite(r->push_from_x) && isfinite(r->push_from_d);
+              isfinite(r->push_from_x) && isfinite(r->push_from_d) && isfinite(r->push_from_hist);
     for (int k = 0; k < TS_SAMPLER_HISTORY; k++) ok = ok && isfinite(r->x_from_hist[k]);
     return ok;
 }
@@ -250,6 +269,7 @@ static ts_code finish(ts_sampler_plan *plan, const ts_schedule_config *c, int st
                                  steps);
         for (int k = 0; k < TS_SAMPLER_HISTORY; k++)
             if (row->x_from_hist[k] != 0 && plan->history <= k) plan->history = k + 1;
+        if (row->push_from_hist != 0 && plan->history < 1) plan->history = 1;
         plan->saves_x = plan->saves_x || row->save_x;
         plan->draws_noise = plan->draws_noise || row->x_from_noise != 0;
     }
@@ -309,8 +329,10 @@ void ts_sampler_apply(const ts_sampler_row *row, float *x, const float *out,
         x[i] = v;
         if (row->save_x) saved[i] = before;
         if (!row->push) continue;
+        float pushed = row->push_from_x * before + row->push_from_d * d;
+        if (row->push_from_hist != 0) pushed += row->push_from_hist * hist[0][i];
         for (int k = TS_SAMPLER_HISTORY - 1; k > 0; k--)
             if (hist[k]) hist[k][i] = hist[k - 1][i];
-        if (hist[0]) hist[0][i] = row->push_from_x * before + row->push_from_d * d;
+        if (hist[0]) hist[0][i] = pushed;
     }
 }

@@ -10,7 +10,8 @@
  *     d   = d_from_x * x + d_from_out * out,  clamped to +-clip where clip > 0
  *     x'  = x_from_x * x + x_from_d * d + x_from_out * out + sum_k x_from_hist[k] * h[k]
  *         + x_from_saved * saved + x_from_noise * noise
- *     saved = x  if save_x;    h = push_from_x * x + push_from_d * d, h[0], h[1]  if push
+ *     saved = x  if save_x;
+ *     h = push_from_x * x + push_from_d * d + push_from_hist * h[0], h[0], h[1]  if push
  * x on the right is the one that the model saw. d is the predicted clean picture (x0; PNDM: the output): with
  * it, rather than the derivative, the huge first sigma of a zero terminal SNR schedule costs no precision.
  * Starting from x = init_scale * unit noise; or, to change a picture, some steps later from the first row's
@@ -28,7 +29,8 @@
  * eq. 7); Euler and Heun (Karras et al. 2022, arXiv 2206.00364, alg. 2 and 1, no churn); DPM-Solver++ 2M, 2S,
  * SDE (Lu et al. 2022, arXiv 2211.01095); DPM-Solver-2 (2206.00927); PNDM (Liu et al. 2022, 2202.09778); DEIS
  * (Zhang & Chen 2022, 2204.13902); UniPC (Zhao et al. 2023, 2302.04867); LCM (Luo et al. 2023, 2310.04378);
- * TCD (Zheng et al. 2024, 2402.19159); flow matching (Esser et al. 2024, 2403.03206). */
+ * TCD (Zheng et al. 2024, 2402.19159); flow matching (Esser et al. 2024, 2403.03206). HB and GHVB (Wizadwongsa et al.
+ * 2023, 2307.11118) are their authors', of the file's solver_order (2 where it has none) on Euler's levels. */
 #ifndef TS_ENGINE_SAMPLER_H
 #define TS_ENGINE_SAMPLER_H
 
@@ -48,7 +50,7 @@ typedef struct ts_sampler_row {
     float x_from_x, x_from_d, x_from_out;
     float x_from_hist[TS_SAMPLER_HISTORY]; /* newest first */
     float x_from_saved, x_from_noise;
-    float push_from_x, push_from_d;
+    float push_from_x, push_from_d, push_from_hist;
     bool save_x, push;
 } ts_sampler_row;
 

@@ -39,6 +39,9 @@ ts_code ts_plan_lcm(const ts_schedule_config *c, const float *alphas, int steps,
                     ts_error *e);
 ts_code ts_plan_tcd(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
                     ts_error *e);
+ts_code ts_plan_hb(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan, ts_error *e);
+ts_code ts_plan_ghvb(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
+                     ts_error *e);
 ts_code ts_plan_flow_euler(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
                            ts_error *e);
 

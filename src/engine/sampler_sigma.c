@@ -160,6 +160,70 @@ ts_code ts_plan_lms(const ts_schedule_config *c, const float *alphas, int steps,
     return TS_OK;
 }
 
+/* ---- heavy-ball momentum: x' = x + (s' - s) (weights of D and what came before) ---- */
+
+/* Weights of the last n derivatives, newest first, for a step of Adams and Bashforth: the series 1 + D/2 + 5 D^2/12 +
+ * 3 D^3/8 in backward differences D, cut off at D^(n-1). For derivatives that were smoothed by v = (1 - b) v' + b f, the
+ * series is first multiplied by what undoes that, 1 + (1 - b)/b D. (arXiv 2307.11118, section 4.2.) */
+static void momentum_weights(int n, double b, double ret[TS_SAMPLER_HISTORY + 1]) {
+    static const double bashforth[] = {1, 1. / 2, 5. / 12, 3. / 8};
+    double power[TS_SAMPLER_HISTORY + 1] = {1}; /* of D, in steps back */
+    for (int i = 0; i < n; i++) ret[i] = 0;
+    for (int k = 0; k < n; k++) {
+        const double weight = bashforth[k] + (k ? (1 - b) / b * bashforth[k - 1] : 0);
+        for (int i = 0; i <= k; i++) ret[i] += weight * power[i];
+        for (int i = k + 1; i > 0 && k + 1 < n; i--) power[i] -= power[i - 1];
+    }
+}
+
+static ts_code momentum(const ts_schedule_config *c, const float *alphas, int steps, bool smooth_first,
+                        ts_sampler_plan *plan, ts_error *e) {
+    ts_levels l;
+    ts_code rc = levels_to_zero(c, alphas, steps, TS_KEEP_FRACTION, &l, e);
+    if (rc) return rc;
+    plan->init_scale = l.init_scale;
+    const double b = c->momentum;
+    for (int i = plan->begin; i < l.count; i++) {
+        const int known = i - plan->begin, order = known < c->solver_order ? known + 1 : c->solver_order;
+        const double s = (double)l.sigma[i], way = (double)l.sigma[i + 1] - s;
+        double w[TS_SAMPLER_HISTORY + 1], from_d, keep = 0;
+        momentum_weights(order, smooth_first ? b : 1, w);
+        ts_sampler_row *row = begin_row(c, s, l.timestep[i], plan);
+        row->push = true;
+        if (smooth_first) { /* h: smoothed derivatives */
+            const double fresh = known ? b : 1;
+            from_d = w[0] * fresh;
+            for (int k = 1; k < order; k++) row->x_from_hist[k - 1] = (float)(way * w[k]);
+            row->x_from_hist[0] = (float)(way * (w[0] * (1 - fresh) + (order > 1 ? w[1] : 0)));
+            row->push_from_x = (float)(fresh / s);
+            row->push_from_d = (float)(-fresh / s);
+            row->push_from_hist = (float)(1 - fresh);
+        } else { /* h: derivatives; what was smoothed last is the way that x has come since */
+            const double share = known ? b : 1;
+            from_d = w[0] * share;
+            for (int k = 1; k < order; k++) row->x_from_hist[k - 1] = (float)(way * w[k] * share);
+            if (known) keep = (1 - share) * way / (s - (double)l.sigma[i - 1]);
+            row->x_from_saved = (float)-keep;
+            row->save_x = b < 1;
+            row->push_from_x = (float)(1 / s);
+            row->push_from_d = (float)(-1 / s);
+        }
+        row->x_from_x = (float)(1 + keep + way * from_d / s);
+        row->x_from_d = (float)(-way * from_d / s);
+    }
+    ts_levels_free(&l);
+    return TS_OK;
+}
+
+ts_code ts_plan_hb(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan, ts_error *e) {
+    return momentum(c, alphas, steps, false, plan, e);
+}
+
+ts_code ts_plan_ghvb(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
+                     ts_error *e) {
+    return momentum(c, alphas, steps, true, plan, e);
+}
+
 /* A flow model's output is d x / d sigma, x = (1 - sigma) x0 + sigma * noise. diffusers shifts the ends of
  * the timesteps once and every sigma once more. */
 ts_code ts_plan_flow_euler(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,

@@ -12,6 +12,7 @@
 #include "base/error.h"
 
 #define TS_MAX_TRAIN_TIMESTEPS 10000
+#define TS_MOMENTUM            0.8 /* no class of diffusers has it; its authors' "order 1.8" of two */
 
 typedef enum ts_beta_schedule {
     TS_BETA_LINEAR,
@@ -59,6 +60,7 @@ typedef struct ts_schedule_config {
     double lambda_min_clipped; /* -INFINITY: not clipped */
     bool unipc_bh1;            /* B(h) = h; otherwise e^h - 1 */
     double flow_shift;         /* of flow matching */
+    double momentum;           /* HB, GHVB: the share of what is new, 0 < momentum <= 1 */
     /* What was asked for, not found in the file (ts_schedule_place). */
     int asked; /* ts_scheduler */
     const struct ts_level_list *list;
