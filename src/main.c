@@ -18,6 +18,7 @@ static const char usage[] =
     "  --listen ADDR:PORT     (default 127.0.0.1:8080); port 0 takes a free one\n"
     "  --port-file FILE       the port is written to it\n"
     "  --model DIR            a diffusers folder; may come more than once\n"
+    "  --vae FILE             an autoencoder in place of the first model's\n"
     "  --lora FILE[:SCALE]    a LoRA that is fused into the first model; may come more than once\n"
     "  --devices SPEC         cpu:N, cpu:NxT (T threads each) or auto\n"
     "  --check-config         says whether the configuration is good, and ends\n"
@@ -29,7 +30,7 @@ enum { OPT_CONFIG = 256, OPT_CHECK, OPT_VERSION, OPT_HELP, OPT_VALUE };
 
 static const struct option longs[] = {
     {"config", 1, 0, OPT_CONFIG},   {"listen", 1, 0, OPT_VALUE},  {"port-file", 1, 0, OPT_VALUE},
-    {"model", 1, 0, OPT_VALUE},     {"lora", 1, 0, OPT_VALUE},      {"devices", 1, 0, OPT_VALUE},
+    {"model", 1, 0, OPT_VALUE}, {"vae", 1, 0, OPT_VALUE},     {"lora", 1, 0, OPT_VALUE},      {"devices", 1, 0, OPT_VALUE},
     {"check-config", 0, 0, OPT_CHECK}, {"version", 0, 0, OPT_VERSION}, {"help", 0, 0, OPT_HELP}, {0}};
 
 /* What --NAME sets. */
@@ -38,6 +39,7 @@ static const struct {
 } values[] = {{"listen", "server", "listen"},
               {"port-file", "server", "port_file"},
               {"model", "models", "path"},
+              {"vae", "models", "vae"},
               {"lora", "models", "lora"},
               {"devices", "devices", "devices"}};
 

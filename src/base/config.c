@@ -47,6 +47,8 @@ static const ts_option options[] = {
     {"models", "path", TS_OPTION_LIST, 0, 0, "", NULL,
      "diffusers folder, or single .safetensors file, of a model; may come more than once, the first is the default model",
      AT(models, path)},
+    {"models", "vae", TS_OPTION_TEXT, 0, 0, "", NULL,
+     "safetensors file whose autoencoder takes the place of the first model's; empty: none does", AT(models, vae)},
     {"models", "lora", TS_OPTION_LIST, 0, 0, "", NULL,
      "FILE or FILE:SCALE of a LoRA that is fused into the first model; may come up to four times", AT(models, lora)},
 

@@ -34,6 +34,7 @@ typedef struct ts_config {
     } log;
     struct {
         ts_text_list path, lora;
+        char *vae;
     } models;
     struct {
         char *devices, *groups, *dtype;
