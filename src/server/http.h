@@ -33,6 +33,7 @@ typedef struct ts_route {
     const char *path;   /* may end with a name in braces, which stands for one part that is not empty */
     void (*handle)(void *arg, ts_exchange *x);
     ts_body body;
+    bool makes_pictures; /* its answers' seconds are counted */
 } ts_route;
 
 typedef struct ts_http_config {

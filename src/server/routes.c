@@ -2,8 +2,8 @@
 #include "server/server_internal.h"
 
 const ts_route ts_routes[] = {
-    [TS_ROUTE_IMAGES] = {"POST", "/v1/images/generations", ts_images_handle, TS_BODY_FIELDS},
-    {"POST", "/v1/images/edits", ts_images_edit_handle, TS_BODY_UPLOAD},
+    {"POST", "/v1/images/generations", ts_images_handle, TS_BODY_FIELDS, .makes_pictures = true},
+    {"POST", "/v1/images/edits", ts_images_edit_handle, TS_BODY_UPLOAD, .makes_pictures = true},
     {"GET", "/v1/models", ts_models_handle, TS_BODY_NONE},
     {"GET", "/v1/models/{id}", ts_model_handle, TS_BODY_NONE},
     {"GET", "/health", ts_health_handle, TS_BODY_NONE},

@@ -75,7 +75,6 @@ void ts_metrics_handle(void *server, ts_exchange *x);
 void ts_openapi_handle(void *server, ts_exchange *x);
 
 /* routes.c */
-#define TS_ROUTE_IMAGES 0 /* the one whose seconds are counted */
 extern const ts_route ts_routes[];
 extern const size_t ts_route_count;
 

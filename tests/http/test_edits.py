@@ -178,3 +178,11 @@ def test_a_picture_of_too_many_pixels_is_413(start):
     daemon = start({"limits": {"max_input_pixels": 64 * 64}})
     assert post(daemon, [("image", picture()), *BASE]).status == 200
     check_error(post(daemon, [("image", picture(72, 64)), *BASE, ("size", "64x64")]), 413, "image")
+
+
+def test_edits_are_counted_like_generations(start):
+    daemon = start()
+    assert post(daemon, [("image", picture()), *BASE]).status == 200
+    assert post(daemon, [("prompt", "a")]).status == 400
+    text = daemon.get("/metrics").body.decode()
+    assert "tessera_request_seconds_count 1\n" in text
