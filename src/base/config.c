@@ -51,6 +51,10 @@ static const ts_option options[] = {
      "safetensors file whose autoencoder takes the place of the first model's; empty: none does", AT(models, vae)},
     {"models", "lora", TS_OPTION_LIST, 0, 0, "", NULL,
      "FILE or FILE:SCALE of a LoRA that is fused into the first model; may come up to four times", AT(models, lora)},
+    {"models", "lora_folder", TS_OPTION_TEXT, 0, 0, "", NULL,
+     "folder of the LoRA files that requests can name; empty: none", AT(models, lora_folder)},
+    {"models", "lora_memory", TS_OPTION_INT, 0, 1048576, "2048", NULL,
+     "MiB of changed parameters that are kept for the next request that names the same LoRAs", AT(models, lora_memory)},
 
     {"devices", "devices", TS_OPTION_TEXT, 0, 0, "auto", NULL,
      "auto, cpu:N or cpu:NxT (N devices of T threads)", AT(devices, devices)},

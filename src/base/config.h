@@ -34,7 +34,8 @@ typedef struct ts_config {
     } log;
     struct {
         ts_text_list path, lora;
-        char *vae;
+        char *vae, *lora_folder;
+        int64_t lora_memory; /* MiB */
     } models;
     struct {
         char *devices, *groups, *dtype;

@@ -138,15 +138,20 @@ void *ts_worker_main(void *worker) {
             continue;
         }
         ts_model *model = s->models[w->seats[0].ticket->model];
-        start_locked(w);
-        pthread_mutex_unlock(&s->lock);
-
+        ts_variant *variant = NULL;
         ts_error error = {0};
-        ts_code rc = ts_group_run(w->group, model, &w->job, &error);
+        ts_code rc = TS_OK;
+        start_locked(w);
+        if (w->job.shape.lora_count) rc = ts_variant_take_locked(s, model, &w->job.shape, &variant, &error);
+        if (variant) model = variant->model;
+        if (!rc) {
+            pthread_mutex_unlock(&s->lock);
+            rc = ts_group_run(w->group, model, &w->job, &error);
+            pthread_mutex_lock(&s->lock);
+        }
         if (rc && !error.code) ts_fail(&error, rc, "%s", ts_code_sentence(rc));
-
-        pthread_mutex_lock(&s->lock);
         finish_locked(w, rc, &error);
+        if (variant) ts_variant_give_locked(s, variant);
     }
     pthread_mutex_unlock(&s->lock);
     return NULL;

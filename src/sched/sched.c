@@ -12,7 +12,9 @@
 
 static void join_and_destroy(ts_sched *s) {
     for (int i = 0; i < s->threads; i++) pthread_join(s->workers[i].thread, NULL);
+    ts_variants_free(s);
     pthread_cond_destroy(&s->work);
+    pthread_cond_destroy(&s->made);
     pthread_mutex_destroy(&s->lock);
     free(s->workers);
     free(s->models);
@@ -26,8 +28,10 @@ static bool init_locks(ts_sched *s) {
     bool ok = !pthread_condattr_setclock(&attr, CLOCK_MONOTONIC) && !pthread_cond_init(&s->work, &attr);
     pthread_condattr_destroy(&attr);
     if (!ok) return false;
+    pthread_cond_init(&s->made, NULL);
     if (!pthread_mutex_init(&s->lock, NULL)) return true;
     pthread_cond_destroy(&s->work);
+    pthread_cond_destroy(&s->made);
     return false;
 }
 
@@ -110,6 +114,9 @@ static ts_code check_request(const ts_sched *s, const ts_request *r, ts_error *e
         return ts_fail_param(e, TS_EINVAL, "n", "n must be 1..%d", MAX_PICTURES);
     if (r->n > s->config.max_queue)
         return ts_fail_param(e, TS_EINVAL, "n", "the queue holds %d pictures in all", s->config.max_queue);
+    if (r->shape.lora_count < 0 || r->shape.lora_count > TS_MAX_LORAS ||
+        (r->shape.lora_count && !s->config.lora_folder))
+        return ts_fail_param(e, TS_EINVAL, "loras", "no such LoRAs are offered");
     if (!isfinite(r->params.guidance_scale))
         return ts_fail_param(e, TS_EINVAL, "guidance_scale", "guidance_scale must be finite");
     if (!(r->params.guidance_rescale >= 0 && r->params.guidance_rescale <= 1))
@@ -180,6 +187,8 @@ void ts_sched_get_stats(ts_sched *s, ts_sched_stats *ret) {
     pthread_mutex_lock(&s->lock);
     *ret = s->stats;
     ret->groups = s->group_count;
+    ret->variants = 0;
+    for (const ts_variant *v = s->variants; v; v = v->next) ret->variants++;
     ret->running = running_locked(s, &ret->groups_busy);
     pthread_mutex_unlock(&s->lock);
 }

@@ -6,6 +6,10 @@
  * cancellation touches only its own pictures. Waiting for company never delays anybody else: a lone picture
  * starts at once when one of another shape waits behind it, or when the scheduler is draining.
  *
+ * A request may name LoRA files (shape.loras): it runs on a variant of its model that has them, made by the group's
+ * thread before the first job that asks for it and kept, least recently used first out, within lora_bytes. Making one
+ * delays its own batch alone, and what goes wrong fails only that.
+ *
  * Every accepted request ends with exactly one TS_EVENT_END, after exactly one TS_EVENT_PICTURE for each of
  * its pictures, also those that failed, were cancelled or never ran. Events come through `on_event` on threads
  * of the groups, and on the caller's within ts_sched_submit, _cancel and _free. The scheduler's lock is held,
@@ -22,6 +26,8 @@ typedef struct ts_sched_config {
     int max_queue;   /* waiting pictures; beyond it submit says TS_EFULL */
     int max_batch;   /* 1..TS_MAX_BATCH */
     int max_wait_ms; /* how long a lone picture waits for company while a group is free; 0: not at all */
+    const char *lora_folder; /* NAME.safetensors of shape.loras; NULL: none can be named. Outlives the scheduler */
+    size_t lora_bytes;       /* what variants may hold that no job runs on; those in use come on top */
     void (*on_event)(void *arg, const ts_event *event);
     void *arg;
 } ts_sched_config;
@@ -63,6 +69,7 @@ typedef struct ts_sched_stats {
     uint64_t evaluations, synchronous;                        /* of the U-Net */
     double busy_s, wait_s; /* device seconds of running jobs; of those, waiting for peers */
     int waiting, running, groups, groups_busy; /* pictures; now */
+    int variants; /* kept now */
 } ts_sched_stats;
 
 /* Starts one thread a group. Groups and models stay the caller's and must outlive the scheduler. */

@@ -50,6 +50,16 @@ typedef struct ts_worker {
     uint64_t started_ns, first_step_ns;
 } ts_worker;
 
+/* A model with LoRA files, most recently used first. */
+typedef struct ts_variant {
+    struct ts_variant *next;
+    const ts_model *base;
+    ts_shape shape; /* only its loras count */
+    ts_model *model; /* NULL while it is being made */
+    int users;       /* jobs that run on it or wait for it to be made; 0: it may go */
+    size_t bytes;    /* when it was last used */
+} ts_variant;
+
 struct ts_sched {
     ts_sched_config config;
     pthread_mutex_t lock;
@@ -58,6 +68,8 @@ struct ts_sched {
     int model_count, group_count, threads; /* threads: workers that were started */
     ts_worker *workers;
     ts_ticket *oldest, *youngest; /* every request that has not ended, in order of arrival */
+    ts_variant *variants;
+    pthread_cond_t made; /* a variant, or it failed */
     bool draining, stopping;
     double picture_s;      /* smoothed seconds a picture of a batch; 0 unknown */
     double decode_pixel_s; /* smoothed seconds to decode one pixel; 0 unknown */
@@ -82,6 +94,13 @@ void ts_ticket_cancel_locked(ts_sched *s, ts_ticket *t, ts_code why);
 /* batcher.c: fills the worker's seats, pictures and job with the batch that it should run now and returns
  * true; else false, and *ret_until is when to ask again (ts_now_ns; UINT64_MAX: when `work` is signalled). */
 bool ts_batch_take_locked(ts_sched *s, ts_worker *w, uint64_t now, uint64_t *ret_until);
+
+/* variants.c. take: the variant that a job of the shape runs on, made where there is none; give: the job is over, and
+ * what is beyond the budget goes. Both let go of the lock meanwhile. The errors carry "loras" as param, but for those
+ * that are not the request's fault. */
+ts_code ts_variant_take_locked(ts_sched *s, ts_model *base, const ts_shape *shape, ts_variant **ret, ts_error *e);
+void ts_variant_give_locked(ts_sched *s, ts_variant *v);
+void ts_variants_free(ts_sched *s); /* no worker runs any more */
 
 /* pool.c: the thread of a worker. */
 void *ts_worker_main(void *worker);

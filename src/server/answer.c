@@ -32,6 +32,16 @@ static ts_code format(ts_buffer *b, const ts_answer *a) {
         s->width, s->height);
 }
 
+static ts_code loras(ts_buffer *b, const ts_shape *s) {
+    ts_code rc = s->lora_count ? ts_buffer_printf(b, ", \"loras\": [") : TS_OK;
+    for (int i = 0; i < s->lora_count; i++) {
+        if (!rc) rc = ts_buffer_printf(b, "%s{\"name\": ", i ? ", " : "");
+        if (!rc) rc = ts_json_quote(b, s->loras[i].name);
+        if (!rc) rc = ts_buffer_printf(b, ", \"scale\": %.17g}", s->loras[i].scale);
+    }
+    return rc || !s->lora_count ? rc : ts_buffer_append(b, "]", 1);
+}
+
 /* How it was made, enough to make it again. */
 static ts_code made(ts_buffer *b, const ts_answer *a, const ts_answer_picture *picture) {
     const ts_request *r = &a->r->request;
@@ -57,6 +67,7 @@ static ts_code made(ts_buffer *b, const ts_answer *a, const ts_answer_picture *p
                               m->guidance_interval.to, r->shape.sampler->name, ts_scheduler_name(r->shape.scheduler),
                               ts_rng_kind_name(m->rng));
     if (!rc) rc = ts_json_quote(b, ts_model_get_info(a->model)->id);
+    if (!rc) rc = loras(b, &r->shape);
     if (!rc)
         rc = ts_buffer_printf(b, ", \"dtype\": \"%s\", \"evaluations\": %d, \"synchronous\": %d}",
                               ts_dtype_name(r->shape.dtype), t->evaluations, t->synchronous);

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/clock.h"
+#include "server/loras.h"
 #include "server/openapi.h"
 #include "server/reply.h"
 #include "server/server_internal.h"
@@ -70,6 +71,30 @@ void ts_model_handle(void *server, ts_exchange *x) {
     ts_buffer_init(&b, TEXT_BYTES);
     ts_code rc = model(&b, s, found);
     if (!rc) rc = ts_buffer_append(&b, "\n", 1);
+    ts_reply_buffer(x, rc, "application/json", &b);
+}
+
+void ts_loras_handle(void *server, ts_exchange *x) {
+    const ts_server *s = server;
+    const char *folder = s->config->models.lora_folder;
+    char **names = NULL;
+    size_t count = 0;
+    ts_error e = {0};
+    if (*folder && ts_loras_list(folder, &names, &count, &e)) {
+        ts_reply_error(x, &e);
+        return;
+    }
+    ts_buffer b;
+    ts_buffer_init(&b, TEXT_BYTES);
+    ts_code rc = ts_buffer_printf(&b, "{\"object\": \"list\", \"data\": [");
+    for (size_t i = 0; i < count; i++) {
+        if (!rc) rc = ts_buffer_printf(&b, "%s{\"object\": \"lora\", \"id\": ", i ? ", " : "");
+        if (!rc) rc = ts_json_quote(&b, names[i]);
+        if (!rc) rc = ts_buffer_append(&b, "}", 1);
+        free(names[i]);
+    }
+    free(names);
+    if (!rc) rc = ts_buffer_printf(&b, "]}\n");
     ts_reply_buffer(x, rc, "application/json", &b);
 }
 

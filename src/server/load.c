@@ -90,6 +90,9 @@ ts_code ts_server_load(ts_server *s, ts_error *e) {
     const ts_sched_config config = {.max_queue = (int)s->config->scheduler.max_queue,
                                     .max_batch = (int)s->config->scheduler.max_batch,
                                     .max_wait_ms = (int)s->config->scheduler.max_wait_ms,
+                                    .lora_folder =
+                                        *s->config->models.lora_folder ? s->config->models.lora_folder : NULL,
+                                    .lora_bytes = (size_t)s->config->models.lora_memory << 20,
                                     .on_event = ts_images_on_event,
                                     .arg = s};
     ts_code rc = load_models(s, e);

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/random.h>
 #include "base/json.h"
+#include "server/loras.h"
 
 #define DEPTH       16
 #define VALUES      1024
@@ -31,6 +32,8 @@ typedef struct fields {
     ts_size_condition sizes;
     const char *mode, *group_norm, *cfg_split;
     ts_parallel parallel;
+    int lora_count;
+    ts_lora_ref loras[TS_MAX_LORAS];
 } fields;
 
 typedef struct field field;
@@ -250,6 +253,51 @@ static ts_code read_warmup(const field *f, const char *param, const cJSON *v, fi
     return rc;
 }
 
+/* "NAME" or "NAME:SCALE", as a form can say it; no name has a colon. */
+static bool split_lora(const char *text, ts_lora_ref *ret) {
+    const char *colon = strchr(text, ':');
+    size_t n = colon ? (size_t)(colon - text) : strlen(text);
+    if (n >= sizeof ret->name) return false;
+    memcpy(ret->name, text, n);
+    ret->name[n] = 0;
+    ret->scale = 1;
+    if (!colon) return true;
+    char *end;
+    ret->scale = strtod(colon + 1, &end);
+    return end > colon + 1 && !*end && fabs(ret->scale) <= TS_LORA_MAX_SCALE;
+}
+
+static bool read_lora(const cJSON *v, ts_lora_ref *ret) {
+    if (cJSON_IsString(v)) return split_lora(v->valuestring, ret);
+    const cJSON *member;
+    const char *name = NULL;
+    double scale = 1;
+    cJSON_ArrayForEach(member, v) {
+        if (!cJSON_IsObject(v)) return false;
+        if (!strcmp(member->string, "name") && cJSON_IsString(member))
+            name = member->valuestring;
+        else if (strcmp(member->string, "scale") != 0 ||
+                 read_number("scale", member, -TS_LORA_MAX_SCALE, TS_LORA_MAX_SCALE, &scale, NULL))
+            return false;
+    }
+    if (!name || strchr(name, ':') || !split_lora(name, ret)) return false;
+    ret->scale = scale;
+    return true;
+}
+
+/* [{"name": "...", "scale": 1}]; their order means nothing. */
+static ts_code read_loras(const field *f, const char *param, const cJSON *v, fields *to, ts_error *e) {
+    (void)f;
+    if (!cJSON_IsArray(v) || cJSON_GetArraySize(v) > TS_MAX_LORAS)
+        return ts_fail_param(e, TS_EINVAL, param, "%s must be an array of at most %d LoRAs", param, TS_MAX_LORAS);
+    const cJSON *entry;
+    cJSON_ArrayForEach(entry, v) if (!read_lora(entry, &to->loras[to->lora_count++]))
+        return ts_fail_param(e, TS_EINVAL, param,
+                             "%s: a name of at most %d bytes and a scale from %g to %g are wanted", param,
+                             TS_LORA_NAME_BYTES - 1, -TS_LORA_MAX_SCALE, TS_LORA_MAX_SCALE);
+    return TS_OK;
+}
+
 static ts_code unsupported(const field *f, const char *param, const cJSON *v, fields *to, ts_error *e) {
     (void)f;
     (void)v;
@@ -288,6 +336,7 @@ static const field table[] = {
     {"timesteps", CUSTOM_AS(read_levels, timesteps)},
     {"rng", CHOICES(rng, "torch-cpu|torch-cuda")},
     {"parallel", .type = CUSTOM, .read = read_parallel},
+    {"loras", .type = CUSTOM, .read = read_loras},
     {"stream", BOOL, .offset = TO(stream)},
     {"progress", BOOL, .offset = TO(progress)},
     {"partial_images", INT, 0, 3, TO(partial_images)},
@@ -439,6 +488,27 @@ static ts_code check_offered(const fields *f, ts_error *e) {
     return TS_OK;
 }
 
+static int by_name(const void *a, const void *b) {
+    return strcmp(((const ts_lora_ref *)a)->name, ((const ts_lora_ref *)b)->name);
+}
+
+static ts_code find_loras(const fields *f, ts_shape *shape, ts_error *e) {
+    const char *folder = f->context->config->models.lora_folder;
+    if (f->lora_count && !*folder)
+        return ts_fail_param(e, TS_EUNSUPPORTED, "loras", "loras is not offered by this server: it has no folder");
+    for (int i = 0; i < f->lora_count; i++) {
+        ts_code rc = ts_loras_find(folder, f->loras[i].name, &shape->loras[i], e);
+        if (rc) return rc;
+        shape->loras[i].scale = f->loras[i].scale;
+    }
+    shape->lora_count = f->lora_count;
+    qsort(shape->loras, (size_t)shape->lora_count, sizeof *shape->loras, by_name);
+    for (int i = 1; i < shape->lora_count; i++)
+        if (!by_name(&shape->loras[i - 1], &shape->loras[i]))
+            return ts_fail_param(e, TS_EINVAL, "loras", "loras: %s comes twice", shape->loras[i].name);
+    return TS_OK;
+}
+
 static ts_code make(const fields *f, ts_images_request *ret, ts_error *e) {
     const ts_setup *setup = f->context->setup;
     ts_request *r = &ret->request;
@@ -449,6 +519,7 @@ static ts_code make(const fields *f, ts_images_request *ret, ts_error *e) {
     const ts_model_info *model = ts_model_get_info(f->context->models[r->model]);
     rc = find_size(f, model, &r->shape, e);
     if (!rc) rc = find_sampler(f, model, &r->shape, e);
+    if (!rc) rc = find_loras(f, &r->shape, e);
     if (rc) return rc;
 
     r->shape.parallel = f->parallel;

@@ -6,6 +6,7 @@ const ts_route ts_routes[] = {
     {"POST", "/v1/images/edits", ts_images_edit_handle, TS_BODY_UPLOAD, .makes_pictures = true},
     {"GET", "/v1/models", ts_models_handle, TS_BODY_NONE},
     {"GET", "/v1/models/{id}", ts_model_handle, TS_BODY_NONE},
+    {"GET", "/v1/loras", ts_loras_handle, TS_BODY_NONE},
     {"GET", "/health", ts_health_handle, TS_BODY_NONE},
     {"GET", "/metrics", ts_metrics_handle, TS_BODY_NONE},
     {"GET", "/openapi.yaml", ts_openapi_handle, TS_BODY_NONE},

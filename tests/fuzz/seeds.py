@@ -72,7 +72,21 @@ for kind, tensors in cases.items():
         at += size
     put("checkpoint", kind, safetensors(header, bytes(at)))
 
-full = {"prompt": "a cat", "negative_prompt": "", "n": 2, "size": "64x64", "steps": 4, "seed": 7, "guidance_scale": 5,
+q = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+put("lora", "kohya", safetensors(
+    {f"{q}.lora_down.weight": tensor("F16", [2, 32], 0, 128), f"{q}.lora_up.weight": tensor("F16", [32, 2], 128, 256),
+     f"{q}.alpha": tensor("I64", [], 256, 264)}, bytes(264)))
+p = "unet.down_blocks.0.resnets.0.conv1"
+put("lora", "peft", safetensors(
+    {"__metadata__": {"lora_adapter_metadata": json.dumps(
+        {"unet.lora_alpha": 2, "unet.alpha_pattern": {"resnets.0.conv1": 3}, "unet.use_rslora": True})},
+     f"{p}.lora_A.weight": tensor("F16", [1, 16, 3, 3], 0, 288), f"{p}.lora_B.weight": tensor("F16", [16, 1, 1, 1], 288, 320)},
+    bytes(320)))
+put("lora", "ldm", safetensors(
+    {"lora_unet_input_blocks_1_0_in_layers_2.lora_down.weight": tensor("F16", [1, 16, 3, 3], 0, 288),
+     "lora_unet_input_blocks_1_0_in_layers_2.lora_up.weight": tensor("F16", [16, 1, 1, 1], 288, 320)}, bytes(320)))
+
+full = {"prompt": "a cat", "loras": [{"name": "kohya_sd1", "scale": 0.5}], "negative_prompt": "", "n": 2, "size": "64x64", "steps": 4, "seed": 7, "guidance_scale": 5,
         "stream": True, "progress": True, "response_format": "b64_json", "output_format": "png",
         "parallel": {"mode": "sync", "partial": 0.3, "warmup_steps": 1, "devices": 1, "group_norm": "stale"}}
 put("request", "full", json.dumps(full))

@@ -1,7 +1,14 @@
 """LoRA files: fused at the start, and by name in a request."""
+import concurrent.futures
+import shutil
 import subprocess
 
-from daemon import PROGRAM, ROOT, model
+import pytest
+
+import contract
+import test_edits as edits
+from contract import check_error
+from daemon import PROGRAM, ROOT, Daemon, model
 from png import Png
 from test_images import picture
 
@@ -39,3 +46,112 @@ def test_a_scale_that_cannot_be_is_refused_with_its_line(tmp_path):
     file.write_text(f"[models]\npath = {model()}\nlora = a.safetensors:1e9\n")
     run = subprocess.run([PROGRAM, "--config", str(file), "--check-config"], capture_output=True, text=True, timeout=60)
     assert run.returncode == 2 and f"{file}:3" in run.stderr, run.stderr
+
+
+# ---- by name in a request ----
+
+
+@pytest.fixture(scope="module")
+def offering(tmp_path_factory):
+    """A daemon with a folder of LoRAs, some of which are none."""
+    folder = tmp_path_factory.mktemp("loras")
+    for file in LORAS.iterdir():
+        shutil.copy(file, folder)
+    (folder / "broken.safetensors").write_bytes(b"no header")
+    (folder / "readme.txt").write_text("not a LoRA")
+    (folder / "a:b.safetensors").write_bytes(b"")
+    (folder / "folder.safetensors").mkdir()
+    with Daemon(tmp_path_factory.mktemp("offering"), {"models": {"lora_folder": folder}}) as daemon:
+        daemon.loras = folder
+        yield daemon
+
+
+def test_the_loras_of_the_folder_are_listed(offering, server):
+    answer = offering.get("/v1/loras").json()
+    contract.check("LoraList", answer)
+    assert [v["id"] for v in answer["data"]] == sorted([f.stem for f in LORAS.iterdir()] + ["broken"])
+    assert server.get("/v1/loras").json() == {"object": "list", "data": []}
+
+
+def test_a_lora_of_a_request_is_in_its_pictures_alone(offering, tmp_path):
+    plain = picture(offering.pictures(**REQUEST))
+    answer = offering.pictures(**REQUEST, loras=[{"name": "kohya_sd1", "scale": 0.5}])
+    made = picture(answer)
+    contract.check("ImageResponse", answer)
+    assert answer["tessera"]["loras"] == [{"name": "kohya_sd1", "scale": 0.5}]
+    assert made.text["parameters"].startswith("a lake at dawn <lora:kohya_sd1:0.5>\n")
+    assert made.pixels == generate(tmp_path, "--lora", f"{LORAS}/kohya_sd1.safetensors:0.5").pixels
+    again = offering.pictures(**REQUEST)
+    assert picture(again).pixels == plain.pixels != made.pixels
+    assert "loras" not in again["tessera"]
+
+
+def test_a_form_names_loras_too(offering):
+    form = [("image", edits.picture()), *edits.BASE]
+    made = edits.post(offering, [*form, ("loras[]", "kohya_sd1:0.5"), ("loras[]", "old_sd1")])
+    plain = edits.post(offering, form)
+    assert made.status == plain.status == 200, (made.body, plain.body)
+    assert made.json()["tessera"]["loras"] == [{"name": "kohya_sd1", "scale": 0.5}, {"name": "old_sd1", "scale": 1}]
+    assert picture(made.json()).pixels != picture(plain.json()).pixels
+
+
+def test_two_loras_in_any_order_are_the_same(offering):
+    both = [{"name": "old_sd1", "scale": -0.5}, {"name": "peft_sd1"}]
+    one, other = (picture(offering.pictures(**REQUEST, loras=loras)) for loras in (both, both[::-1]))
+    assert one.pixels == other.pixels
+    assert one.text["parameters"].startswith("a lake at dawn <lora:old_sd1:-0.5> <lora:peft_sd1:1>\n")
+    assert one.pixels != picture(offering.pictures(**REQUEST, loras=both[:1])).pixels
+
+
+def test_requests_with_and_without_loras_at_once_are_what_they_are_alone(offering):
+    sets = [[], [{"name": "kohya_sd1"}], [{"name": "old_sd1"}], [{"name": "kohya_sd1", "scale": 0.25}]]
+    alone = [picture(offering.pictures(**REQUEST, loras=loras)).pixels for loras in sets]
+    assert len(set(alone)) == len(sets)
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda loras: offering.pictures(**REQUEST, loras=loras), sets * 3))
+    assert [picture(a).pixels for a in answers] == alone * 3
+
+
+def test_a_file_that_takes_anothers_place_is_used(offering):
+    name = {"loras": [{"name": "changing"}]}
+    pixels = []
+    for file in "kohya_sd1", "old_sd1":
+        shutil.copy(LORAS / f"{file}.safetensors", offering.loras / "new")
+        (offering.loras / "new").rename(offering.loras / "changing.safetensors")
+        pixels.append(picture(offering.pictures(**REQUEST, **name)).pixels)
+    (offering.loras / "changing.safetensors").unlink()
+    assert pixels[0] != pixels[1]
+    assert pixels[1] == picture(offering.pictures(**REQUEST, loras=[{"name": "old_sd1"}])).pixels
+    check_error(offering.post({**REQUEST, **name}), 404, "loras", "not_found")
+
+
+def test_without_memory_for_idle_ones_each_request_makes_its_own(start):
+    daemon = start({"models": {"lora_folder": LORAS, "lora_memory": 0}})
+    fields = {**REQUEST, "loras": [{"name": "kohya_sd1"}]}
+    assert picture(daemon.pictures(**fields)).pixels == picture(daemon.pictures(**fields)).pixels
+
+
+@pytest.mark.parametrize("loras", [5, "kohya_sd1", {"name": "kohya_sd1"}, ["a:b"], ["kohya_sd1:11"], ["kohya_sd1:"], [{"name": "kohya_sd1:1"}], [[]], [{}], [None], [{"name": 5}],
+                                   [{"name": ""}], [{"name": "."}], [{"name": "../kohya_sd1"}], [{"name": "a/b"}],
+                                   [{"name": "x" * 64}], [{"name": "a\nb"}], [{"name": "kohya_sd1", "scale": 11}],
+                                   [{"name": "kohya_sd1", "scale": "1"}], [{"name": "kohya_sd1", "weight": 1}],
+                                   [{"name": "kohya_sd1"}] * 2, [{"name": "kohya_sd1"}] * 5], ids=str)
+def test_what_is_no_list_of_loras_is_refused(offering, loras):
+    check_error(offering.post({**REQUEST, "loras": loras}), 400, "loras", "invalid_value")
+
+
+@pytest.mark.parametrize("name", ["missing", "kohya_sd1.safetensors", "folder", "readme.txt"])
+def test_an_unknown_lora_is_404(offering, name):
+    check_error(offering.post({**REQUEST, "loras": [{"name": name}]}), 404, "loras", "not_found")
+
+
+@pytest.mark.parametrize("name, word", [("broken", "broken"), ("sgm_xl", "no such layer")])
+def test_a_lora_that_cannot_be_used_fails_its_request_alone(offering, name, word):
+    error = check_error(offering.post({**REQUEST, "loras": [{"name": name}]}), 400, "loras")
+    assert word in error["message"] and str(offering.loras) not in error["message"]
+    assert offering.post(REQUEST).status == 200
+
+
+def test_a_server_without_a_folder_offers_none(server):
+    check_error(server.post({**REQUEST, "loras": [{"name": "kohya_sd1"}]}), 400, "loras", "unsupported")
+    assert server.post({**REQUEST, "loras": []}).status == 200

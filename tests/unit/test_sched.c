@@ -3,9 +3,11 @@
  * ThreadSanitizer. */
 #include <math.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -20,7 +22,9 @@ struct ts_group {
     int size;
 };
 struct ts_model {
-    int unused;
+    const ts_model *base; /* of a variant */
+    char path[64];        /* its last file */
+    atomic_int users, forgotten; /* runs; groups that have forgotten it */
 };
 
 enum { MAX_RUNS = 4096, MAX_EVENTS = 65536 };
@@ -28,6 +32,7 @@ enum { MAX_RUNS = 4096, MAX_EVENTS = 65536 };
 typedef struct run {
     const ts_group *group;
     const ts_model *model;
+    char path[64];
     ts_shape shape;
     int count;
     uint64_t seeds[TS_MAX_BATCH];
@@ -41,12 +46,22 @@ static struct {
     bool closed; /* no evaluation passes */
     run runs[MAX_RUNS];
     int begun;
+    bool slow; /* no variant is made */
+    int made, living; /* variants */
 } puppet = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+
+bool ts_shape_same_loras(const ts_shape *a, const ts_shape *b) {
+    bool same = a->lora_count == b->lora_count;
+    for (int i = 0; i < a->lora_count && same; i++)
+        same = !strcmp(a->loras[i].name, b->loras[i].name) && a->loras[i].scale == b->loras[i].scale;
+    return same;
+}
 
 bool ts_shape_equal(const ts_shape *a, const ts_shape *b) {
     return a->width == b->width && a->height == b->height && a->steps == b->steps &&
            a->sampler == b->sampler && a->parallel.mode == b->parallel.mode &&
-           a->parallel.ranks == b->parallel.ranks && a->dtype == b->dtype && a->guided == b->guided;
+           a->parallel.ranks == b->parallel.ranks && a->dtype == b->dtype && a->guided == b->guided &&
+           ts_shape_same_loras(a, b);
 }
 
 int ts_group_size(const ts_group *group) {
@@ -59,6 +74,67 @@ ts_code ts_group_check(const ts_group *group, const ts_model *model, const ts_sh
     if (shape->parallel.ranks > group->size)
         return ts_fail_param(e, TS_EINVAL, "parallel.devices", "at most %d", group->size);
     return TS_OK;
+}
+
+void ts_lora_uses_free(ts_lora_use uses[TS_MAX_LORAS]) {
+    for (int i = 0; i < TS_MAX_LORAS; i++) free((char *)(uintptr_t)uses[i].path);
+}
+
+ts_code ts_model_vary(ts_model *m, const ts_lora_use *loras, size_t n, ts_model **ret, ts_error *e) {
+    for (;; usleep(500)) {
+        pthread_mutex_lock(&puppet.lock);
+        bool slow = puppet.slow;
+        if (!slow) puppet.made++;
+        pthread_cond_broadcast(&puppet.changed);
+        pthread_mutex_unlock(&puppet.lock);
+        if (!slow) break;
+    }
+    const char *path = loras[n - 1].path;
+    if (strstr(path, "missing")) return ts_fail(e, TS_ENOTFOUND, "opening %s", path);
+    if (strstr(path, "broken")) return ts_fail(e, TS_EFORMAT, "%s: key", path);
+    if (strstr(path, "disk")) return ts_fail(e, TS_EIO, "reading");
+    ts_model *v = ts_new0(ts_model);
+    assert_non_null(v);
+    v->base = m;
+    strncpy(v->path, path, sizeof v->path - 1);
+    pthread_mutex_lock(&puppet.lock);
+    puppet.living++;
+    pthread_mutex_unlock(&puppet.lock);
+    *ret = v;
+    return TS_OK;
+}
+
+enum { VARIANT_BYTES = 100 };
+
+size_t ts_model_variant_bytes(const ts_model *variant) {
+    (void)variant;
+    return VARIANT_BYTES;
+}
+
+void ts_group_forget(ts_group *group, const ts_model *variant) {
+    (void)group;
+    assert_int_equal(atomic_load(&((ts_model *)(uintptr_t)variant)->users), 0);
+    atomic_fetch_add(&((ts_model *)(uintptr_t)variant)->forgotten, 1);
+}
+
+static int group_count_now;
+
+void ts_model_free(ts_model *m) {
+    if (!m) return;
+    assert_non_null(m->base);
+    assert_int_equal(atomic_load(&m->users), 0);
+    assert_int_equal(atomic_load(&m->forgotten), group_count_now);
+    pthread_mutex_lock(&puppet.lock);
+    puppet.living--;
+    pthread_mutex_unlock(&puppet.lock);
+    free(m);
+}
+
+static int living(void) {
+    pthread_mutex_lock(&puppet.lock);
+    int n = puppet.living;
+    pthread_mutex_unlock(&puppet.lock);
+    return n;
 }
 
 static void give_back(ts_job *job, bool *given, int i, ts_code code) {
@@ -81,6 +157,7 @@ static void note_run(const ts_group *group, const ts_model *model, const ts_job 
     pthread_mutex_lock(&puppet.lock);
     run *r = &puppet.runs[puppet.begun++ % MAX_RUNS];
     *r = (run){.group = group, .model = model, .shape = job->shape, .count = job->count};
+    if (model->base) strcpy(r->path, model->path);
     for (int i = 0; i < job->count; i++) {
         r->seeds[i] = job->pictures[i].params.seed;
         r->guidance[i] = job->pictures[i].params.guidance_scale;
@@ -113,7 +190,7 @@ static bool gate_closed(void) {
     return closed;
 }
 
-ts_code ts_group_run(ts_group *group, ts_model *model, ts_job *job, ts_error *e) {
+static ts_code play(ts_group *group, ts_model *model, ts_job *job, ts_error *e) {
     bool given[TS_MAX_BATCH] = {false};
     note_run(group, model, job);
     for (int step = 1; step <= job->shape.steps; step++) {
@@ -133,6 +210,13 @@ ts_code ts_group_run(ts_group *group, ts_model *model, ts_job *job, ts_error *e)
         if (!given[i])
             give_back(job, given, i, strcmp(job->pictures[i].params.prompt, "nan") ? TS_OK : TS_ENONFINITE);
     return TS_OK;
+}
+
+ts_code ts_group_run(ts_group *group, ts_model *model, ts_job *job, ts_error *e) {
+    atomic_fetch_add(&model->users, 1);
+    ts_code rc = play(group, model, job, e);
+    atomic_fetch_sub(&model->users, 1);
+    return rc;
 }
 
 static void gate(bool closed) {
@@ -165,6 +249,7 @@ typedef struct heard {
     ts_code code;
     bool stats;
     double eta_s;
+    char param[16], message[64];
 } heard;
 
 static struct {
@@ -187,7 +272,11 @@ static void hear(void *arg, const ts_event *e) {
                .colour = -1,
                .stats = e->stats != NULL,
                .eta_s = e->eta_s};
-    if (e->error) h.code = e->error->code;
+    if (e->error) {
+        h.code = e->error->code;
+        snprintf(h.param, sizeof h.param, "%.15s", e->error->param);
+        snprintf(h.message, sizeof h.message, "%.63s", e->error->message);
+    }
     if (e->rgb && *e->rgb) {
         h.colour = **e->rgb;
         if (!ear.keep_rgb) {
@@ -247,11 +336,13 @@ enum { LONG_MS = 600000 }; /* a wait that would outlast the test */
 
 static ts_sched *start(int max_queue, int max_batch, int max_wait_ms, int group_count) {
     gate(false);
-    puppet.begun = 0;
+    puppet.begun = puppet.made = 0;
+    group_count_now = group_count;
     ear.count = 0;
     ear.keep_rgb = false;
     ts_sched_config config = {
-        .max_queue = max_queue, .max_batch = max_batch, .max_wait_ms = max_wait_ms, .on_event = hear};
+        .max_queue = max_queue, .max_batch = max_batch, .max_wait_ms = max_wait_ms, .on_event = hear,
+        .lora_folder = "/srv/loras", .lora_bytes = 2 * VARIANT_BYTES};
     ts_model *const m[] = {&models[0], &models[1]};
     ts_group *const g[] = {&pair, &one};
     ts_sched *s = NULL;
@@ -297,6 +388,15 @@ static void check_order(uint64_t token, int pictures) {
     }
     assert_int_equal(at, TS_EVENT_END);
     assert_int_equal(seen, pictures);
+}
+
+/* The same with a LoRA. */
+static ts_request ask_lora(uint64_t token, const char *name, double scale) {
+    ts_request r = ask(token);
+    r.shape.lora_count = 1;
+    strcpy(r.shape.loras[0].name, name);
+    r.shape.loras[0].scale = scale;
+    return r;
 }
 
 /* ---- claims ---- */
@@ -736,6 +836,128 @@ static void figures_add_up(void **state) {
 
 /* ---- a storm ---- */
 
+/* ---- LoRAs ---- */
+
+static void a_variant_is_made_once_and_serves_all_who_ask_for_it(void **state) {
+    (void)state;
+    ts_sched *s = start(8, 4, 0, 1);
+    submit(s, ask_lora(1, "a", 1));
+    await(1, TS_EVENT_END);
+    submit(s, ask(2));
+    await(2, TS_EVENT_END);
+    submit(s, ask_lora(3, "a", 1));
+    assert_int_equal(await(3, TS_EVENT_END).code, TS_OK);
+    assert_string_equal(run_at(0).path, "/srv/loras/a.safetensors");
+    assert_ptr_equal(run_at(1).model, &models[0]);
+    assert_ptr_equal(run_at(2).model, run_at(0).model);
+    assert_int_equal(puppet.made, 1);
+    ts_sched_stats st;
+    ts_sched_get_stats(s, &st);
+    assert_int_equal(st.variants, 1);
+    ts_sched_free(s);
+    assert_int_equal(living(), 0);
+}
+
+static void only_equal_loras_share_a_batch(void **state) {
+    (void)state;
+    ts_sched *s = start(64, 16, 0, 1);
+    occupy(s, 1);
+    submit(s, ask_lora(2, "a", 1));
+    submit(s, ask_lora(3, "a", 0.5));
+    submit(s, ask(4));
+    submit(s, ask_lora(5, "b", 1));
+    submit(s, ask_lora(6, "a", 1));
+    gate(false);
+    for (uint64_t t = 2; t <= 6; t++) assert_int_equal(await(t, TS_EVENT_END).code, TS_OK);
+    const int counts[] = {2, 1, 1, 1};
+    const uint64_t seeds[] = {20, 30, 40, 50};
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(run_at(1 + i).count, counts[i]);
+        assert_int_equal(run_at(1 + i).seeds[0], seeds[i]);
+    }
+    assert_int_equal(run_at(1).seeds[1], 60);
+    assert_int_equal(puppet.made, 3);
+    ts_sched_free(s);
+}
+
+/* The puppet's models say when they go while a group runs or remembers them. */
+static void the_least_recently_used_variants_beyond_the_budget_go(void **state) {
+    (void)state;
+    ts_sched *s = start(64, 4, 0, 2);
+    const char *const names[] = {"a", "b", "a", "c", "a", "b"};
+    for (int i = 0; i < 6; i++) {
+        submit(s, ask_lora((uint64_t)i + 1, names[i], 1));
+        await((uint64_t)i + 1, TS_EVENT_END);
+    }
+    /* Giving back is over once the next job of the same group has begun: two are kept. */
+    for (int i = 0; i < 2000 && living() != 2; i++) usleep(1000);
+    assert_int_equal(living(), 2);
+    assert_int_equal(puppet.made, 4); /* a, b, c, and b again */
+    ts_sched_free(s);
+    assert_int_equal(living(), 0);
+}
+
+static void a_lora_that_cannot_be_had_fails_only_those_who_name_it(void **state) {
+    (void)state;
+    ts_sched *s = start(64, 4, 0, 1);
+    occupy(s, 1);
+    submit(s, ask_lora(2, "missing", 1));
+    submit(s, ask_lora(3, "broken", 1));
+    submit(s, ask_lora(4, "disk", 1));
+    submit(s, ask_lora(5, "a", 1));
+    submit(s, ask(6));
+    gate(false);
+    const ts_code codes[] = {TS_ENOTFOUND, TS_EINVAL, TS_EIO, TS_OK, TS_OK};
+    for (uint64_t t = 2; t <= 6; t++) {
+        assert_int_equal(await(t, TS_EVENT_END).code, codes[t - 2]);
+        check_order(t, 1);
+    }
+    heard h = {0};
+    count_kind(3, TS_EVENT_END, &h);
+    assert_string_equal(h.param, "loras");
+    assert_string_equal(h.message, "broken.safetensors: key");
+    ts_sched_free(s);
+}
+
+static void making_a_variant_holds_up_neither_submit_nor_another_group(void **state) {
+    (void)state;
+    ts_sched *s = start(64, 4, 0, 2);
+    pthread_mutex_lock(&puppet.lock);
+    puppet.slow = true;
+    pthread_mutex_unlock(&puppet.lock);
+    submit(s, ask_lora(1, "a", 1));
+    await(1, TS_EVENT_STARTED);
+    submit(s, ask(2));
+    await(2, TS_EVENT_END);
+    /* The second group waits for the same variant, which is made once. */
+    ts_request twin = ask_lora(3, "a", 1);
+    twin.shape.width = 24;
+    submit(s, twin);
+    await(3, TS_EVENT_STARTED);
+    assert_int_equal(count_kind(1, TS_EVENT_STEP, NULL), 0);
+    pthread_mutex_lock(&puppet.lock);
+    puppet.slow = false;
+    pthread_mutex_unlock(&puppet.lock);
+    await(1, TS_EVENT_END);
+    await(3, TS_EVENT_END);
+    assert_int_equal(puppet.made, 1);
+    ts_sched_free(s);
+}
+
+static void loras_without_a_folder_are_refused(void **state) {
+    (void)state;
+    const ts_sched_config config = {.max_queue = 1, .max_batch = 1, .on_event = hear};
+    ts_model *const m[] = {&models[0]};
+    ts_group *const g[] = {&one};
+    ts_sched *s = NULL;
+    ts_error e = {0};
+    assert_int_equal(ts_sched_new(&config, m, 1, g, 1, &s, &e), TS_OK);
+    ts_request r = ask_lora(1, "a", 1);
+    assert_int_equal(ts_sched_submit(s, &r, &e), TS_EINVAL);
+    assert_string_equal(e.param, "loras");
+    ts_sched_free(s);
+}
+
 enum { STORM_THREADS = 4, STORM_EACH = 150 };
 static ts_sched *storm_sched;
 static bool accepted[STORM_THREADS * STORM_EACH];
@@ -750,6 +972,9 @@ static void *storm(void *arg) {
         r.shape.width = dice >> 20 & 1 ? 16 : 24;
         r.shape.parallel.ranks = (int)(dice >> 21) % 3;
         if (dice >> 24 & 1) r.params.prompt = "nan";
+        r.shape.lora_count = (int)(dice >> 26) & 1;
+        snprintf(r.shape.loras[0].name, TS_LORA_NAME_BYTES, "%s", dice >> 27 & 1 ? "missing" : "a");
+        r.shape.loras[0].scale = dice >> 28;
         accepted[base + i] = ts_sched_submit(storm_sched, &r, NULL) == TS_OK;
         if (dice >> 25 & 1) ts_sched_cancel(storm_sched, r.token);
         if (i > 4) ts_sched_cancel(storm_sched, r.token - 4);
@@ -812,6 +1037,12 @@ int main(void) {
         cmocka_unit_test(pixels_that_nobody_takes_are_freed),
         cmocka_unit_test(bad_configurations_are_refused),
         cmocka_unit_test(figures_add_up),
+        cmocka_unit_test(a_variant_is_made_once_and_serves_all_who_ask_for_it),
+        cmocka_unit_test(only_equal_loras_share_a_batch),
+        cmocka_unit_test(the_least_recently_used_variants_beyond_the_budget_go),
+        cmocka_unit_test(a_lora_that_cannot_be_had_fails_only_those_who_name_it),
+        cmocka_unit_test(making_a_variant_holds_up_neither_submit_nor_another_group),
+        cmocka_unit_test(loras_without_a_folder_are_refused),
         cmocka_unit_test(in_a_storm_every_accepted_request_ends_exactly_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

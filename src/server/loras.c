@@ -1,0 +1,77 @@
+#include "server/loras.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include "base/alloc.h"
+#include "base/file.h"
+#include "base/json.h"
+
+static const char extension[] = ".safetensors";
+
+/* Not a way to somewhere else, and nothing that <lora:NAME:SCALE> could not hold. */
+static bool is_name(const char *name) {
+    size_t n = strlen(name);
+    if (!n || n >= TS_LORA_NAME_BYTES || *name == '.' || !ts_utf8_valid(name, n)) return false;
+    for (const char *s = name; *s; s++)
+        if ((unsigned char)*s < ' ' || *s == 127 || strchr("/:<>", *s)) return false;
+    return true;
+}
+
+ts_code ts_loras_find(const char *folder, const char *name, ts_lora_ref *ret, ts_error *e) {
+    if (!is_name(name))
+        return ts_fail_param(e, TS_EINVAL, "loras", "a name of 1 to %d bytes as GET /v1/loras lists it is wanted",
+                             TS_LORA_NAME_BYTES - 1);
+    char *file = ts_format("%s%s", name, extension), *path = file ? ts_path_join(folder, file) : NULL;
+    struct stat st = {0};
+    ts_code rc = path ? TS_OK : ts_fail(e, TS_ENOMEM, "there is no memory for the request");
+    if (!rc && (stat(path, &st) || !S_ISREG(st.st_mode)))
+        rc = ts_fail_param(e, TS_ENOTFOUND, "loras", "there is no LoRA %s; GET /v1/loras lists them", name);
+    free(file);
+    free(path);
+    if (rc) return rc;
+    strcpy(ret->name, name);
+    /* Another file under the name is another LoRA: what was made of the old one is not used for it. */
+    ret->stamp = (uint64_t)st.st_mtim.tv_sec * 1000000000u + (uint64_t)st.st_mtim.tv_nsec + (uint64_t)st.st_ino;
+    return TS_OK;
+}
+
+static int in_order(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+ts_code ts_loras_list(const char *folder, char ***ret, size_t *ret_count, ts_error *e) {
+    char **names = NULL;
+    size_t count = 0, capacity = 0;
+    ts_code rc = TS_OK;
+    DIR *d = opendir(folder);
+    if (!d) return ts_fail_errno(e, TS_EIO, errno, "opening the folder of the LoRAs");
+    for (const struct dirent *f; !rc && (f = readdir(d));) {
+        size_t n = strlen(f->d_name), k = sizeof extension - 1;
+        if (n <= k || strcmp(f->d_name + n - k, extension) != 0) continue;
+        char *name = ts_strndup(f->d_name, n - k);
+        ts_lora_ref ignored;
+        if (name && ts_loras_find(folder, name, &ignored, NULL)) {
+            free(name);
+            continue;
+        }
+        if (name && ts_grow(&names, &capacity, count + 1, sizeof *names)) {
+            names[count++] = name;
+        } else {
+            free(name);
+            rc = ts_fail(e, TS_ENOMEM, "listing the LoRAs");
+        }
+    }
+    closedir(d);
+    if (rc) {
+        while (count) free(names[--count]);
+        free(names);
+        return rc;
+    }
+    if (count) qsort(names, count, sizeof *names, in_order);
+    *ret = names;
+    *ret_count = count;
+    return TS_OK;
+}
