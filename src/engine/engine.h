@@ -57,6 +57,8 @@ size_t ts_model_variant_bytes(const ts_model *variant); /* what it holds itself 
 
 void ts_model_free(ts_model *model); /* NULL is fine */
 const ts_model_info *ts_model_get_info(const ts_model *model);
+/* Whether the sampler has steps on the model's schedule. Any thread. */
+bool ts_model_takes_sampler(const ts_model *model, const ts_sampler *sampler);
 
 /* Checks what a picture is made of against its model, beside what its shape says. Errors carry the request's field as
  * param. Any thread. */

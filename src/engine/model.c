@@ -251,6 +251,14 @@ void ts_model_free(ts_model *m) {
     free(m);
 }
 
+bool ts_model_takes_sampler(const ts_model *m, const ts_sampler *sampler) {
+    const int few = m->schedule.num_train_timesteps < 4 ? m->schedule.num_train_timesteps : 4;
+    ts_sampler_plan *plan = NULL;
+    ts_code rc = ts_sampler_plan_new(sampler, &m->schedule, few, 0, &plan, NULL);
+    free(plan);
+    return !rc;
+}
+
 const ts_model_info *ts_model_get_info(const ts_model *m) {
     return &m->info;
 }

@@ -16,20 +16,33 @@ static ts_code ready(const ts_server *s, ts_error *e) {
     return TS_OK;
 }
 
-static ts_code model(ts_buffer *b, const ts_server *s, const ts_model_info *m) {
+static ts_code samplers(ts_buffer *b, const ts_model *m) {
+    const char *comma = "";
+    ts_code rc = ts_buffer_printf(b, "\"samplers\": [");
+    for (int i = 0; i < ts_sampler_count() && !rc; i++) {
+        if (!ts_model_takes_sampler(m, ts_sampler_at(i))) continue;
+        rc = ts_buffer_printf(b, "%s\"%s\"", comma, ts_sampler_at(i)->name);
+        comma = ", ";
+    }
+    if (!rc) rc = ts_buffer_printf(b, "], \"schedulers\": [");
+    for (int i = 0; i < TS_SCHEDULER_NAMED && !rc; i++)
+        rc = ts_buffer_printf(b, "%s\"%s\"", i ? ", " : "", ts_scheduler_name((ts_scheduler)i));
+    return rc ? rc : ts_buffer_printf(b, "]");
+}
+
+static ts_code model(ts_buffer *b, const ts_server *s, const ts_model *of) {
+    const ts_model_info *m = ts_model_get_info(of);
     ts_code rc = ts_buffer_printf(b, "{\"id\": ");
     if (!rc) rc = ts_json_quote(b, m->id);
     if (!rc)
         rc = ts_buffer_printf(b,
                               ", \"object\": \"model\", \"created\": %lld, \"owned_by\": \"tessera\", "
                               "\"tessera\": {\"kind\": \"%s\", \"default_size\": \"%dx%d\", "
-                              "\"default_sampler\": \"%s\", \"max_tokens\": %d, \"parameters\": %zu, "
-                              "\"samplers\": [",
+                              "\"default_sampler\": \"%s\", \"max_tokens\": %d, \"parameters\": %zu, ",
                               (long long)s->started_at, m->kind, m->default_width, m->default_height,
                               m->default_sampler, m->max_tokens, m->parameters);
-    for (int i = 0; i < ts_sampler_count() && !rc; i++)
-        rc = ts_buffer_printf(b, "%s\"%s\"", i ? ", " : "", ts_sampler_at(i)->name);
-    return rc ? rc : ts_buffer_printf(b, "]}}");
+    if (!rc) rc = samplers(b, of);
+    return rc ? rc : ts_buffer_printf(b, "}}");
 }
 
 void ts_models_handle(void *server, ts_exchange *x) {
@@ -45,7 +58,7 @@ void ts_models_handle(void *server, ts_exchange *x) {
     ts_code rc = ts_buffer_printf(&b, "{\"object\": \"list\", \"data\": [");
     for (int i = 0; i < s->model_count && !rc; i++) {
         if (i) rc = ts_buffer_append(&b, ", ", 2);
-        if (!rc) rc = model(&b, s, ts_model_get_info(s->models[i]));
+        if (!rc) rc = model(&b, s, s->models[i]);
     }
     if (!rc) rc = ts_buffer_printf(&b, "]}\n");
     ts_reply_buffer(x, rc, "application/json", &b);
@@ -59,9 +72,9 @@ void ts_model_handle(void *server, ts_exchange *x) {
         return;
     }
     const char *id = ts_exchange_path(x) + strlen("/v1/models/");
-    const ts_model_info *found = NULL;
+    const ts_model *found = NULL;
     for (int i = 0; i < s->model_count; i++)
-        if (!strcmp(ts_model_get_info(s->models[i])->id, id)) found = ts_model_get_info(s->models[i]);
+        if (!strcmp(ts_model_get_info(s->models[i])->id, id)) found = s->models[i];
     if (!found) {
         ts_fail_param(&e, TS_ENOTFOUND, "model", "there is no model %.100s", id);
         ts_reply_error(x, &e);
@@ -95,6 +108,53 @@ void ts_loras_handle(void *server, ts_exchange *x) {
     }
     free(names);
     if (!rc) rc = ts_buffer_printf(&b, "]}\n");
+    ts_reply_buffer(x, rc, "application/json", &b);
+}
+
+/* ---- as AUTOMATIC1111's front ends read them ---- */
+
+static bool anyone_takes(const ts_server *s, const ts_sampler *sampler) {
+    for (int i = 0; i < s->model_count; i++)
+        if (ts_model_takes_sampler(s->models[i], sampler)) return true;
+    return false;
+}
+
+void ts_sdapi_samplers_handle(void *server, ts_exchange *x) {
+    const ts_server *s = server;
+    ts_error e = {0};
+    if (!s->sched && ready(s, &e)) {
+        ts_reply_error(x, &e);
+        return;
+    }
+    ts_buffer b;
+    ts_buffer_init(&b, TEXT_BYTES);
+    const char *comma = "";
+    ts_code rc = ts_buffer_printf(&b, "[");
+    for (int i = 0; i < ts_sampler_count() && !rc; i++) {
+        const ts_sampler *one = ts_sampler_at(i);
+        if (!anyone_takes(s, one)) continue;
+        rc = ts_buffer_printf(&b, "%s{\"name\": \"%s\", \"aliases\": [\"%s\"", comma, one->label, one->name);
+        for (int k = 0; one->aliases[k] && !rc; k++) rc = ts_buffer_printf(&b, ", \"%s\"", one->aliases[k]);
+        if (!rc)
+            rc = ts_buffer_printf(&b, "], \"options\": {%s}}", one->evaluations > 1 ? "\"second_order\": \"True\"" : "");
+        comma = ", ";
+    }
+    if (!rc) rc = ts_buffer_printf(&b, "]\n");
+    ts_reply_buffer(x, rc, "application/json", &b);
+}
+
+void ts_sdapi_schedulers_handle(void *server, ts_exchange *x) {
+    (void)server;
+    ts_buffer b;
+    ts_buffer_init(&b, TEXT_BYTES);
+    ts_code rc = ts_buffer_printf(&b, "[");
+    for (int i = 0; i < TS_SCHEDULER_NAMED && !rc; i++)
+        rc = ts_buffer_printf(&b,
+                              "%s{\"name\": \"%s\", \"label\": \"%s\", \"aliases\": null, \"default_rho\": %d, "
+                              "\"need_inner_model\": false}",
+                              i ? ", " : "", ts_scheduler_name((ts_scheduler)i), ts_scheduler_label((ts_scheduler)i),
+                              i == TS_SCHEDULER_KARRAS ? 7 : -1);
+    if (!rc) rc = ts_buffer_printf(&b, "]\n");
     ts_reply_buffer(x, rc, "application/json", &b);
 }
 

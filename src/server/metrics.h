@@ -7,7 +7,7 @@
 #include "base/buffer.h"
 #include "sched/sched.h"
 
-#define TS_METRIC_ROUTES   16 /* the last one: no route */
+#define TS_METRIC_ROUTES   32 /* the last one: no route */
 #define TS_METRIC_STATUSES 24
 
 /* Loop thread. Zero is a good start. */

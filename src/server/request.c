@@ -330,8 +330,7 @@ static const field table[] = {
     {"crop", .type = CUSTOM, .read = read_crop},
     {"target_size", CUSTOM_AS(read_size, sizes.target_width)},
     {"sampler", TEXT, 1, 64, TO(sampler)},
-    {"scheduler",
-     CHOICES(scheduler, "default|karras|exponential|leading|trailing|linspace|sgm_uniform|align_your_steps")},
+    {"scheduler", TEXT, 1, 64, TO(scheduler)},
     {"sigmas", CUSTOM_AS(read_levels, sigmas)},
     {"timesteps", CUSTOM_AS(read_levels, timesteps)},
     {"rng", CHOICES(rng, "torch-cpu|torch-cuda")},
@@ -468,8 +467,12 @@ static ts_code find_sampler(const fields *f, const ts_model_info *model, ts_shap
     const char *name = f->sampler ? f->sampler : model->default_sampler;
     shape->sampler =
         f->sampler || !f->context->setup->sampler ? ts_sampler_find(name) : f->context->setup->sampler;
-    if (!shape->sampler) return ts_fail_param(e, TS_EINVAL, "sampler", "there is no sampler %.64s", name);
-    if (f->scheduler) shape->scheduler = (ts_scheduler)ts_scheduler_find(f->scheduler);
+    if (!shape->sampler) return ts_fail_param(e, TS_EINVAL, "sampler", "there is no sampler %.64s; GET /v1/models lists them", name);
+    const int scheduler = f->scheduler ? ts_scheduler_find(f->scheduler) : TS_SCHEDULER_DEFAULT;
+    if (scheduler < 0)
+        return ts_fail_param(e, TS_EINVAL, "scheduler", "there is no scheduler %.64s; GET /v1/models lists them",
+                             f->scheduler);
+    shape->scheduler = (ts_scheduler)scheduler;
     ts_code rc = take_list(f, shape, e);
     return rc ? rc : ts_sampler_takes(shape->sampler, shape->scheduler, e);
 }

@@ -7,6 +7,8 @@ const ts_route ts_routes[] = {
     {"GET", "/v1/models", ts_models_handle, TS_BODY_NONE},
     {"GET", "/v1/models/{id}", ts_model_handle, TS_BODY_NONE},
     {"GET", "/v1/loras", ts_loras_handle, TS_BODY_NONE},
+    {"GET", "/sdapi/v1/samplers", ts_sdapi_samplers_handle, TS_BODY_NONE},
+    {"GET", "/sdapi/v1/schedulers", ts_sdapi_schedulers_handle, TS_BODY_NONE},
     {"GET", "/health", ts_health_handle, TS_BODY_NONE},
     {"GET", "/metrics", ts_metrics_handle, TS_BODY_NONE},
     {"GET", "/openapi.yaml", ts_openapi_handle, TS_BODY_NONE},

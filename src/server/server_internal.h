@@ -69,6 +69,8 @@ void ts_images_on_event(void *server, const ts_event *event); /* any thread */
 
 /* info.c */
 void ts_models_handle(void *server, ts_exchange *x);
+void ts_sdapi_samplers_handle(void *server, ts_exchange *x);
+void ts_sdapi_schedulers_handle(void *server, ts_exchange *x);
 void ts_model_handle(void *server, ts_exchange *x);
 void ts_loras_handle(void *server, ts_exchange *x);
 void ts_health_handle(void *server, ts_exchange *x);

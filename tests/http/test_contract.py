@@ -83,6 +83,14 @@ def test_models_are_as_described(server):
         assert one.status == 200 and one.json() == model
 
 
+def test_samplers_and_schedulers_are_as_described(server):
+    for path, schema in (("samplers", "SdapiSampler"), ("schedulers", "SdapiScheduler")):
+        listed = server.get("/sdapi/v1/" + path).json()
+        assert len(listed) > 5
+        for one in listed:
+            contract.check(schema, one)
+
+
 def test_health_is_as_described(server):
     contract.check("Health", server.get("/health").json())
 

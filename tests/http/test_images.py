@@ -182,9 +182,25 @@ def test_without_guidance_the_negative_prompt_means_nothing_and_with_it_somethin
 def test_every_sampler_that_a_model_lists_can_be_chosen(server):
     samplers = server.get("/v1/models").json()["data"][0]["tessera"]["samplers"]
     assert {"ddim", "euler", "euler_a", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "lcm"} <= set(samplers)
+    assert "flow_euler" not in samplers  # the model predicts noise
     for sampler in samplers:
-        if sampler != "flow_euler":  # not for a model that predicts noise
-            assert server.pictures(sampler=sampler, steps=3)["tessera"]["sampler"] == sampler
+        assert server.pictures(sampler=sampler, steps=3)["tessera"]["sampler"] == sampler
+    listed = server.get("/sdapi/v1/samplers").json()
+    assert [s["aliases"][0] for s in listed] == samplers
+    for name in (listed[3]["name"], *listed[3]["aliases"]):
+        assert server.pictures(sampler=name, steps=1)["tessera"]["sampler"] == samplers[3]
+
+
+def test_every_scheduler_that_a_model_lists_can_be_chosen(server):
+    schedulers = server.get("/v1/models").json()["data"][0]["tessera"]["schedulers"]
+    properties = contract.DOCUMENT["components"]["schemas"]["ImageRequest"]["properties"]
+    assert schedulers + [None] == properties["scheduler"]["enum"]
+    listed = server.get("/sdapi/v1/schedulers").json()
+    assert [s["name"] for s in listed] == schedulers
+    for scheduler in listed:
+        for name in (scheduler["name"], scheduler["label"]):
+            body = server.pictures(sampler="euler", scheduler=name, steps=3)
+            assert body["tessera"]["scheduler"] == scheduler["name"]
 
 
 def test_a_scheduler_and_a_generator_make_another_picture(server):

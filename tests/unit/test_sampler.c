@@ -450,6 +450,44 @@ static void asking_for_a_scheduler_is_as_if_the_file_had_it(void **state) {
     assert_int_equal(ts_scheduler_find("default"), TS_SCHEDULER_DEFAULT);
 }
 
+static char *read_source(const char *path) {
+    const char *root = getenv("TS_SOURCE");
+    char *full = ts_format("%s/%s", root ? root : ".", path), *text = NULL;
+    size_t size;
+    ts_error e = {0};
+    must(ts_read_file(full, 1u << 20, &text, &size, &e), &e);
+    free(full);
+    return text;
+}
+
+/* docs/samplers.md has a row for each, which says what the table says, and no other rows. */
+static void the_page_about_samplers_lists_what_there_is(void **state) {
+    (void)state;
+    char *page = read_source("docs/samplers.md");
+    int rows = 0, missing = 0;
+    for (const char *at = page; (at = strstr(at, "\n| `")); at++) rows++;
+    for (int i = 0; i < ts_sampler_count(); i++) {
+        const ts_sampler *s = ts_sampler_at(i);
+        char row[512], *to = row, *end = row + sizeof row;
+        to += snprintf(to, (size_t)(end - to), "\n| `%s` | %s | ", s->name, s->label);
+        for (int k = 0; s->aliases[k]; k++)
+            to += snprintf(to, (size_t)(end - to), "%s%s", k ? ", " : "", s->aliases[k]);
+        snprintf(to, (size_t)(end - to), " | %d | %s | %s | %s |\n", s->evaluations, s->by_spacing ? "yes" : "",
+                 s->by_sigmas ? "yes" : "", s->by_timesteps ? "yes" : "");
+        if (!strstr(page, row)) print_message("not there: %s", row), missing++;
+    }
+    static const char *const places[] = {"", "spacing", "sigmas", "timesteps"};
+    for (int i = 0; i < TS_SCHEDULER_NAMED; i++) {
+        char row[128];
+        snprintf(row, sizeof row, "\n| `%s` | %s | %s | ", ts_scheduler_name((ts_scheduler)i),
+                 ts_scheduler_label((ts_scheduler)i), places[ts_scheduler_places((ts_scheduler)i)]);
+        if (!strstr(page, row)) print_message("not there: %s", row), missing++;
+    }
+    assert_int_equal(missing, 0);
+    assert_int_equal(rows, ts_sampler_count() + TS_SCHEDULER_NAMED);
+    free(page);
+}
+
 static void an_unknown_value_is_named_and_an_unknown_key_ignored(void **state) {
     (void)state;
     static const struct {
@@ -562,6 +600,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(samplers_are_found_by_the_names_of_other_front_ends),
         cmocka_unit_test(a_plan_has_rows_for_1_to_1000_steps_or_says_why_not),
         cmocka_unit_test(asking_for_a_scheduler_is_as_if_the_file_had_it),
+        cmocka_unit_test(the_page_about_samplers_lists_what_there_is),
         cmocka_unit_test(an_unknown_value_is_named_and_an_unknown_key_ignored),
         cmocka_unit_test(what_python_writes_for_infinity_is_read),
         cmocka_unit_test(a_row_saves_draws_and_shifts_as_its_header_says),
