@@ -216,6 +216,7 @@ static ts_code fill_job(session *s, const ts_group *group, ts_error *e) {
     for (int k = 0; k < o->batch; k++)
         s->pictures[k] = (ts_picture){.params = {.prompt = o->prompt,
                                                  .negative = o->negative,
+                                                 .emphasis = o->emphasis,
                                                  .truncate = o->truncate,
                                                  .seed = o->seed + (uint64_t)k,
                                                  .rng = (ts_rng_kind)o->rng,

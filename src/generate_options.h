@@ -18,7 +18,7 @@ typedef struct ts_generate_options {
     ts_interval guidance_interval;
     ts_size_condition sizes;
     ts_parallel parallel;
-    bool truncate, json, profile;
+    bool emphasis, truncate, json, profile;
 } ts_generate_options;
 
 /* Strings point into argv. Complains on stderr. Returns the exit status, or -1 to go on. */

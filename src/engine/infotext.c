@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 #include "base/buffer.h"
 
 /* What else changes the steps. AUTOMATIC1111 calls PyTorch's generator of a GPU NV. */
@@ -22,6 +23,25 @@ static ts_code sampling(ts_buffer *b, const ts_shape *s, const ts_picture_params
 static ts_code loras(ts_buffer *b, const ts_lora_ref *list, int n) {
     ts_code rc = TS_OK;
     for (int i = 0; i < n && !rc; i++) rc = ts_buffer_printf(b, " <lora:%s:%g>", list[i].name, list[i].scale);
+    return rc;
+}
+
+/* How the prompts were read. */
+static ts_code texts(ts_buffer *b, const ts_picture_params *p) {
+    const ts_size_condition *c = &p->sizes;
+    const bool brackets = strpbrk(p->prompt, "([") || (p->negative && strpbrk(p->negative, "(["));
+    ts_code rc = TS_OK;
+    /* Those tools take brackets for emphasis unless they are told. */
+    if (brackets) rc = ts_buffer_printf(b, ", Emphasis: %s", p->emphasis ? "Original" : "None");
+    if (!rc && p->truncate) rc = ts_buffer_printf(b, ", Long prompt: truncate");
+    /* Counted as they count: 1 is the last layer. */
+    if (!rc && p->clip_skip) rc = ts_buffer_printf(b, ", Clip skip: %d", p->clip_skip + 1);
+    if (!rc && c->original_width)
+        rc = ts_buffer_printf(b, ", Original size: %dx%d", c->original_width, c->original_height);
+    if (!rc && (c->crop_left || c->crop_top))
+        rc = ts_buffer_printf(b, ", Crop left: %d, Crop top: %d", c->crop_left, c->crop_top);
+    if (!rc && c->target_width)
+        rc = ts_buffer_printf(b, ", Target size: %dx%d", c->target_width, c->target_height);
     return rc;
 }
 
@@ -48,16 +68,7 @@ ts_code ts_infotext(const ts_model *model, const ts_job *job, const ts_picture *
         rc = ts_buffer_printf(&b, ", Precision: %s, Parallel mode: %s, Devices: %d, Patches: %d",
                               ts_dtype_name(s->dtype), ts_mode_name(l->mode), job->stats.ranks,
                               job->stats.patches);
-    if (!rc && p->params.truncate) rc = ts_buffer_printf(&b, ", Long prompt: truncate");
-    /* Counted as those tools count: 1 is the last layer. */
-    if (!rc && p->params.clip_skip) rc = ts_buffer_printf(&b, ", Clip skip: %d", p->params.clip_skip + 1);
-    const ts_size_condition *c = &p->params.sizes;
-    if (!rc && c->original_width)
-        rc = ts_buffer_printf(&b, ", Original size: %dx%d", c->original_width, c->original_height);
-    if (!rc && (c->crop_left || c->crop_top))
-        rc = ts_buffer_printf(&b, ", Crop left: %d, Crop top: %d", c->crop_left, c->crop_top);
-    if (!rc && c->target_width)
-        rc = ts_buffer_printf(&b, ", Target size: %dx%d", c->target_width, c->target_height);
+    if (!rc) rc = texts(&b, &p->params);
     /* What the mode makes of them; the others' pictures do not depend on these. */
     bool displaced = l->mode == TS_MODE_PCPP || l->mode == TS_MODE_DISTRIFUSION;
     if (!rc && displaced && l->mode == TS_MODE_PCPP)

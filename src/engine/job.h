@@ -147,6 +147,7 @@ typedef struct ts_size_condition {
 typedef struct ts_picture_params {
     const char *prompt;   /* UTF-8, terminated */
     const char *negative; /* NULL: absent, which XL does not treat as "" */
+    bool emphasis; /* brackets in the prompts are weights (engine/emphasis.h) */
     bool truncate; /* what does not fit into one chunk of text is left out, as in diffusers */
     uint64_t seed;
     ts_rng_kind rng; /* of the starting noise and of what the sampler draws; 0: PyTorch's on the CPU */

@@ -1,7 +1,9 @@
 /* A prompt cut into chunks: what a text encoder is given, one after another, where the words are more than fit.
  *
  * A chunk is the encoder's positions: begin, up to positions - 2 tokens, end, padding. As in AUTOMATIC1111 a chunk that
- * is full ends after its last comma where that is no more than 20 tokens back, so that what belongs together stays so. */
+ * is full ends after its last comma where that is no more than 20 tokens back, so that what belongs together stays so. With
+ * emphasis a BREAK ends a chunk too, and each run of equal weight is tokenized by itself. Where the prompt is to be
+ * truncated there is one chunk: filled to its last place, and not ended by BREAK. */
 #ifndef TS_ENGINE_PROMPT_H
 #define TS_ENGINE_PROMPT_H
 
@@ -11,7 +13,8 @@
 typedef struct ts_prompt {
     int chunks, positions;
     int tokens;   /* begin and end of every chunk included, padding not */
-    int32_t *ids; /* [chunks][positions] */
+    int32_t *ids;   /* [chunks][positions] */
+    float *weights; /* likewise: with emphasis, what the encoder's output is multiplied by; else NULL */
 } ts_prompt;
 
 /* Reads the prompt, or the negative one, as params say, into `chunks` chunks, the last of them empty where it has fewer;

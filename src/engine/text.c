@@ -1,6 +1,7 @@
 #include "engine/text.h"
 
 #include <limits.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/alloc.h"
@@ -74,7 +75,8 @@ typedef struct encoding {
     int encoder;
     ts_clip_reading reading;
     ts_dtype dtype;
-    const int32_t *ids; /* of one chunk */
+    const int32_t *ids;   /* of one chunk */
+    const float *weights; /* of its tokens; NULL: no emphasis */
     float *text; /* the encoder's columns of each row */
     float *pooled;
     ts_code code;
@@ -174,6 +176,33 @@ static void copy_columns(const encoding *c, const float *from) {
                (size_t)config->hidden * sizeof *from);
 }
 
+static double mean_of(const encoding *c) {
+    const ts_clip_config *config = &c->model->text[c->encoder].config;
+    const int stride = ts_model_text_width(c->model);
+    double sum = 0;
+    for (int i = 0; i < config->positions; i++)
+        for (int k = 0; k < config->hidden; k++) sum += (double)c->text[(size_t)i * (size_t)stride + (size_t)k];
+    return sum / ((double)config->positions * config->hidden);
+}
+
+static void scale_row(const encoding *c, int row, float factor) {
+    float *at = c->text + (size_t)row * (size_t)ts_model_text_width(c->model);
+    for (int k = 0; k < c->model->text[c->encoder].config.hidden; k++) at[k] *= factor;
+}
+
+/* Each token's text is multiplied by its weight, and then the mean of the chunk brought back to what it was: what
+ * AUTOMATIC1111 calls the original emphasis. */
+static void emphasise(const encoding *c) {
+    const int positions = c->model->text[c->encoder].config.positions;
+    bool any = false;
+    for (int i = 0; c->weights && i < positions; i++) any = any || c->weights[i] != 1;
+    if (!any) return;
+    const double mean = mean_of(c);
+    for (int i = 0; i < positions; i++) scale_row(c, i, c->weights[i]);
+    const float back = (float)(mean / mean_of(c));
+    for (int i = 0; i < positions && isfinite(back); i++) scale_row(c, i, back);
+}
+
 static void encode(void *arg, ts_rank *rank) {
     encoding *c = arg;
     const ts_model *m = c->model;
@@ -189,6 +218,7 @@ static void encode(void *arg, ts_rank *rank) {
     const char *from = ts_program_tensor(p, "text", NULL);
     for (int i = 0; i < positions; i++, from += (size_t)width * ts_dtype_size(c->dtype))
         ts_convert(c->dtype, from, TS_F32, c->text + (size_t)i * (size_t)stride, (size_t)width);
+    emphasise(c);
     if (!c->pooled) goto done;
     hidden = ts_array0(float, (size_t)width);
     if (!hidden) {
@@ -225,12 +255,15 @@ static ts_code encode_chunks(encoding *c, const ts_prompt *p) {
     const size_t rows = (size_t)p->positions * (size_t)ts_model_text_width(c->model);
     for (int i = 0; i < p->chunks; i++, c->text += rows) {
         const int32_t *ids = p->ids + i * p->positions;
-        if (c->ids && !memcmp(ids, c->ids, (size_t)p->positions * sizeof *ids)) {
+        const float *weights = p->weights ? p->weights + i * p->positions : NULL;
+        if (c->ids && !memcmp(ids, c->ids, (size_t)p->positions * sizeof *ids) &&
+            (!weights || !memcmp(weights, c->weights, (size_t)p->positions * sizeof *weights))) {
             /* The empty chunks at the end of the shorter prompt, mostly. */
             copy_columns(c, c->text - rows);
             continue;
         }
         c->ids = ids;
+        c->weights = weights;
         ts_group_each(c->group, 1, encode, c);
         if (c->code) return c->code;
         c->pooled = NULL;

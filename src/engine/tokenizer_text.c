@@ -199,6 +199,20 @@ ts_code ts_text_normalise(const char *text, size_t size, ts_buffer *out) {
     return rc;
 }
 
+bool ts_text_word_at(const char *text, size_t size, size_t at) {
+    int32_t c;
+    if (at >= size || next_code(text, size, at, &c) <= 0) return false;
+    const kind k = kind_of(c);
+    return c == '_' || k == LETTER || k == NUMBER;
+}
+
+bool ts_text_word_before(const char *text, size_t at) {
+    if (!at) return false;
+    size_t from = at - 1;
+    while (from && (text[from] & 0xc0) == 0x80) from--;
+    return ts_text_word_at(text, at, from);
+}
+
 static size_t starts_with(const char *text, size_t size, size_t at, const char *word) {
     size_t n = strlen(word);
     return n <= size - at && memcmp(text + at, word, n) == 0 ? n : 0;

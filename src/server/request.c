@@ -27,7 +27,7 @@ typedef struct fields {
     double guidance, guidance_rescale, strength;
     ts_interval guidance_interval;
     ts_level_list sigmas, timesteps;
-    bool stream, progress, has_seed;
+    bool emphasis, stream, progress, has_seed;
     uint64_t seed;
     ts_size_condition sizes;
     const char *mode, *group_norm, *cfg_split;
@@ -313,6 +313,7 @@ static ts_code read_parallel(const field *f, const char *param, const cJSON *v, 
 static const field table[] = {
     {"prompt", CUSTOM_AS(read_prompt, prompt)},
     {"negative_prompt", CUSTOM_AS(read_prompt, negative)},
+    {"emphasis", BOOL, .offset = TO(emphasis)},
     {"long_prompt", CHOICES(long_prompt, "chunk|truncate")},
     {"model", TEXT, 1, MODEL_BYTES, TO(model)},
     {"n", CUSTOM_AS(read_limited, n)},
@@ -552,6 +553,7 @@ static ts_code make(const fields *f, ts_images_request *ret, ts_error *e) {
     }
     r->params.clip_skip = (int)f->clip_skip;
     r->params.sizes = f->sizes;
+    r->params.emphasis = f->emphasis;
     r->params.truncate = f->long_prompt && !strcmp(f->long_prompt, "truncate");
     const ts_model *m = f->context->models[r->model];
     rc = ts_model_check_params(m, &r->params, e);

@@ -42,6 +42,8 @@ put("tokenizer", "files", "f" + "\0".join([json.dumps(vocabulary), merges, json.
                                            "ab aab <new>\0\u00c9\u4e00 it's 12"]))
 put("tokenizer", "json", "j" + "\0".join([json.dumps(whole), "", "", "", "ab <|endoftext|> B!"]))
 
+put("emphasis", "all", r"a (b:1.3) [c] ((d):-.5) \(e\] BREAK f:g) (h")
+
 for name, letter, path in (("unet_sd1", "u", "pipeline_sd1/unet"), ("unet_xl", "u", "pipeline_xl/unet"),
                            ("vae", "v", "pipeline_xl/vae"), ("clip", "c", "pipeline_sd1/text_encoder"),
                            ("clip_2", "p", "pipeline_xl/text_encoder_2")):

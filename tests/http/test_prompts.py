@@ -110,3 +110,34 @@ def test_the_operator_says_how_long_a_prompt_may_be(start):
     check_error(daemon.post({"prompt": "a " * 151}), 400, "prompt")
     check_error(daemon.post({"prompt": "a", "negative_prompt": "a " * 151}), 400, "negative_prompt")
     assert daemon.post({"prompt": "a " * 151, "long_prompt": "truncate"}).status == 200
+
+
+# ---- emphasis ----
+
+
+def test_emphasis_is_what_one_asks_for(server):
+    plain, said = made(server, prompt="a (lake:1.4) at dusk")
+    assert said["Emphasis"] == "None"
+    strong, said = made(server, prompt="a (lake:1.4) at dusk", emphasis=True)
+    assert said["Emphasis"] == "Original"
+    weak = made(server, prompt="a [lake] at dusk", emphasis=True)[0]
+    bare, said = made(server, prompt="a lake at dusk")
+    assert "Emphasis" not in said
+    assert len({plain.pixels, strong.pixels, weak.pixels, bare.pixels}) == 4
+    for prompt in ("a lake at dusk", "a (lake:1.0) at dusk", "a (lake at dusk:1)"):
+        assert made(server, prompt=prompt, emphasis=True)[0].pixels == bare.pixels
+    assert made(server, prompt="(a \\(lake\\) at dusk:1)", emphasis=True)[0].pixels == \
+        made(server, prompt="a (lake) at dusk")[0].pixels
+
+
+def test_emphasis_in_the_negative_prompt(server):
+    def negative(text, **fields):
+        return made(server, negative_prompt=text, **fields)[0].pixels
+    assert len({negative("trees"), negative("(trees)"), negative("(trees)", emphasis=True)}) == 3
+
+
+def test_break_begins_another_chunk(server):
+    def tokens(**fields):
+        return server.pictures(emphasis=True, **fields)["usage"]["input_tokens"]
+    assert tokens(prompt="a b") == 4 and tokens(prompt="a BREAK b") == 6
+    assert tokens(prompt="a BREAK b", long_prompt="truncate") == 4

@@ -1,6 +1,7 @@
 /* What a prompt and what is said of it become, against what diffusers' pipelines hand to their U-Nets. */
 #include "pictures.h"
 
+#include "engine/emphasis.h"
 #include "engine/prompt.h"
 #include "engine/text.h"
 
@@ -17,6 +18,7 @@ static const char *text_or_null(const cJSON *object, const char *key) {
 static ts_picture_params params_of(const cJSON *c) {
     return (ts_picture_params){.prompt = json_text(c, "prompt"),
                                .negative = text_or_null(c, "negative"),
+                               .emphasis = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(c, "emphasis")),
                                .truncate = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(c, "truncate")),
                                .clip_skip = (int)json_value(c, "clip_skip")};
 }
@@ -82,7 +84,8 @@ static void prompts_are_cut_as_automatic1111_does(void **state) {
     cJSON_ArrayForEach(entry, cJSON_GetObjectItemCaseSensitive(json, "splits")) {
         if (strcmp(json_text(entry, "tokenizer"), folder) != 0) continue;
         const cJSON *chunks = cJSON_GetObjectItemCaseSensitive(entry, "chunks");
-        const ts_picture_params params = {.prompt = json_text(entry, "prompt")};
+        const bool emphasis = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(entry, "emphasis"));
+        const ts_picture_params params = {.prompt = json_text(entry, "prompt"), .emphasis = emphasis};
         ts_prompt p;
         must(ts_prompt_read(t, 77, &params, false, 0, &p, &e), &e);
         if (p.chunks != cJSON_GetArraySize(chunks)) fail_msg("%.60s: %d chunks", params.prompt, p.chunks);
@@ -95,10 +98,21 @@ static void prompts_are_cut_as_automatic1111_does(void **state) {
             tokens += n + 1;
             want[n++] = ts_tokenizer_end(t);
             while (n < 77) want[n++] = ts_tokenizer_pad(t);
-            assert_memory_equal(p.ids + i * 77, want, sizeof want);
+            if (memcmp(p.ids + i * 77, want, sizeof want) != 0) fail_msg("%.60s: the ids of chunk %d", params.prompt, i);
+            const cJSON *weights = cJSON_GetArrayItem(cJSON_GetObjectItemCaseSensitive(entry, "weights"), i);
+            for (int k = 0; k < 77 && emphasis; k++) {
+                const cJSON *weight = k ? cJSON_GetArrayItem(weights, k - 1) : NULL;
+                if (p.weights[i * 77 + k] != (weight ? (float)weight->valuedouble : 1))
+                    fail_msg("%.60s: chunk %d, weight %d is %g", params.prompt, i, k, (double)p.weights[i * 77 + k]);
+            }
+            if (!emphasis) assert_null(p.weights);
         }
         assert_int_equal(p.tokens, tokens);
         if (p.chunks > most) most = p.chunks;
+        if (emphasis) {
+            ts_prompt_free(&p);
+            continue;
+        }
         /* What fits is what it is without chunks. */
         int32_t whole[77];
         must(ts_tokenizer_encode(t, params.prompt, strlen(params.prompt), 77, whole, NULL, NULL, &e), &e);
@@ -116,6 +130,42 @@ static void prompts_are_cut_as_automatic1111_does(void **state) {
     cJSON_Delete(json);
     free(path);
     free(where);
+}
+
+static void emphasis_beyond_measure_is_refused(void **state) {
+    (void)state;
+    char deep[4 * TS_EMPHASIS_DEPTH];
+    static const char *const bad[] = {"a (b:1000.5)", "((a:100):11)", "(a:-2000)", "\xff", "(\xe4\xb8"};
+    ts_emphasis m;
+    ts_error e = {0};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_int_equal(ts_emphasis_parse(bad[i], strlen(bad[i]), &m, &e), TS_EINVAL);
+    memset(deep, '[', sizeof deep);
+    must(ts_emphasis_parse(deep, TS_EMPHASIS_DEPTH, &m, &e), &e);
+    assert_int_equal(m.count, 0);
+    ts_emphasis_free(&m);
+    assert_int_equal(ts_emphasis_parse(deep, TS_EMPHASIS_DEPTH + 1, &m, &e), TS_EINVAL);
+    /* As many as one likes, one after another and of both kinds. */
+    for (size_t i = 0; i < sizeof deep; i++) deep[i] = "([a])"[i % 5];
+    must(ts_emphasis_parse(deep, sizeof deep - 1, &m, &e), &e);
+    ts_emphasis_free(&m);
+    const char *const forms[] = {"a\0(b)", "(a:99999999999999999999999999999999999999999999)", "(a:"};
+    const size_t sizes[] = {5, 48, 3};
+    const int counts[] = {2, 1, 1};
+    for (int i = 0; i < 3; i++) {
+        must(ts_emphasis_parse(forms[i], sizes[i], &m, &e), &e);
+        assert_int_equal(m.count, counts[i]);
+        ts_emphasis_free(&m);
+    }
+    const ts_picture_params params = {.prompt = "", .negative = "(a:5000)", .emphasis = true};
+    char *path = fixture_path("tokenizer/files");
+    ts_tokenizer *t = NULL;
+    ts_prompt p;
+    must(ts_tokenizer_open(path, &t, &e), &e);
+    assert_int_equal(ts_prompt_read(t, 77, &params, true, 0, &p, &e), TS_EINVAL);
+    assert_string_equal(e.param, "negative_prompt");
+    ts_tokenizer_free(t);
+    free(path);
 }
 
 static void a_prompt_of_too_many_chunks_is_refused(void **state) {
@@ -339,6 +389,7 @@ int main(int argc, char **argv) {
     for (int i = 0; i < 2; i++)
         test_add(&tests, prompts_are_cut_as_automatic1111_does, folders[i], 0,
                  "prompts are cut as AUTOMATIC1111 does, tokenizer %s", folders[i]);
+    test_add(&tests, emphasis_beyond_measure_is_refused, NULL, 0, "emphasis beyond measure is refused");
     test_add(&tests, a_prompt_of_too_many_chunks_is_refused, NULL, 0, "a prompt of too many chunks is refused");
     test_add(&tests, sizes_are_for_xl, NULL, 0, "sizes are for XL");
     test_add(&tests, layers_that_nobody_reads_do_not_run, NULL, 0, "layers that nobody reads do not run");

@@ -63,13 +63,15 @@ def number(text):
 def split(tokenizer, runs):
     """[[(id, weight), ..], ..], at most 75 a chunk, without begin, end and padding."""
     comma = tokenizer.get_vocab().get(",</w>")
-    chunks, here = [], []
+    chunks, here, breaks = [], [], 0
     for run in runs:
         if run is BREAK:
-            chunks.append(here)
-            here = []
+            breaks += 1
             continue
         for i in tokenizer(run[0], add_special_tokens=False)["input_ids"] if run[0] else []:
+            while breaks:  # a BREAK that nothing follows ends nothing
+                chunks.append(here)
+                here, breaks = [], breaks - 1
             if len(here) == CHUNK:
                 commas = [k for k, (token, _) in enumerate(here) if token == comma]
                 cut = CHUNK
@@ -78,9 +80,7 @@ def split(tokenizer, runs):
                 chunks.append(here[:cut])
                 here = here[cut:]
             here.append((i, run[1]))
-    if here or not chunks:
-        chunks.append(here)
-    return chunks
+    return chunks + [here]
 
 
 def frame(tokenizer, chunk, weights=False):
