@@ -224,16 +224,27 @@ static void fill_told(const ts_patch *p, const ts_sampler_row *row, int k, float
     }
 }
 
-static void fill_inputs(ts_patch *p, const ts_sampler_row *row) {
+/* The row of each picture of the leg in evaluation i. */
+typedef struct picture_rows {
+    const ts_sampler_row *of[TS_MAX_BATCH];
+} picture_rows;
+
+static void fill_inputs(ts_patch *p, const picture_rows *rows) {
     ts_view v;
     const ts_run *run = p->run;
     float *sample = ts_program_tensor(p->program, "sample", &v);
     float *t = ts_program_tensor(p->program, "timestep", NULL);
     const size_t all = v.pitch * (size_t)run->count;
-    for (size_t i = 0; !run->told && i < all; i++) sample[i] = row->c_in * p->x[i];
-    for (int k = 0; run->told && k < run->count; k++) fill_told(p, row, k, sample + (size_t)k * v.pitch);
+    for (int k = 0; k < run->count; k++) {
+        float *to = sample + (size_t)k * v.pitch;
+        const float *x = p->x + (size_t)k * p->elements;
+        if (run->told)
+            fill_told(p, rows->of[k], k, to);
+        else
+            for (size_t i = 0; i < p->elements; i++) to[i] = rows->of[k]->c_in * x[i];
+    }
     if (v.b > run->count) memcpy(sample + all, sample, all * sizeof *sample);
-    for (int i = 0; i < v.b; i++) t[i] = (float)row->timestep;
+    for (int i = 0; i < v.b; i++) t[i] = (float)rows->of[i % run->count]->timestep;
 }
 
 /* Sends to peer `to` of the link what this rank, `me` there, has. */
@@ -250,6 +261,11 @@ static ts_code receive(ts_patch *p, ts_link *l, int me, int from, unsigned numbe
     *ret = l->inbox + l->exchange.from[from].offset[number & 1];
     return rc;
 }
+
+/* Twice in an evaluation the patches may add something up: the first is posted as number FIRST_SUM(evaluation), which
+ * the transport takes for an evaluation of its own. */
+#define FIRST_SUM(number)  (2 * (number))
+#define SECOND_SUM(number) (2 * (number) + 1)
 
 /* Adds up, for each picture of the leg, what each patch has of it. Always in the order of the patches: all ranks
  * get the same, whichever branch they are of. Naive patches keep their own. */
@@ -298,7 +314,7 @@ static ts_code rescale(ts_patch *p, unsigned number, const float *cond) {
         wanted = true;
     }
     if (!wanted) return TS_OK;
-    ts_code rc = add_up(p, number, &sums);
+    ts_code rc = add_up(p, SECOND_SUM(number), &sums);
     if (rc) return rc;
     const size_t n = run->unet->key.naive ? p->elements : ts_run_elements(run);
     for (int k = 0; k < run->count; k++) {
@@ -387,6 +403,38 @@ static void trace(const ts_patch *p, int i) {
         memcpy(t->latents + own_rows(p, i, run->channels), p->x, p->elements * sizeof *p->x);
 }
 
+/* Each picture's row of evaluation i, by the variance of its x where the sampler wants that. */
+static ts_code choose_rows(ts_patch *p, int i, picture_rows *ret) {
+    const ts_run *run = p->run;
+    ts_sums sums = {0};
+    for (int k = 0; k < run->count; k++) ret->of[k] = &run->plan->row[i];
+    if (!run->plan->row[i].count) return TS_OK;
+    for (int k = 0; k < run->count; k++) {
+        const float *x = p->x + (size_t)k * p->elements;
+        for (size_t j = 0; j < p->elements; j++) {
+            sums.of[k][0] += (double)x[j];
+            sums.of[k][1] += (double)x[j] * (double)x[j];
+        }
+    }
+    ts_code rc = add_up(p, FIRST_SUM((unsigned)i + 1), &sums);
+    const double n = (double)(run->unet->key.naive ? p->elements : ts_run_elements(run));
+    for (int k = 0; k < run->count && !rc; k++) {
+        const double *s = sums.of[k];
+        ret->of[k] = ts_sampler_choose(run->plan, i, (s[1] - s[0] * (s[0] / n)) / (n - 1));
+    }
+    return rc;
+}
+
+static void apply_rows(ts_patch *p, const picture_rows *rows) {
+    for (int k = 0; k < p->run->count; k++) {
+        const size_t at = (size_t)k * p->elements;
+        float *hist[TS_SAMPLER_HISTORY];
+        for (int h = 0; h < TS_SAMPLER_HISTORY; h++) hist[h] = p->hist[h] ? p->hist[h] + at : NULL;
+        ts_sampler_apply(rows->of[k], p->x + at, p->out + at, hist, p->saved ? p->saved + at : NULL,
+                         p->noise ? p->noise + at : NULL, p->elements);
+    }
+}
+
 static ts_code evaluate(ts_patch *p, int i) {
     ts_run *run = p->run;
     const ts_sampler_row *row = &run->plan->row[i];
@@ -396,12 +444,15 @@ static ts_code evaluate(ts_patch *p, int i) {
     ev.next_displaced = i + 1 < run->plan->rows && i + 1 > run->warmup;
     ts_program_stats before, after;
     ts_program_get_stats(p->program, &before);
-    fill_inputs(p, row);
-    ts_code rc = ts_program_run(p->program, p->transport, p->index, ev, &run->error[p->rank]);
+    picture_rows rows;
+    ts_code rc = choose_rows(p, i, &rows);
+    if (rc) return rc;
+    fill_inputs(p, &rows);
+    rc = ts_program_run(p->program, p->transport, p->index, ev, &run->error[p->rank]);
     if (!rc) rc = collect(p, number);
     if (rc) return rc;
     if (row->x_from_noise != 0) draw_noise(p);
-    ts_sampler_apply(row, p->x, p->out, p->hist, p->saved, p->noise, p->elements * (size_t)run->count);
+    apply_rows(p, &rows);
     keep_unmasked(p, i);
     if (run->job->trace) trace(p, i);
     check_finite(p, i + 1);

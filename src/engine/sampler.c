@@ -188,6 +188,16 @@ static const ts_sampler samplers[] = {
      .evaluations = 1,
      .default_spacing = TS_SPACING_LINSPACE,
      .plan = ts_plan_ghvb},
+    {.name = "time_shift",
+     .by_spacing = true,
+     .by_timesteps = true,
+     .label = "TS-DDIM",
+     .aliases = {"ts_ddim"},
+     .order = 1,
+     .evaluations = 1,
+     .default_spacing = TS_SPACING_LEADING,
+     .shifts = true,
+     .plan = ts_plan_time_shift},
     {.name = "flow_euler",
      .label = "Flow Euler",
      .aliases = {"FlowMatchEulerDiscreteScheduler"},
@@ -259,8 +269,10 @@ static bool row_finite(const ts_sampler_row *r) {
 }
 
 static ts_code finish(ts_sampler_plan *plan, const ts_schedule_config *c, int steps, ts_error *e) {
-    for (int i = 0; i < plan->rows; i++) {
-        const ts_sampler_row *row = &plan->row[i];
+    int others = 0;
+    for (int i = 0; i < plan->rows; i++) others += plan->row[i].count;
+    for (int i = 0; i < plan->rows + others; i++) {
+        const ts_sampler_row *row = i < plan->rows ? &plan->row[i] : &plan->other[i - plan->rows];
         if (!row_finite(row) && c->rescale_betas_zero_snr && c->prediction_type == TS_PREDICT_EPSILON)
             return ts_fail_param(e, TS_EUNSUPPORTED, "prediction_type",
                                  "epsilon cannot be predicted from pure noise (rescale_betas_zero_snr)");
@@ -293,8 +305,9 @@ ts_code ts_sampler_plan_new(const ts_sampler *s, const ts_schedule_config *confi
         return ts_fail_param(e, TS_EUNSUPPORTED, "sampler", "%s is %sfor models that predict a flow",
                              s->label, flow ? "only " : "not ");
 
-    size_t rows = (size_t)steps * (size_t)s->evaluations + 1;
-    ts_sampler_plan *plan = calloc(1, sizeof *plan + rows * sizeof plan->row[0]);
+    const size_t rows = (size_t)steps * (size_t)s->evaluations + 1;
+    const size_t others = s->shifts ? (size_t)steps * (2 * ts_shift_reach(&c, steps) + 1) : 0;
+    ts_sampler_plan *plan = calloc(1, sizeof *plan + (rows + others) * sizeof plan->row[0]);
     float *alphas = ts_array0(float, (size_t)c.num_train_timesteps);
     ts_code rc = TS_OK;
     if (!plan || !alphas) {
@@ -302,6 +315,7 @@ ts_code ts_sampler_plan_new(const ts_sampler *s, const ts_schedule_config *confi
         goto done;
     }
     plan->begin = begin;
+    plan->other = plan->row + rows;
     ts_schedule_alphas(&c, alphas);
     rc = s->plan(&c, alphas, steps, plan, e);
     if (!rc && plan->rows < 1) rc = ts_bad_steps(e, steps); /* a clipped schedule may have none left */
@@ -313,6 +327,15 @@ done:
     free(alphas);
     free(plan);
     return rc;
+}
+
+const ts_sampler_row *ts_sampler_choose(const ts_sampler_plan *plan, int i, double variance) {
+    const ts_sampler_row *best = &plan->row[i];
+    for (int k = 0; k < plan->row[i].count; k++) {
+        const ts_sampler_row *other = &plan->other[plan->row[i].first + k];
+        if (!k || fabs(other->variance - variance) < fabs(best->variance - variance)) best = other;
+    }
+    return best;
 }
 
 void ts_sampler_apply(const ts_sampler_row *row, float *x, const float *out,

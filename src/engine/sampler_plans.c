@@ -1,29 +1,67 @@
-/* The plans of DDIM, Euler and the DPM-Solver++ multistep family. */
+/* The plans of DDIM, with and without time shift, Euler and the DPM-Solver++ multistep family. */
 #include <math.h>
 #include "engine/sampler_rows.h"
 
-/* DDIM, eta 0: x' = sqrt(a') x0 + sqrt(1 - a') eps. eps is never clipped, so it is taken from the output and
- * not from d. */
+/* DDIM, eta 0, from training timestep `at` to `to`, or to the end where that is negative: x' = sqrt(a') x0 +
+ * sqrt(1 - a') eps. eps is never clipped, so it is taken from the output and not from d. */
+static void ddim_row(const ts_schedule_config *c, const float *alphas, int at, int to, ts_sampler_row *row) {
+    double a = (double)alphas[at];
+    double a1 = to >= 0 ? (double)alphas[to] : c->set_alpha_to_one ? 1 : (double)alphas[0];
+    double signal = sqrt(a), noise = sqrt(1 - a);
+    row->timestep = at;
+    row->c_in = 1;
+    row->clip = (float)c->clip_sample_range;
+    ts_predict_x0(c->prediction_type, signal, noise, row);
+    row->x_from_d = (float)sqrt(a1);
+    ts_add_noise_prediction(c->prediction_type, signal, noise, sqrt(1 - a1), row);
+}
+
+/* The two timesteps of step i. TS_EINVAL where there is none. */
+static ts_code ddim_timesteps(const ts_schedule_config *c, int steps, int i, int *at, int *to, ts_error *e) {
+    double t = ts_timestep_at(c, steps, i);
+    if (!(t >= 0 && t <= c->num_train_timesteps - 1)) return ts_bad_steps(e, steps);
+    *at = (int)t;
+    *to = *at - c->num_train_timesteps / steps;
+    if (c->asked == TS_SCHEDULER_TIMESTEPS) *to = i + 1 < steps ? (int)ts_timestep_at(c, steps, i + 1) : -1;
+    return TS_OK;
+}
+
 ts_code ts_plan_ddim(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
                      ts_error *e) {
-    int n = c->num_train_timesteps;
     plan->init_scale = 1;
     for (int i = plan->begin; i < steps; i++) {
-        double t = ts_timestep_at(c, steps, i);
-        if (!(t >= 0 && t <= n - 1)) return ts_bad_steps(e, steps);
-        int at = (int)t, before = at - n / steps;
-        if (c->asked == TS_SCHEDULER_TIMESTEPS) before = i + 1 < steps ? (int)ts_timestep_at(c, steps, i + 1) : -1;
-        double a = (double)alphas[at];
-        double a1 = before >= 0 ? (double)alphas[before] : c->set_alpha_to_one ? 1 : (double)alphas[0];
-        double signal = sqrt(a), noise = sqrt(1 - a);
+        int at = 0, to = 0;
+        ts_code rc = ddim_timesteps(c, steps, i, &at, &to, e);
+        if (rc) return rc;
+        ddim_row(c, alphas, at, to, &plan->row[plan->rows++]);
+    }
+    return TS_OK;
+}
 
+/* Below this timestep nothing is shifted. */
+#define SHIFT_CUTOFF 300
+
+ts_code ts_plan_time_shift(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
+                           ts_error *e) {
+    const int reach = (int)ts_shift_reach(c, steps), last = c->num_train_timesteps - 1;
+    int others = 0;
+    plan->init_scale = 1;
+    for (int i = plan->begin; i < steps; i++) {
+        int at = 0, to = 0;
+        ts_code rc = ddim_timesteps(c, steps, i, &at, &to, e);
+        if (rc) return rc;
         ts_sampler_row *row = &plan->row[plan->rows++];
-        row->timestep = t;
-        row->c_in = 1;
-        row->clip = (float)c->clip_sample_range;
-        ts_predict_x0(c->prediction_type, signal, noise, row);
-        row->x_from_d = (float)sqrt(a1);
-        ts_add_noise_prediction(c->prediction_type, signal, noise, sqrt(1 - a1), row);
+        ddim_row(c, alphas, at, to, row);
+        /* What the sampler begins with is exactly as noisy as it should be. */
+        if (i == plan->begin || at <= SHIFT_CUTOFF) continue;
+        row->first = others;
+        for (int t = at > reach ? at - reach : 0; t <= at + reach && t <= last; t++) {
+            if (t <= to) continue; /* in a list of timesteps that lie close */
+            row->count++;
+            ts_sampler_row *other = &plan->other[others++];
+            ddim_row(c, alphas, t, to, other);
+            other->variance = 1 - (double)alphas[t];
+        }
     }
     return TS_OK;
 }

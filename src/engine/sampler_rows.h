@@ -42,8 +42,15 @@ ts_code ts_plan_tcd(const ts_schedule_config *c, const float *alphas, int steps,
 ts_code ts_plan_hb(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan, ts_error *e);
 ts_code ts_plan_ghvb(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
                      ts_error *e);
+ts_code ts_plan_time_shift(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
+                           ts_error *e);
 ts_code ts_plan_flow_euler(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
                            ts_error *e);
+
+/* How many training timesteps up and down a step of the time-shift sampler may begin. */
+static inline size_t ts_shift_reach(const ts_schedule_config *c, int steps) {
+    return (size_t)(c->num_train_timesteps / steps / 4);
+}
 
 /* Points of numpy.linspace(0, high, n) and of numpy.arange(high, 0, -step), as numpy computes them. */
 double ts_linspace_at(double high, int n, int i);

@@ -185,6 +185,10 @@ int main(int argc, char **argv) {
          4,
          {.mode = TS_MODE_SYNC, .cfg_split = TS_CFG_SPLIT_ON},
          "euler_a"},
+        {"two branches of two patches, pcpp",
+         4,
+         {.mode = TS_MODE_PCPP, .partial = 0.3, .warmup = 1, .cfg_split = TS_CFG_SPLIT_ON},
+         "time_shift"},
     };
     test_list tests = {0};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

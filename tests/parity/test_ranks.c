@@ -26,12 +26,13 @@ static shot shoot(const cJSON *c, bool by_branch) {
     const int mode = ts_mode_find(json_text(c, "mode"));
     const int group_norm = ts_group_norm_mode_find(json_text(c, "group_norm"));
     assert_true(mode >= 0 && group_norm >= 0);
+    const char *sampler = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(c, "sampler"));
     char *name = ts_format("noise_%s", size);
     float *noise = fixture_floats(io, name, NULL), *text = fixture_floats(io, "encoder_hidden_states", NULL);
     ts_shape shape = {.width = 8 * width,
                       .height = 8 * height,
                       .steps = (int)json_value(c, "steps"),
-                      .sampler = ts_sampler_find("ddim"),
+                      .sampler = ts_sampler_find(sampler ? sampler : "ddim"),
                       .dtype = TS_F32,
                       .guided = true,
                       .parallel = {.mode = (ts_mode)mode,
@@ -89,6 +90,39 @@ static void one_rank_is_one_device(void **state) {
     cJSON_Delete(alone);
 }
 
+/* A sampler that looks at all of x sees the same on any number of ranks. */
+static void time_shift_in_sync_is_one_device(void **state) {
+    const char *size = *state;
+    cJSON *c = cJSON_CreateObject();
+    cJSON_AddStringToObject(c, "size", size);
+    cJSON_AddStringToObject(c, "mode", "single");
+    cJSON_AddStringToObject(c, "group_norm", "corrected");
+    cJSON_AddNumberToObject(c, "partial", 0.3);
+    cJSON_AddNumberToObject(c, "ranks", 1);
+    cJSON_AddNumberToObject(c, "warmup", 0);
+    cJSON_AddNumberToObject(c, "steps", 7);
+    cJSON_AddNumberToObject(c, "guidance", 4);
+    shot ddim = shoot(c, false);
+    cJSON_AddStringToObject(c, "sampler", "time_shift");
+    shot alone = shoot(c, false);
+    double away = 0;
+    for (int i = 0; i < alone.latents.c * alone.latents.h * alone.latents.w; i++)
+        away = fmax(away, fabs((double)(alone.latents.data[i] - ddim.latents.data[i])));
+    assert_true(away > 0.01);
+    cJSON_ReplaceItemInObjectCaseSensitive(c, "mode", cJSON_CreateString("sync"));
+    for (int ranks = 2; ranks <= 4; ranks++)
+        for (int by_branch = 0; by_branch < 2; by_branch++) {
+            cJSON_ReplaceItemInObjectCaseSensitive(c, "ranks", cJSON_CreateNumber(ranks));
+            shot s = shoot(c, by_branch);
+            assert_int_equal(s.stats.patches, ranks);
+            assert_close(size, s.latents, alone.latents, 1e-5);
+            shot_free(s);
+        }
+    shot_free(alone);
+    shot_free(ddim);
+    cJSON_Delete(c);
+}
+
 int main(int argc, char **argv) {
     fixture_init(argc, argv);
     parity_init(argc, argv);
@@ -101,6 +135,10 @@ int main(int argc, char **argv) {
                                  &the_studio.model->schedule, &e),
          &e);
     test_add(&tests, one_rank_is_one_device, NULL, 0, "one rank is one device");
+    static const char sizes[][8] = {"32x12", "37x10"};
+    for (size_t i = 0; i < 2; i++)
+        test_add(&tests, time_shift_in_sync_is_one_device, sizes[i], sizeof sizes[i], "time shift in sync at %s",
+                 sizes[i]);
     const cJSON *c;
     cJSON_ArrayForEach(c, cJSON_GetObjectItemCaseSensitive(fixture, "cases"))
         test_add(&tests, latents_are_those_of_the_simulation, c, 0, "%s", json_text(c, "name"));

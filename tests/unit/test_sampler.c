@@ -102,6 +102,12 @@ static void take_row(const ts_sampler_plan *plan, const ts_sampler_row *row, flo
                      plan->draws_noise ? b->fresh : NULL, b->n);
 }
 
+static void close_to(const char *name, const char *what, int row, const float *have, const float *want, size_t n,
+                     double bound) {
+    double d = distance(have, want, n) / norm(want, n);
+    if (!(d < bound)) fail_msg("%s, %s of row %d: relative L2 %g", name, what, row, d);
+}
+
 /* The timesteps, the first sigma, and each step's latents. The worst relative L2 of a step. */
 static double distance_to_case(const ts_safetensors *s, const cJSON *one, const ts_sampler_plan *plan) {
     enum { N = 16 };
@@ -232,6 +238,53 @@ static void momentum_is_that_of_its_paper(void **state) {
     ts_safetensors_free(s);
 }
 
+static double variance_of(const float *x, size_t n) {
+    double sum = 0, squares = 0;
+    for (size_t i = 0; i < n; i++) sum += (double)x[i];
+    for (size_t i = 0; i < n; i++) squares += pow((double)x[i] - sum / (double)n, 2);
+    return squares / (double)(n - 1);
+}
+
+static void time_shift_is_that_of_its_paper(void **state) {
+    (void)state;
+    enum { N = 16 };
+    ts_safetensors *s = fixture_tensors("samplers_shift.safetensors");
+    cJSON *json = fixture_json("samplers_shift.json");
+    const cJSON *one;
+    int cases = 0, shifted = 0;
+    cJSON_ArrayForEach(one, cJSON_GetObjectItemCaseSensitive(json, "cases")) {
+        ts_schedule_config c = config_of(cJSON_GetObjectItemCaseSensitive(one, "config"));
+        ts_error e = {0};
+        ts_sampler_plan *plan = NULL;
+        must(ts_sampler_plan_new(ts_sampler_find("time_shift"), &c, (int)json_value(one, "steps"), 0, &plan, &e), &e);
+        assert_int_equal(plan->rows, (int)json_value(one, "steps"));
+        const char *name = json_text(one, "name");
+        char full[80];
+        snprintf(full, sizeof full, "%s_timesteps", name);
+        float *timesteps = fixture_floats(s, full, NULL), x[N];
+        snprintf(full, sizeof full, "%s_latents", name);
+        float *latents = fixture_floats(s, full, NULL);
+        buffers b = buffers_new(plan, N);
+        ts_torch_rng rng;
+        ts_torch_rng_seed(&rng, 2024);
+        ts_torch_randn(&rng, x, N);
+        for (int i = 0; i < N; i++) x[i] *= (float)json_value(one, "spread");
+        for (int r = 0; r < plan->rows; r++) {
+            const ts_sampler_row *row = ts_sampler_choose(plan, r, variance_of(x, N));
+            assert_true(row->timestep == (double)timesteps[r]);
+            shifted += row->timestep != plan->row[r].timestep;
+            take_row(plan, row, x, &b, &rng);
+            close_to(name, "latents", r, x, latents + r * N, N, 2e-6);
+        }
+        buffers_free(&b);
+        free(timesteps), free(latents), free(plan);
+        cases++;
+    }
+    assert_true(cases > 40 && shifted > 100);
+    cJSON_Delete(json);
+    ts_safetensors_free(s);
+}
+
 static void a_list_that_is_none_is_named(void **state) {
     (void)state;
     static const struct {
@@ -268,12 +321,6 @@ static void a_list_that_is_none_is_named(void **state) {
     assert_string_equal(e.param, "timesteps");
     assert_int_equal(ts_scheduler_find("sigmas"), -1);
     assert_int_equal(ts_scheduler_find("SGM Uniform"), TS_SCHEDULER_SGM_UNIFORM);
-}
-
-static void close_to(const char *name, const char *what, int row, const float *have, const float *want, size_t n,
-                     double bound) {
-    double d = distance(have, want, n) / norm(want, n);
-    if (!(d < bound)) fail_msg("%s, %s of row %d: relative L2 %g", name, what, row, d);
 }
 
 /* The noisy picture that a shortened plan begins with, its steps, and the noisy picture of each level. */
@@ -595,6 +642,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(every_step_is_that_of_diffusers),
         cmocka_unit_test(placed_levels_are_those_of_diffusers),
         cmocka_unit_test(momentum_is_that_of_its_paper),
+        cmocka_unit_test(time_shift_is_that_of_its_paper),
         cmocka_unit_test(a_list_that_is_none_is_named),
         cmocka_unit_test(a_plan_without_its_first_steps_is_that_of_diffusers),
         cmocka_unit_test(samplers_are_found_by_the_names_of_other_front_ends),
