@@ -56,6 +56,9 @@ static void alphas_are_those_of_diffusers(void **state) {
         {"alphas_cumprod_scaled_linear_zero_snr",
          "{\"beta_schedule\":\"scaled_linear\",\"beta_start\":0.00085,\"beta_end\":0.012,"
          "\"rescale_betas_zero_snr\":true}"},
+        {"alphas_cumprod_cosine", "{\"beta_schedule\":\"squaredcos_cap_v2\"}"},
+        {"alphas_cumprod_cosine_zero_snr",
+         "{\"beta_schedule\":\"squaredcos_cap_v2\",\"rescale_betas_zero_snr\":true}"},
     };
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
         ts_schedule_config c = config_text(kinds[i][1]);

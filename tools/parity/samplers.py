@@ -140,6 +140,16 @@ def more():
     yield *config("unipc", "linspace", solver_type="bh1", final_sigmas_type="sigma_min"), (5, 20)
     for shift in (1.0, 3.0):
         yield "flow_euler", FlowMatchEulerDiscreteScheduler, {"num_train_timesteps": 1000, "shift": shift}, (1, 4, 20)
+    cosine = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"}
+    yield "ddim", DDIMScheduler, {**cosine, "clip_sample": False, "set_alpha_to_one": False}, (4, 20)
+    yield "ddpm", DDPMScheduler, {**cosine, "clip_sample": False}, (4,)
+    for prediction in ("epsilon", "v_prediction"):
+        for sampler, spacing in (("euler", "leading"), ("dpmpp_2m", "linspace"), ("unipc", "linspace")):
+            cls = {**CLASSES, "unipc": UniPCMultistepScheduler}[sampler]
+            config = {**cosine, "timestep_spacing": spacing, "prediction_type": prediction}
+            yield sampler, cls, config, (4, 20)
+    yield "dpmpp_2m", DPMSolverMultistepScheduler, {**cosine, "lambda_min_clipped": -5.1}, (4, 20)
+    yield "dpmpp_2m", DPMSolverMultistepScheduler, {**cosine, "use_karras_sigmas": True}, (4, 20)
 
 
 def run(sampler, cls, config, steps):
@@ -171,6 +181,9 @@ def main():
     for beta, zero_snr in itertools.product(BETAS, (False, True)):
         s = DDIMScheduler(**make_config("ddim", beta, "leading", "v_prediction", zero_snr))
         tensors[f"alphas_cumprod_{beta}{'_zero_snr' if zero_snr else ''}"] = s.alphas_cumprod
+    for zero_snr in (False, True):
+        s = DDIMScheduler(beta_schedule="squaredcos_cap_v2", rescale_betas_zero_snr=zero_snr)
+        tensors[f"alphas_cumprod_cosine{'_zero_snr' if zero_snr else ''}"] = s.alphas_cumprod
 
     old = ((sampler, CLASSES[sampler], config, counts) for sampler, config, counts in plan())
     for sampler, cls, config, counts in itertools.chain(old, more()):
