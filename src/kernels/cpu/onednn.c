@@ -152,26 +152,37 @@ static dnnl_status_t reorder(dnnl_memory_t from, dnnl_memory_t to) {
     return st;
 }
 
+/* Where oneDNN can read the parameter as it lies in the file; else NULL. */
+static void *in_place(const ts_param *p) {
+    if (p->more || p->dtype == TS_F16 || (uintptr_t)p->data % ts_dtype_size(p->dtype)) return NULL;
+    return (void *)(uintptr_t)p->data;
+}
+
 /* From the file's order [cout][cin][k][k] and type to what the primitive asked for. */
 static ts_code make_weights(void *memory, void *arg, ts_error *e) {
     const reorder_job *job = arg;
     const ts_param *p = job->param;
-    size_t n = ts_param_count(p);
+    const size_t n = ts_param_count(p), size = dnnl_memory_desc_get_size(job->to);
     dnnl_memory_desc_t md;
     dnnl_memory_t from = NULL, to = NULL;
     ts_code rc = TS_OK;
     /* Padding that the layout adds must be zero, and reorder fills it; what it leaves out stays zero. */
-    memset(memory, 0, dnnl_memory_desc_get_size(job->to));
-    float *plain = ts_alloc_aligned(n * sizeof *plain);
-    if (!plain) return ts_fail(e, TS_ENOMEM, "the weight %s", p->name ? p->name : "");
-    ts_param_load(p, 0, n, plain);
+    if (size != n * dnnl_data_type_size(job->to->data_type)) memset(memory, 0, size);
+    float *plain = NULL;
+    void *source = in_place(p);
+    if (!source) {
+        source = plain = ts_alloc_aligned(n * sizeof *plain);
+        if (!plain) return ts_fail(e, TS_ENOMEM, "the weight %s", p->name ? p->name : "");
+        ts_param_load(p, 0, n, plain);
+    }
+    const dnnl_data_type_t type = plain || p->dtype == TS_F32 ? dnnl_f32 : dnnl_bf16;
     dnnl_status_t st =
         job->matrix
-            ? dnnl_memory_desc_init_by_tag(&md, 2, (dnnl_dims_t){p->shape[1], p->shape[0]}, dnnl_f32, dnnl_ba)
+            ? dnnl_memory_desc_init_by_tag(&md, 2, (dnnl_dims_t){p->shape[1], p->shape[0]}, type, dnnl_ba)
             : dnnl_memory_desc_init_by_tag(&md, 4,
                                            (dnnl_dims_t){p->shape[0], p->shape[1], p->shape[2], p->shape[3]},
-                                           dnnl_f32, dnnl_abcd);
-    if (st == dnnl_success) st = dnnl_memory_create(&from, &md, engine, plain);
+                                           type, dnnl_abcd);
+    if (st == dnnl_success) st = dnnl_memory_create(&from, &md, engine, source);
     if (st == dnnl_success) st = dnnl_memory_create(&to, job->to, engine, memory);
     if (st == dnnl_success) st = reorder(from, to);
     if (st != dnnl_success) rc = ts_fail(e, TS_EDEVICE, "oneDNN could not reorder %s (%d)", p->name, (int)st);
