@@ -141,6 +141,10 @@ void ts_map_close(ts_map *map) {
     *map = (ts_map){0};
 }
 
+void ts_map_rest(const ts_map *map) {
+    if (map->data) madvise((void *)(uintptr_t)map->data, map->size, MADV_DONTNEED);
+}
+
 ts_code ts_map_check(const ts_map *map, ts_error *e) {
     const ts_mapping *m = map->mapping;
     if (!m) return TS_OK;

@@ -113,6 +113,10 @@ ts_code ts_checkpoint_check(const ts_checkpoint *c, ts_error *e) {
     return ts_safetensors_check(c->file, e);
 }
 
+void ts_checkpoint_rest(const ts_checkpoint *c) {
+    ts_safetensors_rest(c->file);
+}
+
 bool ts_checkpoint_is_xl(const ts_checkpoint *c) {
     return c->kind == CHECKPOINT_XL;
 }

@@ -151,6 +151,13 @@ static ts_code check_parts(const ts_model *m, ts_error *e) {
     return TS_OK;
 }
 
+void ts_model_rest(const ts_model *m) {
+    if (m->checkpoint) ts_checkpoint_rest(m->checkpoint);
+    ts_weights_rest(m->unet_weights);
+    ts_weights_rest(m->vae_weights);
+    for (int i = 0; i < m->text_count; i++) ts_weights_rest(m->text[i].weights);
+}
+
 ts_code ts_model_check(const ts_model *m, ts_error *e) {
     ts_code rc = m->checkpoint ? ts_checkpoint_check(m->checkpoint, e) : TS_OK;
     if (!rc) rc = ts_weights_check(m->unet_weights, e);

@@ -51,6 +51,7 @@ static ts_code layer_all(ts_model *m, const ts_lora_use *uses, size_t n, ts_weig
         rc = layer_part(m, scaled, n, (ts_lora_part)part, &ret[part], e);
     for (size_t i = 0; i < n && !rc; i++) rc = ts_lora_check(loras[i], e);
     if (!rc) rc = ts_model_check(m, e);
+    ts_model_rest(m);
     for (size_t i = 0; loras && i < n; i++) ts_lora_free(loras[i]);
     free(loras);
     free(scaled);

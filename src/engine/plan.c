@@ -130,6 +130,7 @@ static ts_code compile(ts_group *g, const ts_plan_key *key, const ts_layout *lay
     p->ranks = layout->patches * layout->branches;
     compilation c = {.plan = p};
     ts_group_each(g, p->ranks, compile_rank, &c);
+    ts_model_rest(key->model);
     ts_code rc = TS_OK;
     for (int i = 0; i < p->ranks && !rc; i++) {
         rc = c.code[i];

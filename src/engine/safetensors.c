@@ -279,6 +279,10 @@ const ts_file_tensor *ts_safetensors_find(const ts_safetensors *s, const char *n
     return bsearch(&key, s->tensors, s->count, sizeof key, by_name);
 }
 
+void ts_safetensors_rest(const ts_safetensors *s) {
+    ts_map_rest(&s->map);
+}
+
 const ts_file_other *ts_safetensors_other(const ts_safetensors *s, size_t i) {
     return i < s->other_count ? &s->others[i] : NULL;
 }

@@ -62,6 +62,9 @@ const ts_file_other *ts_safetensors_other(const ts_safetensors *s, size_t i);
 /* A text of the header's __metadata__; NULL when absent. */
 const char *ts_safetensors_metadata(const ts_safetensors *s, const char *key);
 
+/* ts_map_rest of the file. */
+void ts_safetensors_rest(const ts_safetensors *s);
+
 /* Number of elements; the file's own check made sure that it fits. */
 size_t ts_file_tensor_elements(const ts_file_tensor *t);
 

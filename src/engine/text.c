@@ -124,6 +124,7 @@ static ts_code program_for(encoding *c, ts_rank *rank, ts_program **ret) {
     if (b) ts_clip_build(b, &t->config, &c->reading);
     ts_code rc = ts_program_compile(b, rank->device, ts_model_store(c->model, rank->device->backend),
                                     &p->program, c->error);
+    ts_model_rest(owner);
     if (rc) {
         free(p);
         return rc;

@@ -16,7 +16,6 @@ typedef struct join {
     struct join *next;
     const ts_param *a, *b;
     ts_param param;
-    void *bytes;
 } join;
 
 struct ts_weights {
@@ -216,7 +215,6 @@ void ts_weights_free(ts_weights *w) {
     if (!w) return;
     for (join *j = w->joins, *next; j; j = next) {
         next = j->next;
-        free(j->bytes);
         free(j);
     }
     pthread_mutex_destroy(&w->lock);
@@ -258,21 +256,14 @@ static size_t param_bytes(const ts_param *p) {
 }
 
 static ts_code make_join(const ts_param *a, const ts_param *b, join **ret, ts_error *e) {
-    if (a->rank != b->rank || a->rank < 1 || a->rank > 2 || a->dtype != b->dtype ||
+    if (a->more || b->more || a->rank != b->rank || a->rank < 1 || a->rank > 2 || a->dtype != b->dtype ||
         (a->rank == 2 && a->shape[1] != b->shape[1]))
         return ts_fail(e, TS_EFORMAT, "%s and %s do not fit together", a->name, b->name);
-    size_t na = param_bytes(a), nb = param_bytes(b);
     join *j = ts_new0(join);
-    void *bytes = ts_alloc_aligned(na + nb);
-    if (!j || !bytes) {
-        free(j);
-        free(bytes);
-        return ts_fail(e, TS_ENOMEM, "joining %s and %s", a->name, b->name);
-    }
-    memcpy(bytes, a->data, na);
-    memcpy((char *)bytes + na, b->data, nb);
-    *j = (join){.a = a, .b = b, .bytes = bytes, .param = *a};
-    j->param.data = bytes;
+    if (!j) return ts_fail(e, TS_ENOMEM, "joining %s and %s", a->name, b->name);
+    *j = (join){.a = a, .b = b, .param = *a};
+    j->param.more = b->data;
+    j->param.first = a->shape[0];
     j->param.shape[0] += b->shape[0];
     *ret = j;
     return TS_OK;
@@ -291,12 +282,9 @@ bool ts_weights_owns(ts_weights *w, const void *param) {
     return own;
 }
 
-size_t ts_weights_bytes(ts_weights *w) {
+size_t ts_weights_bytes(const ts_weights *w) {
     size_t bytes = 0;
     for (size_t i = 0; i < w->count; i++) bytes += param_bytes(&w->params[i]);
-    pthread_mutex_lock(&w->lock);
-    for (const join *j = w->joins; j; j = j->next) bytes += param_bytes(&j->param);
-    pthread_mutex_unlock(&w->lock);
     return bytes;
 }
 
@@ -324,6 +312,11 @@ size_t ts_weights_elements(const ts_weights *w) {
 }
 const char *ts_weights_path(const ts_weights *w) {
     return w->path;
+}
+
+void ts_weights_rest(const ts_weights *w) {
+    if (w->base) ts_weights_rest(w->base);
+    for (size_t i = 0; i < w->file_count; i++) ts_safetensors_rest(w->files[i]);
 }
 
 ts_code ts_weights_check(const ts_weights *w, ts_error *e) {

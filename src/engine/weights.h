@@ -43,14 +43,14 @@ const ts_param *ts_weights_find(const ts_weights *w, const char *name);
 size_t ts_weights_count(const ts_weights *w);
 const ts_param *ts_weights_at(const ts_weights *w, size_t i); /* i < count */
 
-/* Rows of a, then rows of b (both [n][c] or both [n], same dtype and c), as one parameter; made once for each
- * pair. TS_EFORMAT when they do not fit together, TS_ENOMEM. Any thread. */
+/* Rows of a, then rows of b (both [n][c] or both [n], same dtype and c), as one parameter, which is
+ * read from both; made once for each pair. TS_EFORMAT when they do not fit together, TS_ENOMEM. Any thread. */
 ts_code ts_weights_join(ts_weights *w, const ts_param *a, const ts_param *b, const ts_param **ret,
                         ts_error *e);
 
 /* Of a layer: whether a parameter is its own, or was joined of its own; and what these take. Any thread. */
 bool ts_weights_owns(ts_weights *w, const void *param);
-size_t ts_weights_bytes(ts_weights *w);
+size_t ts_weights_bytes(const ts_weights *w);
 
 size_t ts_weights_elements(const ts_weights *w); /* in all parameters together */
 const char *ts_weights_path(const ts_weights *w);
@@ -58,5 +58,6 @@ const char *ts_weights_path(const ts_weights *w);
 /* TS_EIO when one of the files that w holds has changed since it was opened (ts_safetensors_check). Any
  * thread. */
 ts_code ts_weights_check(const ts_weights *w, ts_error *e);
+void ts_weights_rest(const ts_weights *w); /* ts_map_rest of each of them */
 
 #endif

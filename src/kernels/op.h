@@ -71,13 +71,15 @@ typedef struct ts_view {
 } ts_view;
 
 /* A parameter as it lies in the model file: host memory, row-major in PyTorch's order, perhaps unaligned
- * (copy or convert, never cast). Lives as long as the model; its address is its identity. */
+ * (copy or convert, never cast). Two that are computed as one lie in two places: then `more` is where the rows from
+ * `first` on are. Lives as long as the model; its address is its identity. */
 typedef struct ts_param {
     const char *name;
     int rank;
     int64_t shape[4];
     ts_dtype dtype;
-    const void *data;
+    const void *data, *more; /* more: NULL where all rows are at data */
+    int64_t first;
 } ts_param;
 
 typedef struct ts_op {

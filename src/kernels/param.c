@@ -7,6 +7,8 @@ ts_code ts_param_check(const ts_param *p, ts_error *e) {
     if (p->rank < 1 || p->rank > 4 || !p->data) return ts_fail_param(e, TS_EINVAL, name, "not a parameter");
     if ((int)p->dtype < 0 || p->dtype >= TS_DTYPE_COUNT)
         return ts_fail_param(e, TS_EINVAL, name, "unknown dtype of a parameter");
+    if (p->more && (p->first < 1 || p->first >= p->shape[0]))
+        return ts_fail_param(e, TS_EINVAL, name, "a parameter's second part is out of range");
     size_t n = 4;
     for (int i = 0; i < p->rank; i++)
         if (p->shape[i] < 1 || !ts_mul_size(n, (size_t)p->shape[i], &n) || n > PTRDIFF_MAX)
@@ -20,17 +22,24 @@ size_t ts_param_count(const ts_param *p) {
     return n;
 }
 
-void ts_param_load(const ts_param *p, size_t first, size_t n, float *ret) {
-    const unsigned char *from = (const unsigned char *)p->data + first * ts_dtype_size(p->dtype);
-    if (p->dtype == TS_F32) {
+static void widen(ts_dtype dtype, const void *data, size_t first, size_t n, float *ret) {
+    const unsigned char *from = (const unsigned char *)data + first * ts_dtype_size(dtype);
+    if (dtype == TS_F32) {
         memcpy(ret, from, n * sizeof *ret);
         return;
     }
     for (size_t i = 0; i < n; i++) {
         uint16_t h;
         memcpy(&h, from + 2 * i, sizeof h);
-        ret[i] = p->dtype == TS_BF16 ? ts_bf16_to_f32(h) : ts_f16_to_f32(h);
+        ret[i] = dtype == TS_BF16 ? ts_bf16_to_f32(h) : ts_f16_to_f32(h);
     }
+}
+
+void ts_param_load(const ts_param *p, size_t first, size_t n, float *ret) {
+    const size_t edge = p->more ? ts_param_count(p) / (size_t)p->shape[0] * (size_t)p->first : SIZE_MAX;
+    const size_t here = first >= edge ? 0 : n < edge - first ? n : edge - first;
+    if (here) widen(p->dtype, p->data, first, here, ret);
+    if (here < n) widen(p->dtype, p->more, first + here - edge, n - here, ret + here);
 }
 
 static size_t padded(const ts_param *p) {
