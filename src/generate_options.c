@@ -153,6 +153,7 @@ static const row table[] = {
     {"vae", "FILE", "an autoencoder in place of the model's", TEXT(vae)},
     {"lora", "FILE[:SCALE]", "a LoRA, fused into the model; up to four", take_lora, TO(loras)},
     {"negative", "TEXT", "what the picture should not show", TEXT(negative)},
+    {"embeddings", "DIR", "of textual inversion embeddings that prompts can name", TEXT(embeddings)},
     {"emphasis", NULL, "(word), [word] and (word:1.3) in the prompts are weights", SWITCH(emphasis)},
     {"truncate", NULL, "what is longer than a text encoder is cut off, not encoded in pieces", SWITCH(truncate)},
     {"seed", "N", "of the first picture; the next ones count up (default 0)", take_seed, TO(seed)},

@@ -5,7 +5,7 @@
 #include "engine/job.h"
 
 typedef struct ts_generate_options {
-    const char *model, *vae, *prompt, *negative, *out, *devices, *sampler, *latents_in, *latents_out, *dump, *init, *mask;
+    const char *model, *vae, *embeddings, *prompt, *negative, *out, *devices, *sampler, *latents_in, *latents_out, *dump, *init, *mask;
     const char *loras[TS_MAX_LORAS + 1]; /* as ts_lora_uses_parse takes them; NULL behind the last */
     uint64_t seed;
     int rng, scheduler; /* ts_rng_kind, ts_scheduler */

@@ -53,6 +53,9 @@ static const ts_option options[] = {
      "FILE or FILE:SCALE of a LoRA that is fused into the first model; may come up to four times", AT(models, lora)},
     {"models", "lora_folder", TS_OPTION_TEXT, 0, 0, "", NULL,
      "folder of the LoRA files that requests can name; empty: none", AT(models, lora_folder)},
+    {"models", "embeddings_folder", TS_OPTION_TEXT, 0, 0, "", NULL,
+     "folder of textual inversion embeddings (.safetensors) that prompts can name; empty: none",
+     AT(models, embeddings_folder)},
     {"models", "lora_memory", TS_OPTION_INT, 0, 1048576, "2048", NULL,
      "MiB of changed parameters that are kept for the next request that names the same LoRAs", AT(models, lora_memory)},
 

@@ -34,7 +34,7 @@ typedef struct ts_config {
     } log;
     struct {
         ts_text_list path, lora;
-        char *vae, *lora_folder;
+        char *vae, *lora_folder, *embeddings_folder;
         int64_t lora_memory; /* MiB */
     } models;
     struct {

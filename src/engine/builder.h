@@ -95,7 +95,8 @@ ts_buf ts_concat(ts_builder *b, ts_scope s, ts_buf x, ts_buf y);
 ts_buf ts_upsample(ts_builder *b, ts_scope s, ts_buf x, int height, int w); /* to height rows of the picture */
 ts_buf ts_cast(ts_builder *b, ts_scope s, ts_buf x, ts_dtype dtype, float factor);
 ts_buf ts_time_embed(ts_builder *b, ts_scope s, ts_buf scalars, int dim, bool flip_sin_to_cos, double shift);
-ts_buf ts_embed(ts_builder *b, ts_scope tokens, ts_scope positions, ts_buf ids, int channels);
+/* A vector of the table "<tokens>.weight" for each id, or that of `own` where the id is negative. */
+ts_buf ts_embed(ts_builder *b, ts_scope tokens, ts_scope positions, ts_buf ids, ts_buf own);
 
 int ts_buf_height(const ts_builder *b, ts_buf x); /* rows of the whole picture at x's level */
 

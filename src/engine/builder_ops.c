@@ -357,11 +357,11 @@ ts_buf ts_time_embed(ts_builder *b, ts_scope s, ts_buf scalars, int dim, bool fl
     return y;
 }
 
-ts_buf ts_embed(ts_builder *b, ts_scope tokens, ts_scope positions, ts_buf ids, int channels) {
+ts_buf ts_embed(ts_builder *b, ts_scope tokens, ts_scope positions, ts_buf ids, ts_buf own) {
     const ts_param *table = builder_param(b, tokens, "weight"),
                    *place = builder_param(b, positions, "weight");
     ts_buf y = TS_NO_BUF;
-    item *it = simple(b, TS_OP_EMBED, tokens, ids, TS_NO_BUF, channels, b->build.dtype, &y);
+    item *it = simple(b, TS_OP_EMBED, tokens, ids, own, own.c, b->build.dtype, &y);
     if (!it) return TS_NO_BUF;
     it->op.weight = table;
     it->op.bias = place;

@@ -49,8 +49,9 @@ void ts_clip_build(ts_builder *b, const ts_clip_config *c, const ts_clip_reading
     /* transformers 5 leaves the prefix out for CLIPTextModel. */
     if (!ts_builder_has(b, ts_sub(top, "embeddings.token_embedding"), "weight")) top = (ts_scope){0};
     ts_buf ids = ts_input(b, "ids", c->positions, 1, TS_F32);
+    ts_buf vectors = ts_input(b, "vectors", c->positions, c->hidden, TS_F32);
     ts_buf x = ts_embed(b, ts_sub(top, "embeddings.token_embedding"),
-                        ts_sub(top, "embeddings.position_embedding"), ids, c->hidden);
+                        ts_sub(top, "embeddings.position_embedding"), ids, vectors);
     const ts_scope norm = ts_sub(top, "final_layer_norm");
     for (int i = 0;; i++) {
         if (i == reading->layers) ts_output(b, "text", reading->norm ? ts_layer_norm(b, norm, x, c->eps) : x);

@@ -24,7 +24,8 @@ typedef struct ts_clip_reading {
     bool last;  /* the end is read too, for the pooled vector */
 } ts_clip_reading;
 
-/* Input: "ids" [b][1][positions][1] int32, each checked against the vocabulary. Outputs, in the build's dtype:
+/* Inputs: "ids" [b][1][positions][1] int32, each checked against the vocabulary, or -1 where "vectors" float32
+ * [b][1][positions][hidden] has what stands there in place of the vocabulary's vector. Outputs, in the build's dtype:
  * "text" [b][1][positions][hidden], and "last" likewise: after all layers and the final norm. */
 void ts_clip_build(ts_builder *b, const ts_clip_config *config, const ts_clip_reading *reading);
 

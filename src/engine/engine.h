@@ -20,6 +20,8 @@ typedef struct ts_model_info {
     int scale; /* picture pixels to a latent one, each way: 8 */
     const char *default_sampler; /* what the folder's scheduler asks for, or the nearest */
     int max_tokens; /* of a prompt, begin and end included */
+    const char *const *embeddings; /* names that prompts can use */
+    int embedding_count;
     size_t parameters;
     const ts_lora_ref *loras; /* that were fused for good */
     int lora_count;
@@ -59,6 +61,12 @@ void ts_model_free(ts_model *model); /* NULL is fine */
 const ts_model_info *ts_model_get_info(const ts_model *model);
 /* Whether the sampler has steps on the model's schedule. Any thread. */
 bool ts_model_takes_sampler(const ts_model *model, const ts_sampler *sampler);
+
+/* Reads textual inversion embeddings: every .safetensors of the folder whose width is the model's, the others not; for XL
+ * pairs for both encoders. In a prompt the name stands for its vectors, where it is a word of its own. Before any group has
+ * run the model, once. TS_ENOTFOUND, TS_EFORMAT (the file is named; TS_ECONFLICT for a name that comes twice), TS_ENOMEM;
+ * then the model is good for freeing only. */
+ts_code ts_model_add_embeddings(ts_model *m, const char *folder, ts_error *e);
 
 /* Checks what a picture is made of against its model, beside what its shape says. Errors carry the request's field as
  * param. Any thread. */

@@ -249,7 +249,10 @@ void ts_model_free(ts_model *m) {
     for (int i = 0; i < m->text_count; i++) {
         ts_weights_free(m->text[i].weights);
         ts_tokenizer_free(m->text[i].tokenizer);
+        free(m->text[i].vectors);
     }
+    for (int i = 0; i < m->info.embedding_count; i++) free(m->embeddings[i]);
+    free(m->embeddings);
     ts_weights_free(m->vae_weights);
     ts_weights_free(m->unet_weights);
     ts_checkpoint_free(m->checkpoint);

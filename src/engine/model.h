@@ -16,6 +16,9 @@ typedef struct ts_text_model {
     ts_clip_config config;
     ts_weights *weights;
     ts_tokenizer *tokenizer;
+    /* Of the embeddings: [vector_count][hidden], in the order of the tokenizer's rows. */
+    float *vectors;
+    size_t vector_count, vector_capacity; /* the capacity in floats */
 } ts_text_model;
 
 struct ts_model {
@@ -32,6 +35,8 @@ struct ts_model {
     ts_weights *vae_weights;
     ts_text_model text[TS_TEXT_ENCODERS];
     int text_count;
+    char **embeddings; /* names, as many as the info says */
+    size_t embedding_capacity;
     ts_schedule_config schedule;
     ts_store *store_cpu, *store_ref; /* by backend: their layouts differ */
 };

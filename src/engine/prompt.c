@@ -25,6 +25,7 @@ typedef struct cutter {
     int fill;       /* tokens in the chunk that is being filled */
     int comma;      /* place of its last comma; -1: none */
     int breaks;     /* chunks to end before the next token */
+    int rest;       /* vectors of a name that are still to come */
 } cutter;
 
 static int room(const cutter *c) {
@@ -81,7 +82,13 @@ static void put(cutter *c, int32_t id, double w) {
         if (!c->left_out) end_chunk(c);
     }
     if (c->fill == room(c)) turn_page(c, id);
+    const int vectors = c->rest ? 0 : ts_tokenizer_rest(c->t, id);
+    if (vectors && c->fill + vectors > room(c) && !c->truncate && !c->left_out) {
+        c->left_out = c->p->chunks + 1 == c->most;
+        if (!c->left_out) end_chunk(c);
+    }
     if (c->left_out) return;
+    c->rest = vectors ? vectors - 1 : c->rest ? c->rest - 1 : 0;
     if (id == ts_tokenizer_comma(c->t)) c->comma = c->fill;
     if (c->p->weights) *weight(c, c->p->chunks, c->fill) = (float)w;
     *place(c, c->p->chunks, c->fill++) = id;

@@ -3,7 +3,8 @@
  * A chunk is the encoder's positions: begin, up to positions - 2 tokens, end, padding. As in AUTOMATIC1111 a chunk that
  * is full ends after its last comma where that is no more than 20 tokens back, so that what belongs together stays so. With
  * emphasis a BREAK ends a chunk too, and each run of equal weight is tokenized by itself. Where the prompt is to be
- * truncated there is one chunk: filled to its last place, and not ended by BREAK. */
+ * truncated there is one chunk: filled to its last place, and not ended by BREAK. The vectors of a name (textual inversion)
+ * stay in one chunk. */
 #ifndef TS_ENGINE_PROMPT_H
 #define TS_ENGINE_PROMPT_H
 
@@ -13,7 +14,7 @@
 typedef struct ts_prompt {
     int chunks, positions;
     int tokens;   /* begin and end of every chunk included, padding not */
-    int32_t *ids;   /* [chunks][positions] */
+    int32_t *ids;   /* [chunks][positions], those of names among them (ts_tokenizer_row) */
     float *weights; /* likewise: with emphasis, what the encoder's output is multiplied by; else NULL */
 } ts_prompt;
 

@@ -138,12 +138,14 @@ found:
     return TS_OK;
 }
 
-/* Where the pooled vector is taken: at the end token; for configs that still say 2, at the largest id. */
-static int end_position(const ts_clip_config *c, const int32_t *ids) {
+/* Where the pooled vector is taken: at the end token; for configs that still say 2, at the largest id of the
+ * vocabulary. */
+static int end_position(const ts_text_model *t, const int32_t *ids) {
+    const int eos = t->config.eos_token;
     int at = 0;
-    for (int i = 0; i < c->positions; i++) {
-        if (c->eos_token != 2 && ids[i] == c->eos_token) return i;
-        if (c->eos_token == 2 && ids[i] > ids[at]) at = i;
+    for (int i = 0; i < t->config.positions; i++) {
+        if (eos != 2 && ids[i] == eos) return i;
+        if (eos == 2 && ids[i] > ids[at] && ts_tokenizer_row(t->tokenizer, ids[i]) < 0) at = i;
     }
     return at;
 }
@@ -175,6 +177,16 @@ static void copy_columns(const encoding *c, const float *from) {
     for (int i = 0; i < config->positions; i++)
         memcpy(c->text + (size_t)i * (size_t)stride, from + (size_t)i * (size_t)stride,
                (size_t)config->hidden * sizeof *from);
+}
+
+/* Names have no rows in the encoder's table: their vectors are put in their places. */
+static void fill_ids(const ts_text_model *t, const int32_t *from, int32_t *ids, float *vectors) {
+    const size_t width = (size_t)t->config.hidden;
+    for (int i = 0; i < t->config.positions; i++) {
+        const int row = ts_tokenizer_row(t->tokenizer, from[i]);
+        ids[i] = row < 0 ? from[i] : -1;
+        if (row >= 0) memcpy(vectors + (size_t)i * width, t->vectors + (size_t)row * width, width * sizeof *vectors);
+    }
 }
 
 static double mean_of(const encoding *c) {
@@ -213,7 +225,7 @@ static void encode(void *arg, ts_rank *rank) {
     float *hidden = NULL;
     ts_code rc = program_for(c, rank, &p);
     if (rc) goto done;
-    memcpy(ts_program_tensor(p, "ids", NULL), c->ids, (size_t)positions * sizeof *c->ids);
+    fill_ids(t, c->ids, ts_program_tensor(p, "ids", NULL), ts_program_tensor(p, "vectors", NULL));
     rc = ts_program_run(p, NULL, 0, (ts_evaluation){.number = 1, .fresh = true}, c->error);
     if (rc) goto done;
     const char *from = ts_program_tensor(p, "text", NULL);
@@ -226,7 +238,7 @@ static void encode(void *arg, ts_rank *rank) {
         rc = ts_fail(c->error, TS_ENOMEM, "encoding a prompt");
         goto done;
     }
-    size_t at = (size_t)end_position(&t->config, c->ids) * (size_t)width * ts_dtype_size(c->dtype);
+    size_t at = (size_t)end_position(t, c->ids) * (size_t)width * ts_dtype_size(c->dtype);
     ts_convert(c->dtype, (const char *)ts_program_tensor(p, "last", NULL) + at, TS_F32, hidden,
                (size_t)width);
     rc = project(t, hidden, c->pooled, c->error);
@@ -242,7 +254,7 @@ static ts_code read_prompt(const ts_model *m, int i, const ts_picture_params *pa
     ts_prompt p = {0};
     ts_code rc = ts_prompt_read(t->tokenizer, t->config.positions, params, negative, chunks, &p, e);
     for (int k = 0; k < p.chunks * p.positions && !rc; k++)
-        if (p.ids[k] < 0 || p.ids[k] >= t->config.vocabulary)
+        if ((p.ids[k] < 0 || p.ids[k] >= t->config.vocabulary) && ts_tokenizer_row(t->tokenizer, p.ids[k]) < 0)
             rc = ts_fail(e, TS_EFORMAT, "%s: the tokenizer has ids beyond the encoder's vocabulary", m->path);
     if (rc)
         ts_prompt_free(&p);

@@ -10,6 +10,7 @@ void ts_tokenizer_free(ts_tokenizer *t) {
     if (!t) return;
     for (size_t i = 0; i < t->added_count; i++) free(t->added[i].text);
     free(t->added);
+    free(t->rest);
     ts_bpe_free(t->bpe);
     free(t);
 }
@@ -33,6 +34,51 @@ int32_t ts_tokenizer_comma(const ts_tokenizer *t) {
     return t->comma;
 }
 
+ts_code ts_tokenizer_add_name(ts_tokenizer *t, const char *name, int count, ts_error *e) {
+    ts_buffer b;
+    ts_buffer_init(&b, 16 * TS_TOKENIZER_NAME);
+    const size_t size = strlen(name);
+    const bool good = size && size <= TS_TOKENIZER_NAME && ts_text_valid(name, size) && count >= 1 && count < 256;
+    ts_code rc = good ? ts_text_normalise(name, size, &b) : TS_EFORMAT;
+    size_t from = 0, to = b.size;
+    while (from < to && b.data[from] == ' ') from++;
+    while (from < to && b.data[to - 1] == ' ') to--;
+    if (!rc && from == to) rc = TS_EFORMAT;
+    if (rc) {
+        ts_fail(e, rc, "%.*s is no name for an embedding", TS_TOKENIZER_NAME, good ? name : "that");
+        goto done;
+    }
+    ts_added_token a = {
+        .size = to - from, .id = t->size + (int32_t)t->rows, .normalised = true, .count = count};
+    for (size_t i = 0; i < t->added_count && !rc; i++)
+        if (t->added[i].size == a.size && !memcmp(t->added[i].text, b.data + from, a.size))
+            rc = ts_fail(e, TS_ECONFLICT, "there is another %.*s", TS_TOKENIZER_NAME, name);
+    if (rc) goto done;
+    ts_added_token *added = realloc(t->added, (t->added_count + 1) * sizeof *added);
+    if (added) t->added = added;
+    a.text = ts_strndup(b.data + from, a.size);
+    if (!added || !a.text || !ts_grow(&t->rest, &t->row_capacity, t->rows + (size_t)count, sizeof *t->rest)) {
+        free(a.text);
+        rc = ts_fail(e, TS_ENOMEM, "adding a name");
+        goto done;
+    }
+    for (int i = 0; i < count; i++) t->rest[t->rows++] = (uint8_t)(count - i);
+    t->begins[true][(unsigned char)*a.text] = true;
+    t->added[t->added_count++] = a;
+done:
+    ts_buffer_free(&b);
+    return rc;
+}
+
+int ts_tokenizer_row(const ts_tokenizer *t, int32_t id) {
+    return id >= t->size && (size_t)(id - t->size) < t->rows ? (int)(id - t->size) : -1;
+}
+
+int ts_tokenizer_rest(const ts_tokenizer *t, int32_t id) {
+    const int row = ts_tokenizer_row(t, id);
+    return row < 0 ? 0 : t->rest[row];
+}
+
 /* The ids of one text as they come. count beyond room says that the text is longer than that: nothing more
  * needs to be read. */
 typedef struct output {
@@ -52,14 +98,20 @@ static void put(output *o, int32_t id) {
     o->count++;
 }
 
+/* No letter or number of the text goes on where the name begins or ends with one. */
+static bool is_apart(const ts_added_token *a, const char *text, size_t size, size_t at) {
+    return !(ts_text_word_at(a->text, a->size, 0) && ts_text_word_before(text, at)) &&
+           !(ts_text_word_before(a->text, a->size) && ts_text_word_at(text, size, at + a->size));
+}
+
 /* The longest added token that begins here, or NULL. */
-static const ts_added_token *match(const ts_tokenizer *t, bool normalised, const char *text, size_t size) {
+static const ts_added_token *match(const ts_tokenizer *t, bool normalised, const char *text, size_t size, size_t at) {
     const ts_added_token *found = NULL;
-    if (!t->begins[normalised][(unsigned char)*text]) return NULL;
+    if (!t->begins[normalised][(unsigned char)text[at]]) return NULL;
     for (size_t i = 0; i < t->added_count; i++) {
         const ts_added_token *a = &t->added[i];
-        if (a->normalised == normalised && a->size <= size && (!found || a->size > found->size) &&
-            memcmp(text, a->text, a->size) == 0)
+        if (a->normalised == normalised && a->size <= size - at && (!found || a->size > found->size) &&
+            memcmp(text + at, a->text, a->size) == 0 && (!a->count || is_apart(a, text, size, at)))
             found = a;
     }
     return found;
@@ -71,13 +123,14 @@ static ts_code cut(output *o, bool normalised, const char *text, size_t size,
     size_t from = 0, at = 0;
     ts_code rc = TS_OK;
     while (!rc && at < size && !full(o)) {
-        const ts_added_token *a = match(o->t, normalised, text + at, size - at);
+        const ts_added_token *a = match(o->t, normalised, text, size, at);
         if (!a) {
             at++;
             continue;
         }
         if (at > from) rc = rest(o, text + from, at - from);
         put(o, a->id);
+        for (int i = 1; i < a->count; i++) put(o, a->id + i);
         from = at += a->size;
     }
     if (!rc && from < size && !full(o)) rc = rest(o, text + from, size - from);

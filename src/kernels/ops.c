@@ -158,6 +158,9 @@ static ts_code check_embed(const ts_op *op, ts_error *e) {
     const ts_view *x = &op->in[0], *y = &op->out;
     if (x->c != 1 || x->b != y->b || ts_view_tokens(x) != ts_view_tokens(y))
         return bad(op, e, "the tokens differ");
+    const ts_view *r = &op->in[1];
+    if (r->c && (r->dtype != TS_F32 || r->b != y->b || r->c != y->c || ts_view_tokens(r) != ts_view_tokens(y)))
+        return bad(op, e, "r is not float32 of y's shape");
     if (!op->weight || op->weight->rank != 2 || op->weight->shape[1] != y->c)
         return bad(op, e, "the weight's shape");
     if (op->bias && (op->bias->rank != 2 || op->bias->shape[1] != y->c ||

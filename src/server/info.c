@@ -30,6 +30,15 @@ static ts_code samplers(ts_buffer *b, const ts_model *m) {
     return rc ? rc : ts_buffer_printf(b, "]");
 }
 
+static ts_code embeddings(ts_buffer *b, const ts_model_info *m) {
+    ts_code rc = ts_buffer_printf(b, ", \"embeddings\": [");
+    for (int i = 0; i < m->embedding_count && !rc; i++) {
+        if (i) rc = ts_buffer_append(b, ", ", 2);
+        if (!rc) rc = ts_json_quote(b, m->embeddings[i]);
+    }
+    return rc ? rc : ts_buffer_append(b, "]", 1);
+}
+
 static ts_code model(ts_buffer *b, const ts_server *s, const ts_model *of) {
     const ts_model_info *m = ts_model_get_info(of);
     ts_code rc = ts_buffer_printf(b, "{\"id\": ");
@@ -42,6 +51,7 @@ static ts_code model(ts_buffer *b, const ts_server *s, const ts_model *of) {
                               (long long)s->started_at, m->kind, m->default_width, m->default_height,
                               m->default_sampler, m->max_tokens, m->parameters);
     if (!rc) rc = samplers(b, of);
+    if (!rc) rc = embeddings(b, m);
     return rc ? rc : ts_buffer_printf(b, "}}");
 }
 

@@ -26,6 +26,8 @@ static ts_code load_models(ts_server *s, ts_error *e) {
         s->model_count++;
         if (i == 0 && s->config->models.vae[0]) rc = ts_model_replace_vae(s->models[0], s->config->models.vae, e);
         if (!rc && i == 0) rc = fuse(s, s->models[0], e);
+        if (!rc && *s->config->models.embeddings_folder)
+            rc = ts_model_add_embeddings(s->models[i], s->config->models.embeddings_folder, e);
         if (rc) return rc;
         const ts_model_info *m = ts_model_get_info(s->models[i]);
         ts_log(TS_LOG_INFO, "model %s: %s, %.1f million parameters, %dx%d, loaded in %.2f s", m->id, m->kind,

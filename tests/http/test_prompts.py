@@ -7,7 +7,8 @@ from contract import check_error
 from daemon import ROOT
 from png import Png, largest_difference
 
-XL = {"path": str(ROOT / "tests" / "fixtures" / "pipeline_xl")}
+FIXTURES = ROOT / "tests" / "fixtures"
+XL = {"path": str(FIXTURES / "pipeline_xl")}
 
 
 def made(daemon, **fields):
@@ -141,3 +142,24 @@ def test_break_begins_another_chunk(server):
         return server.pictures(emphasis=True, **fields)["usage"]["input_tokens"]
     assert tokens(prompt="a b") == 4 and tokens(prompt="a BREAK b") == 6
     assert tokens(prompt="a BREAK b", long_prompt="truncate") == 4
+
+
+# ---- textual inversion ----
+
+
+def test_embeddings_are_used_by_name(start, server):
+    daemon = start({"models": {"embeddings_folder": str(FIXTURES / "embeddings")}})
+    assert daemon.get("/v1/models").json()["data"][0]["tessera"]["embeddings"] == ["easyNegative", "<cat-toy>", "one word"]
+    for fields in ({"prompt": "a <cat-toy> at dusk"}, {"negative_prompt": "easynegative"}, {"prompt": "one word"}):
+        assert made(daemon, **fields)[0].pixels != made(server, **fields)[0].pixels
+    for fields in ({"prompt": "a lake"}, {"prompt": "not easynegatives"}, {"negative_prompt": "<cat>"}):
+        assert made(daemon, **fields)[0].pixels == made(server, **fields)[0].pixels
+    assert made(daemon, prompt="One  WORD")[0].pixels == made(daemon, prompt="one word")[0].pixels
+    assert daemon.pictures(prompt="a <cat-toy>")["usage"]["input_tokens"] == 2 + 1 + 3
+    assert server.get("/v1/models").json()["data"][0]["tessera"]["embeddings"] == []
+
+
+def test_xl_takes_pairs(start):
+    daemon = start({"models": {**XL, "embeddings_folder": str(FIXTURES / "embeddings")}})
+    assert daemon.get("/v1/models").json()["data"][0]["tessera"]["embeddings"] == ["xl-thing"]
+    assert made(daemon, prompt="xl-thing")[0].pixels != made(daemon, prompt="xl-thin")[0].pixels

@@ -1,6 +1,8 @@
 /* What a prompt and what is said of it become, against what diffusers' pipelines hand to their U-Nets. */
 #include "pictures.h"
 
+#include <unistd.h>
+#include "base/file.h"
 #include "engine/emphasis.h"
 #include "engine/prompt.h"
 #include "engine/text.h"
@@ -21,6 +23,13 @@ static ts_picture_params params_of(const cJSON *c) {
                                .emphasis = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(c, "emphasis")),
                                .truncate = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(c, "truncate")),
                                .clip_skip = (int)json_value(c, "clip_skip")};
+}
+
+static void add_embeddings(ts_model *m) {
+    char *folder = fixture_path("embeddings");
+    ts_error e = {0};
+    must(ts_model_add_embeddings(m, folder, &e), &e);
+    free(folder);
 }
 
 /* have: [tokens][channels], as the fixture has it but for the order that the parity tensors ask for. */
@@ -45,6 +54,7 @@ static void the_unet_is_given_what_diffusers_gives(void **state) {
     ts_group *g = NULL;
     ts_error e = {0};
     must(ts_model_load(path, &m, &e), &e);
+    if (cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(k->json, "embeddings"))) add_embeddings(m);
     must(ts_group_open(&device, 1, &g, &e), &e);
     int chunks, count;
     must(ts_model_measure_prompts(m, &params, true, TS_MAX_CHUNKS, &chunks, &count, &e), &e);
@@ -200,6 +210,154 @@ static void a_prompt_of_too_many_chunks_is_refused(void **state) {
     must(ts_model_measure_prompts(m, &params, true, 1, &chunks, &tokens, &e), &e);
     assert_int_equal(tokens, 77);
     ts_model_free(m);
+    free(path);
+}
+
+/* ---- textual inversion ---- */
+
+static void embeddings_of_other_widths_are_left_out(void **state) {
+    (void)state;
+    static const char *const sd[] = {"easyNegative", "<cat-toy>", "one word"}, *const xl[] = {"xl-thing"};
+    for (int i = 0; i < 2; i++) {
+        char *path = fixture_path(i ? "pipeline_xl" : "pipeline_sd1");
+        ts_model *m = NULL;
+        ts_error e = {0};
+        must(ts_model_load(path, &m, &e), &e);
+        add_embeddings(m);
+        const ts_model_info *info = ts_model_get_info(m);
+        assert_int_equal(info->embedding_count, i ? 1 : 3);
+        for (int k = 0; k < info->embedding_count; k++) assert_string_equal(info->embeddings[k], i ? xl[k] : sd[k]);
+        ts_model_free(m);
+        free(path);
+    }
+}
+
+static void a_name_is_found_where_it_is_a_word(void **state) {
+    (void)state;
+    /* A letter is a token; the name <ab> has two vectors, xy three. */
+    static const struct {
+        const char *text;
+        int names; /* vectors in it */
+    } texts[] = {{"<ab>", 2},      {"a <AB>, b", 2}, {"a<ab>b", 2},  {"<ab><ab>", 4}, {"xy", 3},   {"a XY b", 3},
+                 {"xy,xy.", 6},    {"(xy)", 3},      {"xyz", 0},     {"axy", 0},      {"xy1", 0},  {"x y", 0},
+                 {"\xc3\xa9xy", 0}, {"xy_", 0},       {"xy-b", 3},    {"< ab >", 0},   {"<ab", 0},  {"", 0}};
+    char *path = fixture_path("tokenizer/files");
+    ts_tokenizer *t = NULL;
+    ts_error e = {0};
+    must(ts_tokenizer_open(path, &t, &e), &e);
+    const int32_t size = ts_tokenizer_size(t);
+    must(ts_tokenizer_add_name(t, " <aB> ", 2, &e), &e);
+    must(ts_tokenizer_add_name(t, "xy", 3, &e), &e);
+    assert_int_equal(ts_tokenizer_add_name(t, "XY", 1, &e), TS_ECONFLICT);
+    assert_int_equal(ts_tokenizer_add_name(t, "<|endoftext|>", 1, &e), TS_ECONFLICT);
+    static const char *const bad[] = {"", " ", "\xff"};
+    for (int i = 0; i < 3; i++) assert_int_equal(ts_tokenizer_add_name(t, bad[i], 1, &e), TS_EFORMAT);
+    char longest[TS_TOKENIZER_NAME + 2];
+    memset(longest, 'q', sizeof longest);
+    longest[sizeof longest - 1] = 0;
+    assert_int_equal(ts_tokenizer_add_name(t, longest, 1, &e), TS_EFORMAT);
+    assert_int_equal(ts_tokenizer_size(t), size);
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        int32_t ids[40];
+        size_t count;
+        int names = 0;
+        must(ts_tokenizer_ids(t, texts[i].text, strlen(texts[i].text), ids, 40, &count, &e), &e);
+        for (size_t k = 0; k < count; k++) {
+            const int row = ts_tokenizer_row(t, ids[k]);
+            assert_true(row < 5 && (row >= 0) == (ids[k] >= size));
+            if (row >= 0) assert_int_equal(ts_tokenizer_rest(t, ids[k]), row < 2 ? 2 - row : 5 - row);
+            names += row >= 0;
+        }
+        if (names != texts[i].names) fail_msg("%s: %d vectors", texts[i].text, names);
+    }
+    ts_tokenizer_free(t);
+    free(path);
+}
+
+static void vectors_of_a_name_stay_together(void **state) {
+    (void)state;
+    char *path = fixture_path("tokenizer/files");
+    ts_tokenizer *t = NULL;
+    ts_error e = {0};
+    must(ts_tokenizer_open(path, &t, &e), &e);
+    must(ts_tokenizer_add_name(t, "<ab>", 10, &e), &e);
+    /* `before` letters, the comma at `comma` among them, then the name: how many tokens the first chunk keeps. */
+    static const struct {
+        int before, comma, first, chunks;
+    } cases[] = {{65, -1, 75, 1}, {66, -1, 66, 2}, {74, 70, 74, 2}, {75, -1, 75, 2}, {75, 60, 61, 2}, {75, 40, 75, 2}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[200] = "";
+        for (int k = 0; k < cases[i].before; k++) strcat(text, k == cases[i].comma ? ", " : "a ");
+        strcat(text, "<ab>");
+        const ts_picture_params params = {.prompt = text};
+        ts_prompt p;
+        must(ts_prompt_read(t, 77, &params, false, 0, &p, &e), &e);
+        assert_int_equal(p.chunks, cases[i].chunks);
+        assert_int_equal(p.ids[1 + cases[i].first], ts_tokenizer_end(t));
+        if (p.chunks == 2) {
+            const int moved = cases[i].before - cases[i].first;
+            assert_int_equal(ts_tokenizer_row(t, p.ids[77 + 1 + moved]), 0);
+            assert_int_equal(ts_tokenizer_row(t, p.ids[77 + moved + 10]), 9);
+            assert_int_equal(p.ids[77 + moved + 11], ts_tokenizer_end(t));
+        }
+        ts_prompt_free(&p);
+    }
+    ts_tokenizer_free(t);
+    free(path);
+}
+
+/* What each hostile or mistaken file is refused with. */
+static void files_that_are_no_embeddings_are_refused(void **state) {
+    (void)state;
+    static float many[76 * 32];
+    const float nan_[32] = {NAN};
+#define TENSOR(called, n, width, values) \
+    {.name = called, .dtype = TS_F32, .rank = 2, .shape = {n, width}, .data = values, .bytes = (n) * (width) * 4}
+    const struct {
+        ts_code code;
+        size_t count;
+        ts_file_tensor tensors[2];
+    } files[] = {
+        {TS_EFORMAT, 1, {TENSOR("emb_params", 76, 32, many)}},
+        {TS_EFORMAT, 1, {TENSOR("emb_params", 1, 32, nan_)}},
+        {TS_EFORMAT, 1, {TENSOR("emb_params", 0, 32, many)}},
+        {TS_EFORMAT, 1, {{.name = "a", .dtype = TS_F32, .rank = 3, .shape = {1, 1, 32}, .data = many, .bytes = 128}}},
+        {TS_EFORMAT, 1, {{.name = "a", .dtype = TS_F32, .rank = 0, .data = many, .bytes = 4}}},
+        {TS_EFORMAT, 2, {TENSOR("a", 1, 32, many), TENSOR("b", 1, 32, many)}},
+        {TS_EFORMAT, 1, {TENSOR("clip_l", 1, 32, many)}},
+        {TS_EFORMAT, 2, {TENSOR("clip_l", 1, 32, many), TENSOR("clip_g", 2, 48, many)}},
+        {TS_EFORMAT, 0, {{0}}},
+        {TS_EFORMAT, 1, {TENSOR("   ", 1, 32, many)}},
+        {TS_ECONFLICT, 1, {TENSOR("<|startoftext|>", 1, 32, many)}},
+        {TS_OK, 1, {TENSOR("good", 75, 32, many)}},
+        {TS_OK, 1, {TENSOR("wide", 1, 64, many)}},
+        {TS_OK, 2, {TENSOR("clip_l", 1, 32, many), TENSOR("clip_g", 1, 48, many)}},
+    };
+    char *path = fixture_path("pipeline_sd1");
+    char folder[] = "/tmp/embeddings-XXXXXX";
+    assert_non_null(mkdtemp(folder));
+    char *file = ts_format("%s/x.safetensors", folder);
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        ts_model *m = NULL;
+        ts_error e = {0};
+        must(ts_safetensors_write(file, files[i].tensors, files[i].count, &e), &e);
+        must(ts_model_load(path, &m, &e), &e);
+        const ts_code rc = ts_model_add_embeddings(m, folder, &e);
+        if (rc != files[i].code) fail_msg("file %zu: %s: %s", i, ts_code_name(rc), e.message);
+        if (rc) assert_non_null(strstr(e.message, "x.safetensors"));
+        ts_model_free(m);
+    }
+    must(ts_write_file(file, "no tensors", 10, &(ts_error){0}), &(ts_error){0});
+    ts_model *m = NULL;
+    ts_error e = {0};
+    must(ts_model_load(path, &m, &e), &e);
+    assert_int_equal(ts_model_add_embeddings(m, folder, &e), TS_EFORMAT);
+    unlink(file);
+    assert_int_equal(ts_model_add_embeddings(m, folder, &e), TS_OK);
+    rmdir(folder);
+    assert_int_equal(ts_model_add_embeddings(m, folder, &e), TS_ENOTFOUND);
+    ts_model_free(m);
+    free(file);
     free(path);
 }
 
@@ -389,6 +547,10 @@ int main(int argc, char **argv) {
     for (int i = 0; i < 2; i++)
         test_add(&tests, prompts_are_cut_as_automatic1111_does, folders[i], 0,
                  "prompts are cut as AUTOMATIC1111 does, tokenizer %s", folders[i]);
+    test_add(&tests, embeddings_of_other_widths_are_left_out, NULL, 0, "embeddings of other widths are left out");
+    test_add(&tests, a_name_is_found_where_it_is_a_word, NULL, 0, "a name is found where it is a word");
+    test_add(&tests, vectors_of_a_name_stay_together, NULL, 0, "vectors of a name stay together");
+    test_add(&tests, files_that_are_no_embeddings_are_refused, NULL, 0, "files that are no embeddings are refused");
     test_add(&tests, emphasis_beyond_measure_is_refused, NULL, 0, "emphasis beyond measure is refused");
     test_add(&tests, a_prompt_of_too_many_chunks_is_refused, NULL, 0, "a prompt of too many chunks is refused");
     test_add(&tests, sizes_are_for_xl, NULL, 0, "sizes are for XL");

@@ -363,6 +363,12 @@ static void moves_and_embeddings(void **unused) {
     run_op(&op, (ts_args){.in = {ids}, .out = out_a});
     assert_memory_equal(out_a, ((float[]){15, 26, 31, 42}), 4 * sizeof(float));
 
+    const int32_t own[] = {1, -1};
+    const float vectors[] = {7, 7, 100, 200};
+    op.in[1] = ts_view_dense(1, 2, 1, 2, TS_F32);
+    run_op(&op, (ts_args){.in = {own, vectors}, .out = out_a});
+    assert_memory_equal(out_a, ((float[]){13, 24, 130, 240}), 4 * sizeof(float));
+
     op = (ts_op){.kind = TS_OP_COPY,
                  .in = {ts_view_dense(1, 2, 1, 2, TS_F32)},
                  .out = ts_view_dense(1, 2, 1, 2, TS_BF16),

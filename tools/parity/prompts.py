@@ -3,6 +3,7 @@ import random
 
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
 import a1111
@@ -10,13 +11,16 @@ import common
 
 SD1, XL = "pipeline_sd1", "pipeline_xl"
 BASE = {"prompt": "a yellow sun over purple mountains, a lake at dawn", "negative": "blurry, low quality",
-        "clip_skip": 0, "truncate": False, "emphasis": False, "chunks": 1}
+        "clip_skip": 0, "truncate": False, "emphasis": False, "embeddings": False, "chunks": 1}
 CASES = [
     {"name": "sd1_skip_1", "folder": SD1, "clip_skip": 1},
     {"name": "sd1_skip_2", "folder": SD1, "clip_skip": 2},
     {"name": "xl_skip_0", "folder": XL},
     {"name": "xl_skip_1", "folder": XL, "clip_skip": 1},
     {"name": "sd1_truncate", "folder": SD1, "prompt": "the sea, the sun and the moon, " * 10, "truncate": True},
+    {"name": "sd1_words", "folder": SD1, "embeddings": True, "prompt": "a <cat-toy> under a sun, easynegative, the One Word.",
+     "negative": "easynegative"},
+    {"name": "xl_words", "folder": XL, "embeddings": True, "prompt": "a xl-thing, under a sun", "negative": "houses xl-thing"},
     # These two are AUTOMATIC1111's way, as the rest of the file is diffusers'.
     {"name": "sd1_long", "folder": SD1, "prompt": "the sea, the sun and the moon, " * 8, "chunks": 2},
     {"name": "sd1_emphasis", "folder": SD1, "prompt": "a (lake:1.4) under [a ((yellow)) sun], (no:-0.5) houses",
@@ -70,6 +74,33 @@ def brackets():
         wanted.append("".join(g.choice(["a", "b ", "cat", " ", ", ", "(", "(", ")", ")", "[", "]", ":1.3)", ":", "\\", "1.2",
                                         " BREAK ", "é", "the "]) for _ in range(g.randrange(3, 40))))
     return wanted
+
+
+def make_embeddings():
+    """The layouts that are published: a tensor under the word, with and without the dimension of one, emb_params, a pair."""
+    def vectors(seed, *shape):
+        return 0.5 * common.randn(shape, seed)
+    where = common.folder("embeddings")
+    common.save_tensors(where / "learned_embeds.safetensors", {"<cat-toy>": vectors(1, 3, 32)})
+    save_file({"emb_params": vectors(2, 5, 32).half()}, str(where / "easyNegative.safetensors"))
+    (where / "easyNegative.safetensors").chmod(0o644)
+    common.save_tensors(where / "third.safetensors", {"one word": vectors(3, 32)})
+    common.save_tensors(where / "xl-thing.safetensors", {"clip_l": vectors(4, 4, 32), "clip_g": vectors(5, 4, 48)})
+    common.save_tensors(where / "wide.safetensors", {"too wide": vectors(6, 2, 1024)})
+
+
+def load_embeddings(pipe, folder):
+    """diffusers finds a word's first vector whatever its capitals, but the others only as it is written: all in lower case."""
+    where = common.folder("embeddings")
+    if folder == SD1:
+        pipe.load_textual_inversion(load_file(where / "learned_embeds.safetensors"))
+        pipe.load_textual_inversion({"easynegative": load_file(where / "easyNegative.safetensors")["emb_params"].float()})
+        pipe.load_textual_inversion(load_file(where / "third.safetensors"))
+    else:
+        pair = load_file(where / "xl-thing.safetensors")
+        pipe.load_textual_inversion({"xl-thing": pair["clip_l"]}, text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer)
+        pipe.load_textual_inversion({"xl-thing": pair["clip_g"]}, text_encoder=pipe.text_encoder_2,
+                                    tokenizer=pipe.tokenizer_2)
 
 
 def load(folder):
@@ -144,9 +175,12 @@ def check_parser():
 
 def main():
     check_parser()
+    make_embeddings()
     pipes, tensors, cases = {f: load(f) for f in (SD1, XL)}, {}, []
     for case in CASES:
         case = {**BASE, **case}
+        if case["embeddings"]:
+            load_embeddings(pipes[case["folder"]], case["folder"])
         found = embed(pipes[case["folder"]], case)
         print(case["name"], {k: f"{tuple(v.shape)} {v.std():.2f}" for k, v in found.items()})
         tensors.update({f"{case['name']}.{k}": v for k, v in found.items()})

@@ -127,7 +127,9 @@ static void embed(const ts_ref_kernel *k, const ts_args *args) {
     float *row = args->scratch;
     for (int b = 0; b < x->b; b++)
         for (size_t t = 0; t < ts_view_tokens(y); t++) {
-            const float *token = k->weight + (size_t)((const int32_t *)args->in[0])[ts_view_at(x, b, t)] * c;
+            const int32_t id = ((const int32_t *)args->in[0])[ts_view_at(x, b, t)];
+            const float *token = id < 0 ? (const float *)args->in[1] + ts_view_at(&k->op.in[1], b, t)
+                                        : k->weight + (size_t)id * c;
             const float *position = k->bias ? k->bias + t * c : NULL;
             for (size_t i = 0; i < c; i++) row[i] = token[i] + (position ? position[i] : 0);
             ts_ref_save(args->out, y->dtype, ts_view_at(y, b, t), y->c, row);

@@ -1,0 +1,140 @@
+/* Textual inversion (Gal et al. 2022, arXiv 2208.01618): names that stand for vectors of a text encoder's input. */
+#include <dirent.h>
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include "base/alloc.h"
+#include "base/file.h"
+#include "engine/model.h"
+#include "engine/safetensors.h"
+
+#define MAXIMUM 1024 /* embeddings of a folder: every one is looked for in every prompt */
+
+static const char extension[] = ".safetensors";
+
+/* One file: the vectors for each encoder, whose number is `encoders`. */
+typedef struct embedding {
+    const char *name;
+    const ts_file_tensor *of[TS_TEXT_ENCODERS];
+    int encoders;
+} embedding;
+
+/* Vectors of a tensor [n][width], or of one [width]. */
+static int64_t vectors_of(const ts_file_tensor *t) {
+    return t->rank == 2 ? t->shape[0] : 1;
+}
+
+static int64_t width_of(const ts_file_tensor *t) {
+    return t->shape[t->rank - 1];
+}
+
+/* What the web UI and diffusers write: "emb_params" (or "*"), called as the file is; a tensor called as the word is; a pair
+ * for XL's encoders. */
+static ts_code recognise(const ts_safetensors *file, const char *path, const char *stem, embedding *ret, ts_error *e) {
+    static const char *const anonymous[] = {"emb_params", "*"};
+    embedding m = {.name = stem, .encoders = 1};
+    for (size_t i = 0; i < 2 && !m.of[0]; i++) m.of[0] = ts_safetensors_find(file, anonymous[i]);
+    if (!m.of[0]) {
+        m.of[0] = ts_safetensors_find(file, "clip_l");
+        m.of[1] = ts_safetensors_find(file, "clip_g");
+        m.encoders = 2;
+    }
+    if (!m.of[0] && !m.of[1] && ts_safetensors_count(file) == 1) {
+        m.of[0] = ts_safetensors_at(file, 0);
+        m.name = m.of[0]->name;
+        m.encoders = 1;
+    }
+    for (int i = 0; i < m.encoders; i++) {
+        if (!m.of[i])
+            return ts_fail(e, TS_EFORMAT, "%s is no embedding: emb_params, one tensor called as the word, or clip_l and "
+                           "clip_g are wanted", path);
+        if (m.of[i]->rank < 1 || m.of[i]->rank > 2 || vectors_of(m.of[i]) < 1)
+            return ts_fail(e, TS_EFORMAT, "%s: %.100s is not vectors x width", path, m.of[i]->name);
+        if (vectors_of(m.of[i]) != vectors_of(m.of[0]))
+            return ts_fail(e, TS_EFORMAT, "%s: clip_l and clip_g have different numbers of vectors", path);
+    }
+    *ret = m;
+    return TS_OK;
+}
+
+static bool fits(const ts_model *m, const embedding *of) {
+    bool good = of->encoders == m->text_count;
+    for (int i = 0; i < m->text_count && good; i++) good = width_of(of->of[i]) == m->text[i].config.hidden;
+    return good;
+}
+
+static ts_code add_vectors(ts_text_model *t, const ts_file_tensor *from, const char *name, const char *path,
+                           ts_error *e) {
+    const size_t n = (size_t)vectors_of(from), width = (size_t)t->config.hidden;
+    if (!ts_grow(&t->vectors, &t->vector_capacity, (t->vector_count + n) * width, sizeof *t->vectors))
+        return ts_fail(e, TS_ENOMEM, "loading %s", path);
+    float *to = t->vectors + t->vector_count * width;
+    ts_file_tensor_to_f32(from, to);
+    for (size_t i = 0; i < n * width; i++)
+        if (!isfinite(to[i])) return ts_fail(e, TS_EFORMAT, "%s: %.100s is not finite", path, from->name);
+    ts_code rc = ts_tokenizer_add_name(t->tokenizer, name, (int)n, e);
+    if (!rc) t->vector_count += n;
+    return rc ? ts_error_context(e, rc, "%s", path) : TS_OK;
+}
+
+static ts_code add(ts_model *m, const embedding *of, const char *path, ts_error *e) {
+    const int room = m->text[0].config.positions - 2;
+    if (vectors_of(of->of[0]) > room)
+        return ts_fail(e, TS_EFORMAT, "%s has more than the %d vectors that fit into a text", path, room);
+    if (m->info.embedding_count == MAXIMUM) return ts_fail(e, TS_EFORMAT, "%s: %d embeddings at most", path, MAXIMUM);
+    size_t capacity = m->embedding_capacity;
+    if (!ts_grow(&m->embeddings, &capacity, (size_t)m->info.embedding_count + 1, sizeof *m->embeddings))
+        return ts_fail(e, TS_ENOMEM, "loading %s", path);
+    m->embedding_capacity = capacity;
+    m->info.embeddings = (const char *const *)m->embeddings;
+    ts_code rc = TS_OK;
+    for (int i = 0; i < m->text_count && !rc; i++) rc = add_vectors(&m->text[i], of->of[i], of->name, path, e);
+    if (rc) return rc;
+    char *name = ts_strdup(of->name);
+    if (!name) return ts_fail(e, TS_ENOMEM, "loading %s", path);
+    m->embeddings[m->info.embedding_count++] = name;
+    return TS_OK;
+}
+
+static ts_code add_file(ts_model *m, const char *folder, const char *file_name, ts_error *e) {
+    char *path = ts_path_join(folder, file_name);
+    char *stem = ts_strndup(file_name, strlen(file_name) - (sizeof extension - 1));
+    ts_safetensors *file = NULL;
+    embedding of = {0};
+    ts_code rc = path && stem ? TS_OK : ts_fail(e, TS_ENOMEM, "reading the embeddings");
+    if (!rc) rc = ts_safetensors_open(path, &file, e);
+    if (!rc) rc = recognise(file, path, stem, &of, e);
+    if (!rc && fits(m, &of)) rc = add(m, &of, path, e);
+    if (!rc) rc = ts_safetensors_check(file, e);
+    ts_safetensors_free(file);
+    free(stem);
+    free(path);
+    return rc;
+}
+
+static int in_order(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+ts_code ts_model_add_embeddings(ts_model *m, const char *folder, ts_error *e) {
+    char **names = NULL;
+    size_t count = 0, capacity = 0;
+    ts_code rc = TS_OK;
+    DIR *d = opendir(folder);
+    if (!d) return ts_fail_errno(e, TS_ENOTFOUND, errno, "opening %s, the embeddings", folder);
+    for (const struct dirent *f; !rc && (f = readdir(d));) {
+        const size_t n = strlen(f->d_name), k = sizeof extension - 1;
+        if (n <= k || strcmp(f->d_name + n - k, extension) != 0) continue;
+        if (!ts_grow(&names, &capacity, count + 1, sizeof *names) || !(names[count] = ts_strdup(f->d_name)))
+            rc = ts_fail(e, TS_ENOMEM, "listing the embeddings");
+        else
+            count++;
+    }
+    closedir(d);
+    if (count) qsort(names, count, sizeof *names, in_order);
+    for (size_t i = 0; i < count && !rc; i++) rc = add_file(m, folder, names[i], e);
+    while (count) free(names[--count]);
+    free(names);
+    return rc;
+}
