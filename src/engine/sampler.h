@@ -2,8 +2,9 @@
  *
  * Every sampler here is linear in the sample x, the model's output, what earlier evaluations predicted, a
  * saved sample and fresh noise. So a sampler is a function that computes, once, on the host, in double
- * precision, a *plan*: one row of coefficients for each evaluation. A device applies a row with one
- * elementwise kernel and knows nothing of samplers; nor does a rank care that its x is only some rows.
+ * precision, a *plan*: one row of coefficients for each evaluation, or several of which a picture takes the one
+ * that suits its x. A device applies a row with one elementwise kernel and knows nothing of samplers; nor does a
+ * rank care that its x is only some rows.
  *
  * One evaluation, with h[0] the newest of the history:
  *     out = U-Net(c_in * x, timestep)                             (guidance is applied to out before)

@@ -468,7 +468,8 @@ static ts_code find_sampler(const fields *f, const ts_model_info *model, ts_shap
     const char *name = f->sampler ? f->sampler : model->default_sampler;
     shape->sampler =
         f->sampler || !f->context->setup->sampler ? ts_sampler_find(name) : f->context->setup->sampler;
-    if (!shape->sampler) return ts_fail_param(e, TS_EINVAL, "sampler", "there is no sampler %.64s; GET /v1/models lists them", name);
+    if (!shape->sampler)
+        return ts_fail_param(e, TS_EINVAL, "sampler", "there is no sampler %.64s; GET /v1/models lists them", name);
     const int scheduler = f->scheduler ? ts_scheduler_find(f->scheduler) : TS_SCHEDULER_DEFAULT;
     if (scheduler < 0)
         return ts_fail_param(e, TS_EINVAL, "scheduler", "there is no scheduler %.64s; GET /v1/models lists them",
