@@ -175,6 +175,9 @@ static void a_variant_leaves_its_model_alone(void **state) {
 #define Q "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
 #define PAIR(key) "\"" key ".lora_down.weight\":" T("F16", "[2,32]", 0, 128) ",\"" key ".lora_up.weight\":" \
                   T("F16", "[32,2]", 128, 256)
+#define METADATA(json)        "\"__metadata__\":{\"lora_adapter_metadata\":\"" json "\"}"
+#define DOWN(shape, from, to) "\"" Q ".lora_down.weight\":" T("F16", shape, from, to)
+#define UP(shape, from, to)   "\"" Q ".lora_up.weight\":" T("F16", shape, from, to)
 
 typedef struct refusal {
     const char *header;
@@ -197,17 +200,12 @@ static const refusal refusals[] = {
     {"{\"" Q ".lokr_w1\":" T("F16", "[2]", 0, 4) "}", 4, TS_EUNSUPPORTED, "LoKr"},
     {"{\"" Q ".lora_down.weight\":" T("F16", "[2,32]", 0, 128) "}", 128, TS_EFORMAT, "missing"},
     {"{\"" Q ".lora_down.weight\":" T("I8", "[2,32]", 0, 64) "}", 64, TS_EUNSUPPORTED, "I8"},
-    {"{\"" Q ".lora_down.weight\":" T("F16", "[2,32]", 0, 128) ",\"" Q ".lora_up.weight\":" T("F16", "[32,1]", 128, 192) "}", 192,
-     TS_EFORMAT, "fit together"},
-    {"{\"" Q ".lora_down.weight\":" T("F16", "[0,32]", 0, 0) ",\"" Q ".lora_up.weight\":" T("F16", "[32,0]", 0, 0) "}", 0,
-     TS_EFORMAT, "fit together"},
-    {"{\"" Q ".lora_down.weight\":" T("F16", "[2,32,1]", 0, 128) ",\"" Q ".lora_up.weight\":" T("F16", "[32,2]", 128, 256) "}", 256,
-     TS_EFORMAT, "fit together"},
-    {"{" PAIR(Q) ",\"__metadata__\":{\"lora_adapter_metadata\":\"{\"}}", 256, TS_EFORMAT, "lora_adapter_metadata"},
-    {"{" PAIR(Q) ",\"__metadata__\":{\"lora_adapter_metadata\":\"{\\\"unet.lora_alpha\\\":\\\"1\\\"}\"}}", 256, TS_EFORMAT,
-     "alpha"},
-    {"{" PAIR(Q) ",\"__metadata__\":{\"lora_adapter_metadata\":\"{\\\"unet.use_dora\\\":true}\"}}", 256, TS_EUNSUPPORTED,
-     "DoRA"},
+    {"{" DOWN("[2,32]", 0, 128) "," UP("[32,1]", 128, 192) "}", 192, TS_EFORMAT, "fit together"},
+    {"{" DOWN("[0,32]", 0, 0) "," UP("[32,0]", 0, 0) "}", 0, TS_EFORMAT, "fit together"},
+    {"{" DOWN("[2,32,1]", 0, 128) "," UP("[32,2]", 128, 256) "}", 256, TS_EFORMAT, "fit together"},
+    {"{" PAIR(Q) "," METADATA("{") "}", 256, TS_EFORMAT, "lora_adapter_metadata"},
+    {"{" PAIR(Q) "," METADATA("{\\\"unet.lora_alpha\\\":\\\"1\\\"}") "}", 256, TS_EFORMAT, "alpha"},
+    {"{" PAIR(Q) "," METADATA("{\\\"unet.use_dora\\\":true}") "}", 256, TS_EUNSUPPORTED, "DoRA"},
     /* What a model says to them. */
     {"{" PAIR("lora_unet_mid_block_attentions_9_transformer_blocks_0_attn1_to_q") "}", 256, TS_EFORMAT, "no such layer"},
     {"{" PAIR("lora_unet_input_blocks_99_1_proj_in") "}", 256, TS_EFORMAT, "no such layer"},
