@@ -206,6 +206,8 @@ static ts_code fill_job(session *s, const ts_group *group, ts_error *e) {
                               .parallel = o->parallel,
                               .dtype = dtype,
                               .guided = o->guidance > 1};
+    if ((o->sigmas.count > 0) + (o->timesteps.count > 0) + (o->scheduler != TS_SCHEDULER_DEFAULT) > 1)
+        return ts_fail(e, TS_EINVAL, "--scheduler, --sigmas and --timesteps exclude each other");
     if (list->count) s->job.shape.scheduler = o->sigmas.count ? TS_SCHEDULER_SIGMAS : TS_SCHEDULER_TIMESTEPS;
     if (!s->job.shape.sampler) return ts_fail(e, TS_EINVAL, "--sampler: there is no \"%s\"", sampler);
     ts_code rc = o->init ? read_source(s, e) : TS_OK;
