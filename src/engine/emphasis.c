@@ -98,7 +98,7 @@ static ts_code read_plain(parser *p) {
         if (memcmp(text + i, word, length) != 0) continue;
         if (ts_text_word_before(text, i) || ts_text_word_at(text, size, i + length)) continue;
         rc = add_run(p, text + from, i - from, false);
-        if (!rc) rc = add_run(p, NULL, 0, true);
+        if (!rc) rc = add_run(p, "", 0, true);
         from = i + length;
         i = from - 1;
     }
