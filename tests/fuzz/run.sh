@@ -9,7 +9,7 @@ export ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1
 one() {
     own=$1/tests/fuzz/$3
     mkdir -p "$own.corpus"
-    if "$1/tests/fuzz/fuzz_$3" -max_total_time="$2" -max_len=65536 -timeout=20 -rss_limit_mb=3000 \
+    if "$1/tests/fuzz/fuzz_$3" -max_total_time="$2" -max_len=65536 -timeout=60 -rss_limit_mb=3000 \
         -artifact_prefix="$own.found-" -print_final_stats=1 "$own.corpus" "$here/corpus/$3" >"$own.log" 2>&1; then
         echo "ok - $3 stood $(sed -n 's/^stat::number_of_executed_units: *//p' "$own.log") inputs in $2 s"
     else
