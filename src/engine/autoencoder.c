@@ -2,6 +2,7 @@
  * one that one device makes. */
 #include <math.h>
 #include <string.h>
+#include "base/clock.h"
 #include "engine/run.h"
 
 /* One pass of a program of the autoencoder. Both sides are whole pictures, channels last. */
@@ -75,7 +76,10 @@ static ts_code plan_for(const ts_run *run, ts_plan_kind kind, int scale, ts_plan
                        .dtype = run->job->shape.dtype,
                        .patches = layout.patches,
                        .branches = 1};
-    return ts_plan_get(run->group, &key, &layout, ret, e);
+    const uint64_t begin = ts_now_ns();
+    ts_code rc = ts_plan_get(run->group, &key, &layout, ret, e);
+    run->job->stats.compile_s += ts_seconds(ts_now_ns() - begin);
+    return rc;
 }
 
 ts_code ts_decode_plan(const ts_run *run, ts_plan **ret, ts_error *e) {

@@ -189,7 +189,8 @@ typedef struct ts_job_stats {
     int ranks;          /* that took part */
     int patches;        /* rows were split into; ranks / patches is 2 where the guidance branches were split */
     int evaluations, synchronous; /* of the U-Net in all, and how many of them were synchronous */
-    double compile_s, text_s, encode_s, denoise_s, decode_s, total_s;
+    double compile_s; /* of the U-Net's and the autoencoder's programs, which the next ones do not count */
+    double text_s, encode_s, denoise_s, decode_s, total_s;
     double wait_s[TS_MAX_RANKS];         /* time that the rank waited for peers */
     double flops[TS_MAX_RANKS];          /* of the U-Net and the decoder */
     uint64_t sent_bytes[TS_MAX_RANKS];   /* to all peers, whole job */

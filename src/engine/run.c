@@ -275,12 +275,12 @@ ts_code ts_group_run(ts_group *g, ts_model *model, ts_job *job, ts_error *e) {
     t1 = ts_now_ns();
     rc = ts_start(&run, e);
     if (rc) goto done;
-    stats->encode_s = ts_seconds(ts_now_ns() - t1);
+    stats->encode_s = ts_seconds(ts_now_ns() - t1) - stats->compile_s;
     t1 = ts_now_ns();
     ts_plan_key key = unet_key(&run, run.job->count);
     rc = ts_plan_get(g, &key, &run.layout, &run.unet, e);
     if (rc) goto done;
-    stats->compile_s = ts_seconds(ts_now_ns() - t1);
+    stats->compile_s += ts_seconds(ts_now_ns() - t1);
     t1 = ts_now_ns();
     fill_time_ids(&run);
     rc = encode_texts(&run, e);
@@ -300,6 +300,7 @@ ts_code ts_group_run(ts_group *g, ts_model *model, ts_job *job, ts_error *e) {
     if (!rc && job->want_profile) write_profile(&run);
 done:
     t1 = ts_now_ns();
+    const double compiled = stats->compile_s;
     for (int k = 0; k < job->count; k++) {
         ts_error error = *e;
         ts_code one = rc;
@@ -308,7 +309,7 @@ done:
             ts_code made = make_picture(&run, k, &job->pictures[k], &error);
             one = made ? made : rc;
         }
-        stats->decode_s = ts_seconds(ts_now_ns() - t1);
+        stats->decode_s = ts_seconds(ts_now_ns() - t1) - (stats->compile_s - compiled);
         stats->total_s = ts_seconds(ts_now_ns() - t0);
         give_picture(&run, k, one, &error);
     }
