@@ -87,6 +87,8 @@ SKIES = {
     "night": (rgb(.02, .03, .12), rgb(.07, .10, .28), rgb(.22, .31, .55)),
 }
 LIGHT = {"dawn": rgb(.90, .80, .86), "noon": rgb(1, 1, 1), "sunset": rgb(.94, .71, .66), "night": rgb(.38, .45, .64)}
+# Things stand out at night as in bright moonlight: in the ground's own light a tree before a dark slope is lost.
+THING_LIGHT = {**LIGHT, "night": rgb(.66, .72, .84)}
 RIDGE = {"dawn": rgb(.30, .27, .46), "noon": rgb(.20, .32, .43), "sunset": rgb(.26, .10, .22),
          "night": rgb(.03, .05, .125)}
 DISC = {"white": rgb(1, 1, .97), "yellow": rgb(1, .87, .18), "orange": rgb(1, .50, .05), "red": rgb(.87, .07, .09),
@@ -162,6 +164,11 @@ class Canvas:
         self.blend(rows, cols, np.clip((r - d) * self.u + .5, 0, 1), colour)
 
 
+def stretch(c):
+    """How far a composition spreads in wide pictures: half as much as the picture is wider."""
+    return (1 + c.width) / 2
+
+
 def sky(c, s, rs, horizon, peak):
     top, middle, low = SKIES[s.time]
     t = (c.y / horizon)[:, None]
@@ -172,9 +179,9 @@ def sky(c, s, rs, horizon, peak):
             c.disc(rs.uniform(0, c.width), rs.uniform(0, horizon * .8), rs.uniform(.0032, .0058),
                    rgb(.80, .85, 1) * rs.uniform(.7, 1))
     r = rs.uniform(.062, .088)
-    cx = rs.uniform(.14, c.width - .14)
+    cx = c.width / 2 + rs.uniform(-.12, .12) * stretch(c)
     lowest = max(horizon - max(peak + .6 * r, .30), r + .06)
-    cy = rs.uniform(r + .035, lowest)
+    cy = rs.uniform(max(r + .035, lowest - .22), lowest)
     disc = DISC[s.colour]
     d = np.hypot(c.x[None, :] - cx, c.y[:, None] - cy)
     glow = (.32 if s.time == "night" else .50) * np.exp(-np.maximum(d - r, 0) / (.9 * r))
@@ -238,7 +245,7 @@ def ground(c, s, rs, horizon):
 
 
 def tree(c, s, rs, x, base, k):
-    light = LIGHT[s.time]
+    light = THING_LIGHT[s.time]
     h = rs.uniform(.21, .25) * k
     w = h * rs.uniform(.25, .28)
     c.polygon([(x - w * .16, base - h * .3), (x + w * .16, base - h * .3), (x + w * .16, base),
@@ -251,7 +258,7 @@ def tree(c, s, rs, x, base, k):
 
 
 def house(c, s, rs, x, base, k):
-    light = LIGHT[s.time]
+    light = THING_LIGHT[s.time]
     w, h = rs.uniform(.085, .10) * k, rs.uniform(.085, .10) * k
     wall = (rgb(.96, .90, .76), rgb(.93, .93, .92), rgb(.86, .72, .52))[rs.randint(3)]
     roof = rgb(.66, .18, .13)
@@ -267,8 +274,8 @@ def house(c, s, rs, x, base, k):
 
 
 def sailboat(c, s, rs, x, base, k):
-    light = np.clip(LIGHT[s.time] * 1.1, 0, 1)
-    h = rs.uniform(.19, .22) * k
+    light = np.clip(THING_LIGHT[s.time] * 1.1, 0, 1)
+    h = rs.uniform(.21, .24) * k
     w = h * rs.uniform(.40, .45)
     side = 1 if rs.randint(2) else -1
 
@@ -285,18 +292,22 @@ DRAW = {"tree": tree, "house": house, "sailboat": sailboat}
 
 
 def places(c, s, rs, horizon):
-    """(x, base, scale) of each object, apart from each other, far to near."""
-    half = .115
-    room = c.width - 2 * half - .05
-    gap = min(.27, room / max(s.count, 1) * .98) if s.count > 1 else 0
-    free = room - gap * (s.count - 1)
-    xs = half + .025 + np.sort(rs.uniform(0, free, s.count)) + gap * np.arange(s.count)
+    """(x, base, scale) of each object, far to near: one near the middle, two or three in a loose row about it.
+
+    A sampler places things where noise happens to favour them, each far from the others on its own. Rows whose
+    shape says the number are what so small a model can count.
+    """
+    if not s.count:
+        return []
+    gap = {1: 0, 2: rs.uniform(.38, .46), 3: rs.uniform(.275, .305)}[s.count]
+    middle = c.width / 2 + rs.uniform(-1, 1) * {1: .08, 2: .07, 3: .05}[s.count] * stretch(c)
     out = []
-    for x in xs:
+    for i in range(s.count):
+        x = middle + (i - (s.count - 1) / 2) * gap * stretch(c) + rs.uniform(-.01, .01)
         if s.ground == "lake" and s.object != "sailboat":
             out.append((x, horizon - .012, rs.uniform(.88, 1.0)))
         else:
-            d = rs.uniform(.05, .17)
+            d = rs.uniform(.06, .16)
             out.append((x, horizon + d * min(1.3, (c.height - horizon) / .42), .92 + 1.0 * (d - .05)))
     return sorted(out, key=lambda p: p[1])
 
