@@ -38,6 +38,13 @@ class Muon(torch.optim.Optimizer):
         for g in self.param_groups:
             g["lr"] = g["base"] * share
 
+    def load_state_dict(self, state):
+        """The momentum comes back; the rates stay those given now."""
+        own = [{k: v for k, v in g.items() if k != "params"} for g in self.param_groups]
+        super().load_state_dict(state)
+        for g, settings in zip(self.param_groups, own):
+            g.update(settings)
+
     @torch.no_grad()
     def step(self):
         for g in self.param_groups:
