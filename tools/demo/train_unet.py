@@ -4,7 +4,9 @@
     python train_unet.py --hours 1 --from-model            # goes on from models/demo without a checkpoint
 
 v prediction with zero terminal SNR, no guidance for a tenth of the captions, EMA weights. Batches of --batch latents
-of 256x256; for a growing share of the time (--wide, from half-way on) of the larger sizes, as many as cost the same.
+of 256x256; for a growing share of the time (--wide, after the first quarter) of the larger sizes, as many as cost the
+same, each size as often as there are latents of it. More of the steps are noisy ones (--early): those settle what
+stands where. In a larger picture each thing has more latents, so that its place is settled at noisier steps still.
 The learning rate falls to zero over the last part of the run (--cool).
 """
 import json
@@ -101,13 +103,17 @@ def train(args, rank, device):
         share = args.wide * min(1, max(0, (done - args.wide_from) / .1))
         # Every worker takes the same size in a step, so that none waits for the other.
         common_rng = random.Random(f"{args.seed} {step}")
-        size = common_rng.choice(wide) if wide and common_rng.random() < share else "256x256"
+        size = "256x256"
+        if wide and common_rng.random() < share:
+            size = common_rng.choices(wide, [len(data.latents[s]) for s in wide])[0]
         area = math.prod(int(v) for v in size.split("x")) / 65536
         z, scene = data.batch(size, max(1, round(n / area)), rng)
         z = z.to(device)
         captions = ["" if rng.random() < .1 else scenes.caption(s, rng, drop=.1) for s in scene]
         ids = tokens(tok, captions).to(device)
-        t = (torch.rand(len(scene), device=device) ** args.early * 1000).long().clamp(0, 999)
+        # One step from each of len(scene) equal parts: batches then differ less in how noisy they are.
+        u = (torch.arange(len(scene), device=device) + torch.rand(len(scene), device=device)) / len(scene)
+        t = (u ** (args.early / area ** .5) * 1000).long().clamp(0, 999)
         noise = torch.randn_like(z)
         a = alphas[t].view(-1, 1, 1, 1)
         noisy = a.sqrt() * z + (1 - a).sqrt() * noise
@@ -155,8 +161,8 @@ def main():
     p.add_argument("--adam-lr", type=float, default=6e-4, help="of all else, the text encoder included")
     p.add_argument("--ema", type=float, default=.998)
     p.add_argument("--early", type=float, default=.8, help="below 1: more of the noisy steps")
-    p.add_argument("--wide", type=float, default=.35, help="share of steps on larger sizes, late in the run")
-    p.add_argument("--wide-from", type=float, default=.6)
+    p.add_argument("--wide", type=float, default=.4, help="share of steps on larger sizes, late in the run")
+    p.add_argument("--wide-from", type=float, default=.25)
     p.add_argument("--cool", type=float, default=.5, help="last share of the run, in which the rate falls")
     p.add_argument("--save-every", type=float, default=4, help="minutes")
     p.add_argument("--keep-optimizer", action="store_true")
