@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 import checker
 import common
 import scenes
+
+SHEET_CELL = 160                                             # a picture's short side there: less than a megabyte
 
 
 def generate(args, prompts):
@@ -67,7 +69,9 @@ def main():
         for i, picture in enumerate(pictures):
             Image.fromarray(picture).save(args.keep / f"{i:03d}.png")
     if args.sheet:
-        Image.fromarray(scenes.sheet(pictures[:args.sheet_count], args.columns)).save(args.sheet, optimize=True)
+        small = [np.asarray(ImageOps.scale(Image.fromarray(picture), SHEET_CELL / min(picture.shape[:2])))
+                 for picture in pictures[:args.sheet_count]]
+        Image.fromarray(scenes.sheet(small, args.columns)).save(args.sheet, optimize=True)
     model, own = checker.load(args.dir)
     want = torch.tensor([s.labels() for s, _ in tests])
     with torch.no_grad():
