@@ -253,12 +253,13 @@ static void products(float *a, int n) {
 }
 
 /* Lin et al. 2024, arXiv 2305.08891, algorithm 1, from products to factors 1 - beta, in float32 as diffusers
- * does it: its rounding is what models were trained on. */
+ * does it: its rounding is what models were trained on. A schedule so long that its products vanish before the end stays
+ * at zero there (diffusers divides zero by zero). */
 static void rescale_zero_snr(float *a, int n) {
-    float first = sqrtf(a[0]), last = sqrtf(a[n - 1]), scale = first / (first - last), before = 1;
+    float first = sqrtf(a[0]), last = sqrtf(a[n - 1]), scale = first > last ? first / (first - last) : 0, before = 1;
     for (int i = 0; i < n; i++) {
         float root = (sqrtf(a[i]) - last) * scale, bar = root * root;
-        float factor = i ? bar / before : bar;
+        float factor = before > 0 ? bar / before : 0;
         before = bar;
         a[i] = 1.0f - (1.0f - factor);
     }

@@ -52,6 +52,7 @@ for name, letter, path in (("unet_sd1", "u", "pipeline_sd1/unet"), ("unet_xl", "
 
 for pipeline in "pipeline_sd1", "pipeline_xl":
     put("schedule", pipeline, (fixtures / pipeline / "scheduler" / "scheduler_config.json").read_bytes())
+put("schedule", "vanishing", '{"num_train_timesteps": 9873, "rescale_betas_zero_snr": true}')
 put("schedule", "infinity", '{"_class_name":"DPMSolverMultistepScheduler","lambda_min_clipped":-Infinity,'
     '"beta_schedule":"squaredcos_cap_v2","rescale_betas_zero_snr":true,"use_karras_sigmas":true}')
 

@@ -74,6 +74,25 @@ static void alphas_are_those_of_diffusers(void **state) {
     ts_safetensors_free(s);
 }
 
+static void alphas_of_any_length_are_numbers_that_fall(void **state) {
+    (void)state;
+    for (int n = 2; n <= TS_MAX_TRAIN_TIMESTEPS; n += n < 10 ? 1 : 777)
+        for (int zero = 0; zero < 2; zero++) {
+            char text[120];
+            snprintf(text, sizeof text, "{\"num_train_timesteps\":%d,\"rescale_betas_zero_snr\":%s}", n,
+                     zero ? "true" : "false");
+            ts_schedule_config c = config_text(text);
+            float *alphas = ts_array0(float, (size_t)n);
+            assert_non_null(alphas);
+            ts_schedule_alphas(&c, alphas);
+            for (int i = 0; i < n; i++)
+                if (!(alphas[i] >= 0 && alphas[i] <= (i ? alphas[i - 1] : 1)))
+                    fail_msg("%d timesteps: %g at %d", n, (double)alphas[i], i);
+            if (zero) assert_true(alphas[n - 1] == 0);
+            free(alphas);
+        }
+}
+
 /* What a plan reads besides x; nothing in it is a number until a row has made it one. */
 typedef struct buffers {
     size_t n;
@@ -642,6 +661,7 @@ int main(int argc, char **argv) {
     fixture_init(argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(alphas_are_those_of_diffusers),
+        cmocka_unit_test(alphas_of_any_length_are_numbers_that_fall),
         cmocka_unit_test(every_step_is_that_of_diffusers),
         cmocka_unit_test(placed_levels_are_those_of_diffusers),
         cmocka_unit_test(momentum_is_that_of_its_paper),
