@@ -17,7 +17,6 @@ weights in memory (4, 5 and 11 GB) and what it computes.
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import common
 import random_models
+from processes import Failed, run
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT, NEGATIVE, SEED, GUIDANCE = "a lake at dawn, three sailboats", "blurry, low quality", 42, 7.5
@@ -90,29 +90,6 @@ def reference(job, out):
 
 
 # ---- processes ----
-
-def peak(pid):
-    """GB. (ru_maxrss would begin with what the process that started it had.)"""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return next((int(line.split()[1]) / 1e6 for line in status.splitlines() if line.startswith("VmHWM")), 0)
-
-
-def run(command, text=""):
-    """Its output, seconds, and GB of memory at its peak."""
-    begin, memory = time.perf_counter(), 0
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as given:
-        given.write(text.encode())
-        given.seek(0)
-        process = subprocess.Popen([str(c) for c in command], stdin=given, stdout=out)
-        while process.poll() is None:
-            memory = max(memory, peak(process.pid))
-            time.sleep(0.02)
-        seconds = time.perf_counter() - begin
-        if process.returncode:
-            raise SystemExit(f"{command[0]} ... ended with {process.returncode}")
-        out.seek(0)
-        return out.read().decode(), seconds, memory
-
 
 def run_reference(args, kind, model, dtype, folder):
     out = f"{folder}/reference-{dtype}.safetensors"
@@ -225,4 +202,7 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except Failed as e:
+        sys.exit(f"compare.py: {e}")
