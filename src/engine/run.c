@@ -70,7 +70,7 @@ static ts_code make_trace(const ts_run *run, ts_error *e) {
     ts_trace *t = run->job->trace;
     if (run->job->count != 1) return ts_fail(e, TS_EINVAL, "a trace is of one picture");
     *t = (ts_trace){.images = run->job->shape.guided ? 2 : 1,
-                    .tokens = m->text[0].config.positions,
+                    .tokens = ts_shape_chunks(&run->job->shape) * m->text[0].config.positions,
                     .text_width = ts_model_text_width(m),
                     .pooled_width = ts_model_pooled_width(m),
                     .channels = run->channels,

@@ -107,6 +107,17 @@ check("pipeline_sd1", "ddim", "two devices", "--devices", "cpu:2", "--mode", "sy
 check("pipeline_sd1", "ddim", "two branches", "--devices", "cpu:2", "--mode", "sync", "--cfg-split", "on")
 check("pipeline_sd1", "ddim_no_guidance", "no guidance", "--devices", "cpu:1")
 check("pipeline_xl", "negative", "one device", "--devices", "cpu:1")
+def check_long(name):
+    """Text of more chunks than one: all of it is there, of both branches."""
+    case = next(c for c in json.loads((fixtures / "prompts.json").read_text())["cases"] if c["name"] == name)
+    have = dump(case["folder"], {**case, "seed": 1, "steps": 1, "width": 64, "height": 64, "guidance": 5})
+    want = Tensors(fixtures / "prompts.safetensors")
+    claim(f"{name}: shape of the embeddings", have.shape("text")[1] == 77 * case["chunks"])
+    close(f"{name}: embeddings", have["text"], want[f"{name}.negative_embeds"] + want[f"{name}.prompt_embeds"], 1e-4)
+
+
+check_long("sd1_long")
+check_long("xl_long_negative")
 done = generate("pipeline_sd1", "--prompt", "a", "--batch", "2", "--dump", f"{folder.name}/two")
 claim("of one picture only", done.returncode == 2 and "--dump" in done.stderr)
 print(f"1..{number}")
