@@ -9,12 +9,19 @@
 #include "base/alloc.h"
 #include "engine/run.h"
 
-/* What encoding a picture needs, kept from one to the next. */
+/* Pixels [8h][8w][3], -1..1, as moments [h][w][2 * channels]; those of the picture and mask that were last encoded, for
+ * the pictures of a request share theirs. */
+typedef struct encoded {
+    const unsigned char *rgb, *mask; /* NULL: nothing yet */
+    float *moments;
+} encoded;
+
+/* What encoding needs, kept from one picture to the next. */
 typedef struct encoder {
     ts_run *run;
-    float *pixels;  /* [8h][8w][3], -1..1 */
-    float *moments; /* [h][w][2 * channels] */
-    float *drawn;   /* [channels][h][w] */
+    float *pixels;
+    float *drawn; /* [channels][h][w] */
+    encoded whole, masked;
 } encoder;
 
 /* Places of a picture's latent; an encoded one has as many, channels last. */
@@ -33,22 +40,29 @@ static void take_pixels(encoder *c, const unsigned char *rgb, const unsigned cha
         }
 }
 
+static ts_code encode(encoder *c, encoded *to, const unsigned char *rgb, const unsigned char *mask, ts_error *e) {
+    if (to->rgb == rgb && to->mask == mask) return TS_OK;
+    take_pixels(c, rgb, mask);
+    ts_code rc = ts_encode(c->run, c->pixels, to->moments, e);
+    if (rc) return rc;
+    to->rgb = rgb;
+    to->mask = mask;
+    return TS_OK;
+}
+
 /* A sample of the encoder's distribution, times the latents' scale: mean + e^(log variance / 2) * noise, the
  * logarithm clamped as diffusers does. (Kingma & Welling 2014, arXiv 1312.6114) */
-static ts_code encode(encoder *c, ts_rng *rng, float *latent, ts_error *e) {
+static void sample(encoder *c, const encoded *from, ts_rng *rng, float *latent) {
     const ts_run *run = c->run;
     const size_t n = plane(run), channels = (size_t)run->channels;
     const float scale = (float)run->model->vae.scaling_factor;
-    ts_code rc = ts_encode(c->run, c->pixels, c->moments, e);
-    if (rc) return rc;
     ts_rng_randn(rng, c->drawn, n * channels);
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < channels; j++) {
-            const float *m = c->moments + i * 2 * channels + j;
+            const float *m = from->moments + i * 2 * channels + j;
             float log_variance = fminf(fmaxf(m[channels], -30), 20);
             latent[i * channels + j] = scale * (m[0] + expf(0.5f * log_variance) * c->drawn[j * n + i]);
         }
-    return TS_OK;
 }
 
 static void make_mask(ts_run *run, const unsigned char *mask, float *ret) {
@@ -74,20 +88,18 @@ static ts_code start_picture(encoder *c, int k, ts_error *e) {
     ts_run *run = c->run;
     const ts_picture_params *p = &run->job->pictures[k].params;
     const size_t n = ts_run_elements(run), at = (size_t)k;
-    ts_code rc = TS_OK;
-    if (run->image) {
-        take_pixels(c, p->image, NULL);
-        rc = encode(c, &run->rng[k], run->image + at * n, e);
-    }
+    ts_code rc = run->image ? encode(c, &c->whole, p->image, NULL, e) : TS_OK;
+    if (!rc && run->masked) rc = encode(c, &c->masked, p->image, p->mask, e);
+    if (rc) return rc;
+    if (run->image) sample(c, &c->whole, &run->rng[k], run->image + at * n);
     make_noise(run, k);
-    if (rc || !run->mask) return rc;
+    if (!run->mask) return TS_OK;
     make_mask(run, p->mask, run->mask + at * plane(run));
-    if (!run->masked) {
+    if (run->masked)
+        sample(c, &c->masked, &run->rng[k], run->masked + at * n);
+    else
         ts_rng_randn(&run->rng[k], c->drawn, n); /* diffusers encodes it all the same, and draws */
-        return TS_OK;
-    }
-    take_pixels(c, p->image, p->mask);
-    return encode(c, &run->rng[k], run->masked + at * n, e);
+    return TS_OK;
 }
 
 /* A U-Net that is told what is kept needs the picture itself only to begin from. */
@@ -112,18 +124,20 @@ ts_code ts_start(ts_run *run, ts_error *e) {
     if (job->shape.task != TS_TASK_TEXT) {
         const bool inpaint = job->shape.task == TS_TASK_INPAINT;
         c.pixels = ts_array0(float, (size_t)job->shape.width * (size_t)job->shape.height * 3);
-        c.moments = ts_array0(float, 2 * n);
+        c.whole.moments = ts_array0(float, 2 * n);
+        c.masked.moments = ts_array0(float, 2 * n);
         c.drawn = ts_array0(float, n);
         if (needs_image(run)) run->image = ts_array0(float, pictures *n);
         if (inpaint) run->mask = ts_array0(float, pictures *plane(run));
         if (inpaint && run->told) run->masked = ts_array0(float, pictures *n);
-        if (!c.pixels || !c.moments || !c.drawn || (needs_image(run) && !run->image) ||
+        if (!c.pixels || !c.whole.moments || !c.masked.moments || !c.drawn || (needs_image(run) && !run->image) ||
             (inpaint && (!run->mask || (run->told && !run->masked))))
             rc = ts_fail(e, TS_ENOMEM, "starting a job");
     }
     for (int k = 0; k < job->count && !rc; k++) rc = start_picture(&c, k, e);
     free(c.pixels);
-    free(c.moments);
+    free(c.whole.moments);
+    free(c.masked.moments);
     free(c.drawn);
     return rc;
 }

@@ -86,6 +86,69 @@ static void the_latent_is_that_of_diffusers(void **state) {
     free(paint);
 }
 
+/* ---- batches ---- */
+
+enum { WIDTH = 96, HEIGHT = 64, PICTURES = 3, LATENT = 4 * 12 * 8 };
+
+typedef struct album {
+    ts_picture pictures[PICTURES];
+    float latents[PICTURES][LATENT];
+} album;
+
+static void keep(void *arg, ts_picture *p) {
+    album *a = arg;
+    must(p->error.code, &p->error);
+    memcpy(a->latents[p - a->pictures], p->latents_out, sizeof a->latents[0]);
+}
+
+static void run_album(studio s, const ts_shape *shape, album *a, int first, int count) {
+    ts_job job = {.shape = *shape,
+                  .pictures = a->pictures + first,
+                  .count = count,
+                  .keep_latents = true,
+                  .on_picture = keep,
+                  .arg = a};
+    ts_error e = {0};
+    must(ts_group_run(s.group, s.model, &job, &e), &e);
+}
+
+/* Two pictures of one request, which share their source, and one with a source of its own between them. */
+static void a_picture_of_a_batch_is_the_one_that_it_is_alone(void **state) {
+    const ts_safetensors *told = *state;
+    studio s = studio_open("pipeline_sd1", &ts_backend_cpu, 1);
+    ts_safetensors *file = NULL;
+    if (told) tell(&s, told, &file);
+    const ts_shape shape = {.width = WIDTH,
+                            .height = HEIGHT,
+                            .steps = 3,
+                            .sampler = ts_sampler_find("euler_a"),
+                            .parallel = {.mode = TS_MODE_SINGLE},
+                            .task = TS_TASK_INPAINT,
+                            .strength = 0.7};
+    unsigned char *image = picture(WIDTH, HEIGHT), *paint = mask(WIDTH, HEIGHT), *other = picture(WIDTH, HEIGHT);
+    unsigned char *inverse = mask(WIDTH, HEIGHT);
+    for (int i = 0; i < WIDTH * HEIGHT; i++) inverse[i] = (unsigned char)(255 - inverse[i]);
+    for (int i = 0; i < WIDTH * HEIGHT * 3; i++) other[i] = (unsigned char)(200 - other[i]);
+    album together = {0};
+    for (int k = 0; k < PICTURES; k++)
+        together.pictures[k].params = (ts_picture_params){.prompt = "a lake",
+                                                          .seed = 5 + (uint64_t)k,
+                                                          .image = k == 1 ? other : image,
+                                                          .mask = k == 1 ? inverse : paint};
+    album alone = together;
+    run_album(s, &shape, &together, 0, PICTURES);
+    for (int k = 0; k < PICTURES; k++) run_album(s, &shape, &alone, k, 1);
+    for (int k = 0; k < PICTURES; k++) {
+        tensor have = {1, 4, 8, 12, together.latents[k]}, want = {1, 4, 8, 12, alone.latents[k]};
+        assert_close("together", have, want, 1e-5);
+        tensor next = {1, 4, 8, 12, together.latents[(k + 1) % PICTURES]};
+        assert_true(relative_l2(next, want) > 0.1);
+    }
+    studio_close(s);
+    ts_safetensors_free(file);
+    free(image), free(paint), free(other), free(inverse);
+}
+
 int main(int argc, char **argv) {
     fixture_init(argc, argv);
     parity_init(argc, argv);
@@ -104,6 +167,8 @@ int main(int argc, char **argv) {
             test_add(&tests, the_latent_is_that_of_diffusers, &k, sizeof k, "%s on %s:%d", json_text(c, "name"),
                      k.backend->name, k.ranks);
         }
+    test_add(&tests, a_picture_of_a_batch_is_the_one_that_it_is_alone, NULL, 0, "a batch");
+    test_add(&tests, a_picture_of_a_batch_is_the_one_that_it_is_alone, io, 0, "a batch of a U-Net that is told");
     int failed = test_run(&tests, "edits");
     cJSON_Delete(json);
     ts_safetensors_free(io);
