@@ -61,12 +61,6 @@ static ts_code read_fields(ts_generation *g, const char *body, size_t size, cons
     return TS_OK;
 }
 
-static ts_code admit(const ts_server *s, ts_error *e) {
-    if (s->state == TS_STATE_LOADING) return ts_fail(e, TS_ELOADING, "the models are being loaded");
-    if (s->state == TS_STATE_DRAINING) return ts_fail(e, TS_ESHUTDOWN, "the server is stopping");
-    return TS_OK;
-}
-
 static ts_code read_json(ts_generation *g, ts_error *e) {
     const char *type = ts_exchange_header(g->x, "content-type");
     if (type && !is_json(type))
@@ -110,7 +104,7 @@ static ts_generation *begin(ts_server *s, ts_exchange *x) {
         ts_reply_error(x, &e);
         return NULL;
     }
-    if (!admit(s, &e)) return g;
+    if (!ts_server_ready(s, &e)) return g;
     refuse(g, &e);
     return NULL;
 }

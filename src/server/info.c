@@ -9,11 +9,18 @@
 
 #define TEXT_BYTES ((size_t)1024 * 1024)
 
-/* TS_OK when requests are taken. */
-static ts_code ready(const ts_server *s, ts_error *e) {
+ts_code ts_server_ready(const ts_server *s, ts_error *e) {
     if (s->state == TS_STATE_LOADING) return ts_fail(e, TS_ELOADING, "the models are being loaded");
     if (s->state == TS_STATE_DRAINING) return ts_fail(e, TS_ESHUTDOWN, "the server is stopping");
     return TS_OK;
+}
+
+/* While the models are being loaded they belong to another thread: true when x has been told so. */
+static bool answered_loading(const ts_server *s, ts_exchange *x) {
+    ts_error e = {0};
+    if (s->sched || !ts_server_ready(s, &e)) return false;
+    ts_reply_error(x, &e);
+    return true;
 }
 
 static ts_code samplers(ts_buffer *b, const ts_model *m) {
@@ -57,12 +64,7 @@ static ts_code model(ts_buffer *b, const ts_server *s, const ts_model *of) {
 
 void ts_models_handle(void *server, ts_exchange *x) {
     const ts_server *s = server;
-    ts_error e = {0};
-    /* While the models are being loaded they belong to another thread. */
-    if (!s->sched && ready(s, &e)) {
-        ts_reply_error(x, &e);
-        return;
-    }
+    if (answered_loading(s, x)) return;
     ts_buffer b;
     ts_buffer_init(&b, TEXT_BYTES);
     ts_code rc = ts_buffer_printf(&b, "{\"object\": \"list\", \"data\": [");
@@ -76,16 +78,13 @@ void ts_models_handle(void *server, ts_exchange *x) {
 
 void ts_model_handle(void *server, ts_exchange *x) {
     const ts_server *s = server;
-    ts_error e = {0};
-    if (!s->sched && ready(s, &e)) {
-        ts_reply_error(x, &e);
-        return;
-    }
+    if (answered_loading(s, x)) return;
     const char *id = ts_exchange_path(x) + strlen("/v1/models/");
     const ts_model *found = NULL;
     for (int i = 0; i < s->model_count; i++)
         if (!strcmp(ts_model_get_info(s->models[i])->id, id)) found = s->models[i];
     if (!found) {
+        ts_error e = {0};
         ts_fail_param(&e, TS_ENOTFOUND, "model", "there is no model %.100s", id);
         ts_reply_error(x, &e);
         return;
@@ -131,11 +130,7 @@ static bool anyone_takes(const ts_server *s, const ts_sampler *sampler) {
 
 void ts_sdapi_samplers_handle(void *server, ts_exchange *x) {
     const ts_server *s = server;
-    ts_error e = {0};
-    if (!s->sched && ready(s, &e)) {
-        ts_reply_error(x, &e);
-        return;
-    }
+    if (answered_loading(s, x)) return;
     ts_buffer b;
     ts_buffer_init(&b, TEXT_BYTES);
     const char *comma = "";
@@ -170,7 +165,7 @@ void ts_sdapi_schedulers_handle(void *server, ts_exchange *x) {
 
 void ts_health_handle(void *server, ts_exchange *x) {
     ts_error e = {0};
-    if (ready(server, &e)) {
+    if (ts_server_ready(server, &e)) {
         ts_reply_error(x, &e);
         return;
     }
