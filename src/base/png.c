@@ -9,14 +9,14 @@
 
 #define MAX_TEXTS 8
 
-typedef struct sink {
-    ts_buffer bytes;
+/* What libpng said before it gave up. */
+typedef struct complaint {
     char message[128];
-} sink;
+} complaint;
 
 static void on_error(png_structp png, png_const_charp message) {
-    sink *s = png_get_error_ptr(png);
-    strncpy(s->message, message, sizeof s->message - 1);
+    complaint *c = png_get_error_ptr(png);
+    strncpy(c->message, message, sizeof c->message - 1);
     longjmp(png_jmpbuf(png), 1);
 }
 static void on_warning(png_structp png, png_const_charp message) {
@@ -24,8 +24,7 @@ static void on_warning(png_structp png, png_const_charp message) {
     (void)message;
 }
 static void on_write(png_structp png, png_bytep data, size_t n) {
-    sink *s = png_get_io_ptr(png);
-    if (ts_buffer_append(&s->bytes, data, n)) png_error(png, "out of memory");
+    if (ts_buffer_append(png_get_io_ptr(png), data, n)) png_error(png, "out of memory");
 }
 static void on_flush(png_structp png) {
     (void)png;
@@ -55,7 +54,8 @@ static bool write_all(png_structp png, png_infop info, const unsigned char *rgb,
 ts_code ts_png_encode(const unsigned char *rgb, int width, int height, const ts_png_text *texts,
                       int text_count, char **ret, size_t *ret_size, ts_error *e) {
     ts_assert(text_count >= 0 && text_count <= MAX_TEXTS);
-    sink s = {.message = ""};
+    ts_buffer bytes;
+    complaint said = {""};
     png_infop info = NULL;
     png_text chunks[MAX_TEXTS];
     ts_code rc = TS_OK;
@@ -70,23 +70,23 @@ ts_code ts_png_encode(const unsigned char *rgb, int width, int height, const ts_
     }
     /* Deflate never grows pixels by more than a few bytes a row. */
     size_t bound = (size_t)width * (size_t)height * 3 + (size_t)height * 64 + ((size_t)1 << 20);
-    ts_buffer_init(&s.bytes, bound);
-    png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, &s, on_error, on_warning);
+    ts_buffer_init(&bytes, bound);
+    png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, &said, on_error, on_warning);
     if (png) info = png_create_info_struct(png);
     if (!png || !info) {
         rc = ts_fail(e, TS_ENOMEM, "encoding a PNG");
         goto done;
     }
-    png_set_write_fn(png, &s, on_write, on_flush);
+    png_set_write_fn(png, &bytes, on_write, on_flush);
     if (!write_all(png, info, rgb, width, height, chunks, text_count)) {
-        rc = ts_fail(e, TS_EINTERNAL, "encoding a PNG: %s", s.message);
+        rc = ts_fail(e, TS_EINTERNAL, "encoding a PNG: %s", said.message);
         goto done;
     }
-    *ret = ts_buffer_take(&s.bytes, ret_size);
+    *ret = ts_buffer_take(&bytes, ret_size);
     if (!*ret) rc = ts_fail(e, TS_ENOMEM, "encoding a PNG");
 done:
     png_destroy_write_struct(&png, &info);
-    ts_buffer_free(&s.bytes);
+    ts_buffer_free(&bytes);
     return rc;
 }
 
@@ -100,14 +100,8 @@ done:
 typedef struct source {
     const char *bytes;
     size_t size, at;
-    char message[128];
+    complaint said;
 } source;
-
-static void on_read_error(png_structp png, png_const_charp message) {
-    source *s = png_get_error_ptr(png);
-    strncpy(s->message, message, sizeof s->message - 1);
-    longjmp(png_jmpbuf(png), 1);
-}
 
 static void on_read(png_structp png, png_bytep to, size_t n) {
     source *s = png_get_io_ptr(png);
@@ -144,11 +138,11 @@ static bool read_pixels(png_structp png, png_infop info, png_bytep *rows) {
 static ts_code open_source(source *s, png_structp *ret_png, png_infop *ret_info, ts_error *e) {
     if (s->size < 8 || png_sig_cmp((png_const_bytep)s->bytes, 0, 8))
         return ts_fail(e, TS_EINVAL, "it is not a PNG");
-    *ret_png = png_create_read_struct(PNG_LIBPNG_VER_STRING, s, on_read_error, on_warning);
+    *ret_png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &s->said, on_error, on_warning);
     *ret_info = *ret_png ? png_create_info_struct(*ret_png) : NULL;
     if (!*ret_info) return ts_fail(e, TS_ENOMEM, "reading a PNG");
     png_set_read_fn(*ret_png, s, on_read);
-    if (!read_head(*ret_png, *ret_info)) return ts_fail(e, TS_EINVAL, "it is not a good PNG: %s", s->message);
+    if (!read_head(*ret_png, *ret_info)) return ts_fail(e, TS_EINVAL, "it is not a good PNG: %s", s->said.message);
     return TS_OK;
 }
 
@@ -188,7 +182,7 @@ ts_code ts_png_decode(const char *bytes, size_t size, size_t max_pixels, ts_imag
     }
     for (size_t y = 0; y < (size_t)image.height; y++) rows[y] = image.pixels + y * (size_t)image.width * 4;
     if (!read_pixels(png, info, rows)) {
-        rc = ts_fail(e, TS_EINVAL, "it is not a good PNG: %s", s.message);
+        rc = ts_fail(e, TS_EINVAL, "it is not a good PNG: %s", s.said.message);
         goto done;
     }
     *ret = image;
