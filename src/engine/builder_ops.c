@@ -77,11 +77,12 @@ ts_buf ts_conv3x3(ts_builder *b, ts_scope s, ts_buf x, int channels, ts_buf resi
     return y;
 }
 
-ts_buf ts_conv3x3_down(ts_builder *b, ts_scope s, ts_buf x, int channels) {
+/* Stride two reads one row more than it halves: the one above where the padding is all around (the row below only where
+ * the picture ends), the one below where it is at the end. */
+static ts_buf halve(ts_builder *b, ts_scope s, ts_buf x, int channels, bool end) {
     if (b->code) return TS_NO_BUF;
     const ts_param *w = builder_param(b, s, "weight");
-    /* Stride two with one row of padding reads one row above; the row below only where the picture ends. */
-    need_halo(b, s, x, true, false, false);
+    need_halo(b, s, x, !end, end, false);
     ts_buf y = builder_value(b, ts_rows_halve(value_of(b, x)->rows), (x.w + 1) / 2, channels, b->build.dtype);
     item *it = kernel_item(b, TS_OP_CONV2D, s, x, TS_NO_BUF, TS_NO_BUF, y);
     if (!it) return TS_NO_BUF;
@@ -89,31 +90,20 @@ ts_buf ts_conv3x3_down(ts_builder *b, ts_scope s, ts_buf x, int channels) {
     it->op.bias = builder_param_optional(b, s, "bias");
     it->op.conv.kernel = 3;
     it->op.conv.stride = 2;
-    it->op.conv.pad_left = 1;
-    it->op.conv.pad_right = x.w % 2;
+    it->op.conv.pad_left = !end;
+    it->op.conv.pad_right = end ? 1 : x.w % 2;
     it->op.in[0].h = 2 * y.h + 1;
-    it->in_start[0] = VIEW_HALO;
+    it->in_start[0] = end ? VIEW_ROWS : VIEW_HALO;
     return y;
 }
 
+ts_buf ts_conv3x3_down(ts_builder *b, ts_scope s, ts_buf x, int channels) {
+    return halve(b, s, x, channels, false);
+}
+
 ts_buf ts_conv3x3_down_end(ts_builder *b, ts_scope s, ts_buf x, int channels) {
-    if (b->code) return TS_NO_BUF;
-    const ts_param *w = builder_param(b, s, "weight");
-    if (x.h % 2 || x.w % 2) {
-        ts_builder_fail(b, TS_EINVAL, "%s: %d x %d is not even", s.path, x.h, x.w);
-        return TS_NO_BUF;
-    }
-    need_halo(b, s, x, false, true, false);
-    ts_buf y = builder_value(b, ts_rows_halve(value_of(b, x)->rows), x.w / 2, channels, b->build.dtype);
-    item *it = kernel_item(b, TS_OP_CONV2D, s, x, TS_NO_BUF, TS_NO_BUF, y);
-    if (!it) return TS_NO_BUF;
-    it->op.weight = w;
-    it->op.bias = builder_param_optional(b, s, "bias");
-    it->op.conv.kernel = 3;
-    it->op.conv.stride = 2;
-    it->op.conv.pad_right = 1;
-    it->op.in[0].h = x.h + 1;
-    return y;
+    if (x.h % 2 || x.w % 2) ts_builder_fail(b, TS_EINVAL, "%s: %d x %d is not even", s.path, x.h, x.w);
+    return halve(b, s, x, channels, true);
 }
 
 static ts_buf matrix(ts_builder *b, ts_scope s, const ts_param *w, const ts_param *bias, ts_buf x,
