@@ -240,7 +240,7 @@ ts_code ts_sampler_takes(const ts_sampler *s, ts_scheduler scheduler, ts_error *
 
 static ts_code check_list(const ts_schedule_config *c, int steps, ts_error *e) {
     const ts_level_list *l = c->list;
-    const char *name = ts_scheduler_name((ts_scheduler)c->asked);
+    const char *name = ts_scheduler_name(c->asked);
     const bool whole = c->asked == TS_SCHEDULER_TIMESTEPS;
     if (!l || l->count != steps || l->count > TS_LIST_LEVELS)
         return ts_fail_param(e, TS_EINVAL, name, "%s must have one for each of the steps, at most %d", name,

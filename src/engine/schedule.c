@@ -303,7 +303,7 @@ int ts_scheduler_find(const char *name) {
 
 void ts_schedule_place(ts_schedule_config *c, ts_scheduler scheduler, const ts_level_list *list, bool xl) {
     if (scheduler == TS_SCHEDULER_DEFAULT) return;
-    c->asked = (int)scheduler;
+    c->asked = scheduler;
     c->list = list;
     c->xl = xl;
     c->use_karras_sigmas = scheduler == TS_SCHEDULER_KARRAS;

@@ -34,48 +34,6 @@ typedef enum ts_spacing {
 typedef enum ts_final_sigma { TS_FINAL_ZERO, TS_FINAL_SIGMA_MIN } ts_final_sigma;
 typedef enum ts_solver_type { TS_SOLVER_MIDPOINT, TS_SOLVER_HEUN } ts_solver_type;
 
-typedef struct ts_schedule_config {
-    const char *sampler; /* name of the sampler that the file asks for, or the nearest; static */
-    int num_train_timesteps;
-    double beta_start, beta_end;
-    ts_beta_schedule beta_schedule;
-    ts_prediction prediction_type;
-    ts_spacing timestep_spacing;
-    int steps_offset;
-    bool rescale_betas_zero_snr;
-    bool use_karras_sigmas, use_exponential_sigmas; /* one at most */
-    double sigma_min, sigma_max;                    /* ends of those sigmas; 0: those of the schedule */
-    ts_final_sigma final_sigmas_type;
-    /* DDIM and what counts in training timesteps */
-    bool set_alpha_to_one;
-    double clip_sample_range; /* the predicted picture is clamped to +-range; 0: it is not */
-    bool large_variance;      /* DDPM: the noise has the variance beta, not the posterior's */
-    /* LCM, TCD */
-    int original_inference_steps;
-    double timestep_scaling;
-    /* DPM-Solver++, DEIS, UniPC */
-    int solver_order; /* 1 to 3 */
-    ts_solver_type solver_type;
-    bool lower_order_final, euler_at_final;
-    double lambda_min_clipped; /* -INFINITY: not clipped */
-    bool unipc_bh1;            /* B(h) = h; otherwise e^h - 1 */
-    double flow_shift;         /* of flow matching */
-    double momentum;           /* HB, GHVB: the share of what is new, 0 < momentum <= 1 */
-    /* What was asked for, not found in the file (ts_schedule_place). */
-    int asked; /* ts_scheduler */
-    const struct ts_level_list *list;
-    bool xl;
-} ts_schedule_config;
-
-/* From a parsed scheduler_config.json. TS_EINVAL for a value that is wrong, TS_EUNSUPPORTED for one that is
- * known and not offered; e->param is the key.
- * clip_sample is true where a DDIM file leaves it out (diffusers' default); where the file is of a class that
- * has no such key it is false: clamping a latent to +-1 for want of a key ruins it. */
-ts_code ts_schedule_config_read(const cJSON *json, ts_schedule_config *ret, ts_error *e);
-
-/* The same from a file. Python writes infinities as -Infinity, which is not JSON; this accepts them. */
-ts_code ts_schedule_config_open(const char *path, ts_schedule_config *ret, ts_error *e);
-
 /* Where a plan's levels lie, as a request may have it instead of what the file says.
  *
  * Karras and exponential ones lie between the ends that the spacing gives. sgm_uniform: timesteps evenly down from
@@ -106,17 +64,59 @@ typedef enum ts_scheduler {
 /* What a scheduler places, which a sampler can take or not (ts_sampler_takes). */
 typedef enum ts_place { TS_PLACE_BY_FILE, TS_PLACE_BY_SPACING, TS_PLACE_BY_SIGMAS, TS_PLACE_BY_TIMESTEPS } ts_place;
 
-const char *ts_scheduler_name(ts_scheduler scheduler);
-const char *ts_scheduler_label(ts_scheduler scheduler); /* for people, and what other front ends call it */
-ts_place ts_scheduler_places(ts_scheduler scheduler);
-int ts_scheduler_find(const char *name); /* by name or label, case ignored; -1: none */
-
 /* One level for each step, decreasing: sigmas (noise over signal; 0 follows the last) or whole timesteps. */
 #define TS_LIST_LEVELS 128
 typedef struct ts_level_list {
     int count;
     float at[TS_LIST_LEVELS];
 } ts_level_list;
+
+typedef struct ts_schedule_config {
+    const char *sampler; /* name of the sampler that the file asks for, or the nearest; static */
+    int num_train_timesteps;
+    double beta_start, beta_end;
+    ts_beta_schedule beta_schedule;
+    ts_prediction prediction_type;
+    ts_spacing timestep_spacing;
+    int steps_offset;
+    bool rescale_betas_zero_snr;
+    bool use_karras_sigmas, use_exponential_sigmas; /* one at most */
+    double sigma_min, sigma_max;                    /* ends of those sigmas; 0: those of the schedule */
+    ts_final_sigma final_sigmas_type;
+    /* DDIM and what counts in training timesteps */
+    bool set_alpha_to_one;
+    double clip_sample_range; /* the predicted picture is clamped to +-range; 0: it is not */
+    bool large_variance;      /* DDPM: the noise has the variance beta, not the posterior's */
+    /* LCM, TCD */
+    int original_inference_steps;
+    double timestep_scaling;
+    /* DPM-Solver++, DEIS, UniPC */
+    int solver_order; /* 1 to 3 */
+    ts_solver_type solver_type;
+    bool lower_order_final, euler_at_final;
+    double lambda_min_clipped; /* -INFINITY: not clipped */
+    bool unipc_bh1;            /* B(h) = h; otherwise e^h - 1 */
+    double flow_shift;         /* of flow matching */
+    double momentum;           /* HB, GHVB: the share of what is new, 0 < momentum <= 1 */
+    /* What was asked for, not found in the file (ts_schedule_place). */
+    ts_scheduler asked;
+    const ts_level_list *list; /* of SIGMAS and TIMESTEPS */
+    bool xl;
+} ts_schedule_config;
+
+/* From a parsed scheduler_config.json. TS_EINVAL for a value that is wrong, TS_EUNSUPPORTED for one that is
+ * known and not offered; e->param is the key.
+ * clip_sample is true where a DDIM file leaves it out (diffusers' default); where the file is of a class that
+ * has no such key it is false: clamping a latent to +-1 for want of a key ruins it. */
+ts_code ts_schedule_config_read(const cJSON *json, ts_schedule_config *ret, ts_error *e);
+
+/* The same from a file. Python writes infinities as -Infinity, which is not JSON; this accepts them. */
+ts_code ts_schedule_config_open(const char *path, ts_schedule_config *ret, ts_error *e);
+
+const char *ts_scheduler_name(ts_scheduler scheduler);
+const char *ts_scheduler_label(ts_scheduler scheduler); /* for people, and what other front ends call it */
+ts_place ts_scheduler_places(ts_scheduler scheduler);
+int ts_scheduler_find(const char *name); /* by name or label, case ignored; -1: none */
 
 /* Changes c to what was asked for. list: of SIGMAS and TIMESTEPS, else NULL; it must outlive c. xl: the model is an
  * SDXL one. */
