@@ -50,15 +50,21 @@ static void hold_latents(const lora_case *k, studio s) {
     shot_free(have);
 }
 
-static void a_fused_model_makes_the_picture_of_diffusers(void **state) {
-    const lora_case *k = *state;
+/* The case's model with its files fused into it. */
+static studio open_fused(const lora_case *k) {
     studio s = studio_open(json_text(k->json, "folder"), k->backend, 1);
     ts_lora_use uses[MOST_FILES];
     size_t n = uses_of(k->json, uses);
     ts_error e = {0};
     must(ts_model_fuse(s.model, uses, n, &e), &e);
-    hold_latents(k, s);
     free_uses(uses, n);
+    return s;
+}
+
+static void a_fused_model_makes_the_picture_of_diffusers(void **state) {
+    const lora_case *k = *state;
+    studio s = open_fused(k);
+    hold_latents(k, s);
     studio_close(s);
 }
 
@@ -83,11 +89,7 @@ static void put_flat(parity *p, const char *name, const ts_safetensors *io, cons
 
 static void a_fused_unet_is_that_of_diffusers(void **state) {
     const lora_case *k = *state;
-    studio s = studio_open(json_text(k->json, "folder"), k->backend, 1);
-    ts_lora_use uses[MOST_FILES];
-    size_t n = uses_of(k->json, uses);
-    ts_error e = {0};
-    must(ts_model_fuse(s.model, uses, n, &e), &e);
+    studio s = open_fused(k);
     ts_safetensors *io = fixture_tensors(json_text(k->json, "io"));
     tensor sample = tensor_of(io, "16x16.sample"), t = tensor_of(io, "16x16.timestep");
     tensor text = tensor_of(io, "16x16.encoder_hidden_states");
@@ -116,7 +118,6 @@ static void a_fused_unet_is_that_of_diffusers(void **state) {
     tensor_free(text);
     parity_free(p);
     ts_safetensors_free(io);
-    free_uses(uses, n);
     studio_close(s);
 }
 

@@ -36,46 +36,37 @@ static ts_vae_config config_of(const vae_case *k) {
     return c;
 }
 
-static tensor encode(const vae_case *k, const ts_safetensors *io) {
-    tensor picture = tensor_of(io, "%s.encode_in", k->name);
-    model m = {.config = config_of(k), .width = picture.w};
+/* Takes `in` over. levels: halvings of its rows that each patch must survive. */
+static tensor run(const vae_case *k, void (*builder)(ts_builder *b, void *arg), const char *from, tensor in,
+                  const char *to, int levels) {
+    model m = {.config = config_of(k), .width = in.w};
     parity_spec spec = {.backend = k->backend,
                         .weights = parity_weights_folder(k->model),
-                        .model = build_encoder,
+                        .model = builder,
                         .arg = &m,
-                        .build = {.batch = picture.n, .dtype = k->dtype}};
-    assert_int_equal(ts_rows_split(picture.h, 3, k->ranks, &spec.build.rows), k->ranks);
+                        .build = {.batch = in.n, .dtype = k->dtype}};
+    assert_int_equal(ts_rows_split(in.h, levels, k->ranks, &spec.build.rows), k->ranks);
     parity *p = parity_new(&spec);
-    parity_put(p, "pixels", picture);
+    parity_put(p, from, in);
     parity_run(p, 1);
-    tensor out = parity_get(p, "moments");
-    tensor_free(picture);
+    tensor out = parity_get(p, to);
+    tensor_free(in);
     parity_free(p);
     ts_weights_free(spec.weights);
     return out;
 }
 
+static tensor encode(const vae_case *k, const ts_safetensors *io) {
+    return run(k, build_encoder, "pixels", tensor_of(io, "%s.encode_in", k->name), "moments", 3);
+}
+
 static tensor decode(const vae_case *k, const ts_safetensors *io) {
-    model m = {.config = config_of(k)};
     tensor latent = tensor_of(io, "%s.latent", k->name);
-    m.width = latent.w;
+    const float factor = (float)config_of(k).scaling_factor;
     /* The fixture's latent is already divided by the factor; the engine takes the sampler's, which is not. */
     for (size_t i = 0; i < (size_t)latent.n * (size_t)latent.c * (size_t)latent.h * (size_t)latent.w; i++)
-        latent.data[i] *= (float)m.config.scaling_factor;
-    parity_spec spec = {.backend = k->backend,
-                        .weights = parity_weights_folder(k->model),
-                        .model = build,
-                        .arg = &m,
-                        .build = {.batch = latent.n, .dtype = k->dtype}};
-    assert_int_equal(ts_rows_split(latent.h, 0, k->ranks, &spec.build.rows), k->ranks);
-    parity *p = parity_new(&spec);
-    parity_put(p, "latent", latent);
-    parity_run(p, 1);
-    tensor out = parity_get(p, "pixels");
-    tensor_free(latent);
-    parity_free(p);
-    ts_weights_free(spec.weights);
-    return out;
+        latent.data[i] *= factor;
+    return run(k, build, "latent", latent, "pixels", 0);
 }
 
 static void picture_is_that_of_diffusers(void **state) {
