@@ -191,7 +191,6 @@ static bool is_matrix(const ts_file_tensor *t) {
     return (t->rank == 2 || (t->rank == 4 && t->shape[2] == t->shape[3])) && ts_file_tensor_elements(t) > 0;
 }
 
-/* factor is alpha, or not a number where the file does not say it. */
 static ts_code check_module(const ts_lora_module *m, ts_error *e) {
     if (!m->down || !m->up)
         return ts_fail(e, TS_EFORMAT, "%.200s: the layer's other matrix is missing", m->key);
@@ -201,6 +200,7 @@ static ts_code check_module(const ts_lora_module *m, ts_error *e) {
     return TS_OK;
 }
 
+/* Each module's factor is its alpha for now, or not a number where no tensor says it. */
 static ts_code read_modules(ts_lora *l, ts_error *e) {
     l->modules = ts_array0(ts_lora_module, l->entry_count);
     if (!l->modules) return ts_fail(e, TS_ENOMEM, "reading a LoRA");

@@ -1,5 +1,4 @@
-/* A job while it runs: what its ranks share. Private to run.c, start.c, denoise.c and
- * autoencoder.c.
+/* A job while it runs: what its ranks share. Private to run.c, start.c, denoise.c and autoencoder.c.
  *
  * Denoising goes in legs. A leg ends with the last evaluation, or earlier, when pictures of the batch have
  * been cancelled: then the batch is made smaller and the next leg goes on with the rest. */

@@ -47,7 +47,8 @@
     /* x: float32 [b][n] scalars (c = n); y [b][n * dim]: sinusoids (Vaswani 2017), time.* says how */         \
     X(TIME_EMBED, "time_embed")                                                                              \
     /* x: int32 ids [b][tokens] (c = 1); y = weight[id] + bias[position]; weight [vocab][c], bias [max][c].    \
-     * With r, float32 of y's shape, a negative id is r's vector at its place. The caller has checked every id. */                                                                     \
+     * With r, float32 of y's shape, a negative id is r's vector at its place. The caller has checked every     \
+     * id. */                                                                                                  \
     X(EMBED, "embed")                                                                                        \
     /* y = scale * x, with conversion between dtypes */                                                        \
     X(COPY, "copy")
