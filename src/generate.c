@@ -21,8 +21,8 @@ typedef struct session {
     ts_job job;
     ts_picture pictures[TS_MAX_BATCH];
     ts_source source; /* what it begins with */
-    ts_error error; /* of the first picture that failed */
-    float *latents; /* kept, [batch][elements] */
+    ts_error error;   /* of the first picture that failed */
+    float *latents;   /* kept, [batch][elements] */
     int latent_h, latent_w;
     size_t latent_elements;
     ts_trace trace;
@@ -124,7 +124,8 @@ static int below(int side, int scale) {
     return side < scale ? scale : side - side % scale;
 }
 
-/* Without --size the picture has the size of the one that it begins with, rounded down to what the model takes. */
+/* Without --size the picture has the size of the one that it begins with, rounded down to what the model
+ * takes. */
 static ts_code read_source(session *s, ts_error *e) {
     const ts_generate_options *o = s->o;
     const int scale = ts_model_get_info(s->model)->scale;
@@ -139,12 +140,14 @@ static ts_code read_source(session *s, ts_error *e) {
     if (!rc) {
         shape->width = o->width ? o->width : below(width, scale);
         shape->height = o->height ? o->height : below(height, scale);
-        rc = ts_source_read(image, image_size, mask, mask_size, shape->width, shape->height, MAX_PIXELS, &s->source,
-                            e);
+        rc = ts_source_read(image, image_size, mask, mask_size, shape->width, shape->height, MAX_PIXELS,
+                            &s->source, e);
     }
     if (!rc) {
         shape->task = s->source.mask ? TS_TASK_INPAINT : TS_TASK_IMAGE;
-        shape->strength = o->strength > 0 ? o->strength : s->source.mask ? TS_STRENGTH_INPAINT : TS_STRENGTH_IMAGE;
+        shape->strength = o->strength > 0  ? o->strength
+                          : s->source.mask ? TS_STRENGTH_INPAINT
+                                           : TS_STRENGTH_IMAGE;
     }
     free(image);
     free(mask);
@@ -168,10 +171,10 @@ static void print_figures(const session *s, double load_s) {
            ts_mode_name(h->parallel.mode));
     printf("  \"ranks\": %d, \"patches\": %d, \"evaluations\": %d, \"synchronous\": %d,\n", t->ranks,
            t->patches, t->evaluations, t->synchronous);
-    printf(
-        "  \"load_s\": %.4f, \"compile_s\": %.4f, \"text_s\": %.4f, \"encode_s\": %.4f, \"denoise_s\": %.4f, \"decode_s\": %.4f, "
-        "\"total_s\": %.4f,\n",
-        load_s, t->compile_s, t->text_s, t->encode_s, t->denoise_s, t->decode_s, t->total_s);
+    printf("  \"load_s\": %.4f, \"compile_s\": %.4f, \"text_s\": %.4f, \"encode_s\": %.4f, \"denoise_s\": "
+           "%.4f, \"decode_s\": %.4f, "
+           "\"total_s\": %.4f,\n",
+           load_s, t->compile_s, t->text_s, t->encode_s, t->denoise_s, t->decode_s, t->total_s);
     printf("  \"wait_s\": [");
     for (int i = 0; i < t->ranks; i++) printf("%s%.4f", i ? ", " : "", t->wait_s[i]);
     printf("],\n  \"flops\": [");
@@ -199,7 +202,9 @@ static ts_code fill_job(session *s, const ts_group *group, ts_error *e) {
                       .want_profile = o->profile};
     s->job.shape = (ts_shape){.width = o->width ? o->width : info->default_width,
                               .height = o->height ? o->height : info->default_height,
-                              .steps = o->steps ? o->steps : list->count ? list->count : 20,
+                              .steps = o->steps      ? o->steps
+                                       : list->count ? list->count
+                                                     : 20,
                               .sampler = ts_sampler_find(sampler),
                               .scheduler = (ts_scheduler)o->scheduler,
                               .levels = *list,
@@ -233,8 +238,8 @@ static ts_code fill_job(session *s, const ts_group *group, ts_error *e) {
     const ts_picture_params *params = &s->pictures[0].params;
     rc = ts_model_check_params(s->model, params, e);
     if (!rc)
-        rc = ts_model_measure_prompts(s->model, params, s->job.shape.guided, TS_MAX_CHUNKS, &s->job.shape.chunks,
-                                      &tokens, e);
+        rc = ts_model_measure_prompts(s->model, params, s->job.shape.guided, TS_MAX_CHUNKS,
+                                      &s->job.shape.chunks, &tokens, e);
     return rc ? rc : ts_group_check(group, s->model, &s->job.shape, e);
 }
 

@@ -9,7 +9,8 @@
 
 typedef struct row row;
 struct row {
-    const char *name, *value, *help; /* value: what the option takes, as the help calls it; NULL: it is a switch */
+    const char *name, *value,
+        *help; /* value: what the option takes, as the help calls it; NULL: it is a switch */
     bool (*take)(const row *r, const char *text, void *at); /* false: not acceptable */
     size_t offset;
     double low, high;
@@ -155,13 +156,15 @@ static const row table[] = {
     {"negative", "TEXT", "what the picture should not show", TEXT(negative)},
     {"embeddings", "DIR", "of textual inversion embeddings that prompts can name", TEXT(embeddings)},
     {"emphasis", NULL, "(word), [word] and (word:1.3) in the prompts are weights", SWITCH(emphasis)},
-    {"truncate", NULL, "what is longer than a text encoder is cut off, not encoded in pieces", SWITCH(truncate)},
+    {"truncate", NULL, "what is longer than a text encoder is cut off, not encoded in pieces",
+     SWITCH(truncate)},
     {"seed", "N", "of the first picture; the next ones count up (default 0)", take_seed, TO(seed)},
     {"rng", "NAME", "torch-cpu or torch-cuda: whose noise the seed means (default torch-cpu)",
      CHOICE(rng, ts_rng_kind_find)},
     {"steps", "N", "(default 20)", INT(steps, 1, TS_MAX_STEPS)},
     {"guidance", "X", "1 or less: none (default 5)", NUMBER(guidance, 0, 1000)},
-    {"clip-skip", "N", "layers of the text encoders left out at their end (default 0)", INT(clip_skip, 0, 128)},
+    {"clip-skip", "N", "layers of the text encoders left out at their end (default 0)",
+     INT(clip_skip, 0, 128)},
     {"guidance-rescale", "X", "0 to 1: how much of the spread that guidance adds is taken back (default 0)",
      NUMBER(guidance_rescale, 0, 1)},
     {"guidance-interval", "A-B", "shares of the steps between which there is guidance (default 0-1)",
@@ -173,17 +176,19 @@ static const row table[] = {
      TS_MAX_SIZE},
     {"target-size", "WxH", "XL: of the picture that it is scaled to (default: this one's)", take_size,
      TO(sizes.target_width), 1, TS_MAX_SIZE},
-    {"batch", "N", "pictures in one run; OUT-0.png, OUT-1.png, ... (default 1)",
-     INT(batch, 1, TS_MAX_BATCH)},
+    {"batch", "N", "pictures in one run; OUT-0.png, OUT-1.png, ... (default 1)", INT(batch, 1, TS_MAX_BATCH)},
     {"init", "FILE.png", "a picture to begin with; where it is transparent it is painted anew", TEXT(init)},
-    {"mask", "FILE.png", "of its size: painted where transparent, else where white; the rest is kept", TEXT(mask)},
+    {"mask", "FILE.png", "of its size: painted where transparent, else where white; the rest is kept",
+     TEXT(mask)},
     {"strength", "X", "share of the steps that is run from there (default 0.8; with a mask 1)",
      NUMBER(strength, 1e-6, 1)},
-    {"sampler", "NAME", "docs/samplers.md lists them and the schedulers (default: the model's)", TEXT(sampler)},
+    {"sampler", "NAME", "docs/samplers.md lists them and the schedulers (default: the model's)",
+     TEXT(sampler)},
     {"scheduler", "NAME", "where its noise levels lie (default: as the model says)",
      CHOICE(scheduler, ts_scheduler_find)},
     {"sigmas", "LIST", "the noise levels themselves, \"12.5,4,1\"; as many steps", take_levels, TO(sigmas)},
-    {"timesteps", "LIST", "the training timesteps, \"999,500,120\"; as many steps", take_levels, TO(timesteps)},
+    {"timesteps", "LIST", "the training timesteps, \"999,500,120\"; as many steps", take_levels,
+     TO(timesteps)},
     {"mode", "NAME", "pcpp, distrifusion, sync, naive or single (default pcpp)",
      CHOICE(parallel.mode, ts_mode_find)},
     {"ranks", "N", "devices that take part (default all)", INT(parallel.ranks, 1, TS_MAX_RANKS)},
@@ -233,11 +238,8 @@ int ts_generate_options_parse(int argc, char **argv, ts_generate_options *ret) {
     for (int i = 0; i < (int)ROWS; i++)
         longs[i] = (struct option){table[i].name, table[i].value != NULL, NULL, OPT_ROW + i};
     longs[ROWS] = (struct option){"help", 0, NULL, OPT_HELP};
-    ts_generate_options o = {.batch = 1,
-                             .dtype = -1,
-                             .guidance = 5,
-                             .devices = "auto",
-                             .parallel = TS_PARALLEL_DEFAULT};
+    ts_generate_options o = {
+        .batch = 1, .dtype = -1, .guidance = 5, .devices = "auto", .parallel = TS_PARALLEL_DEFAULT};
     optind = 1;
     for (int c; (c = getopt_long(argc, argv, "o:", longs, NULL)) != -1;) {
         if (c == '?') return 2; /* getopt has said what */

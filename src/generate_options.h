@@ -5,14 +5,15 @@
 #include "engine/job.h"
 
 typedef struct ts_generate_options {
-    const char *model, *vae, *embeddings, *prompt, *negative, *out, *devices, *sampler, *latents_in, *latents_out, *dump, *init, *mask;
+    const char *model, *vae, *embeddings, *prompt, *negative, *out, *devices, *sampler, *latents_in,
+        *latents_out, *dump, *init, *mask;
     const char *loras[TS_MAX_LORAS + 1]; /* as ts_lora_uses_parse takes them; NULL behind the last */
     uint64_t seed;
     int rng, scheduler; /* ts_rng_kind, ts_scheduler */
     ts_level_list sigmas, timesteps;
     int steps; /* 0: 20, or as many as the list has */
     int clip_skip, width, height, batch;
-    int dtype; /* ts_dtype; -1: auto */
+    int dtype;       /* ts_dtype; -1: auto */
     double strength; /* 0: the task's default */
     double guidance, guidance_rescale;
     ts_interval guidance_interval;

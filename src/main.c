@@ -26,24 +26,29 @@ static const char usage[] =
     "  --check-config         says whether the configuration is good, and ends\n"
     "  --version\n"
     "  --help\n"
-    "exit status: 0 after an orderly end, 1 when something failed, 2 when the options or the configuration are wrong\n";
+    "exit status: 0 after an orderly end, 1 when something failed, 2 when the options or the configuration "
+    "are wrong\n";
 
 enum { OPT_CONFIG = 256, OPT_CHECK, OPT_VERSION, OPT_HELP, OPT_VALUE };
 
-static const struct option longs[] = {
-    {"config", 1, 0, OPT_CONFIG},   {"listen", 1, 0, OPT_VALUE},  {"port-file", 1, 0, OPT_VALUE},
-    {"model", 1, 0, OPT_VALUE}, {"vae", 1, 0, OPT_VALUE},     {"lora", 1, 0, OPT_VALUE},      {"devices", 1, 0, OPT_VALUE},
-    {"check-config", 0, 0, OPT_CHECK}, {"version", 0, 0, OPT_VERSION}, {"help", 0, 0, OPT_HELP}, {0}};
+static const struct option longs[] = {{"config", 1, 0, OPT_CONFIG},
+                                      {"listen", 1, 0, OPT_VALUE},
+                                      {"port-file", 1, 0, OPT_VALUE},
+                                      {"model", 1, 0, OPT_VALUE},
+                                      {"vae", 1, 0, OPT_VALUE},
+                                      {"lora", 1, 0, OPT_VALUE},
+                                      {"devices", 1, 0, OPT_VALUE},
+                                      {"check-config", 0, 0, OPT_CHECK},
+                                      {"version", 0, 0, OPT_VERSION},
+                                      {"help", 0, 0, OPT_HELP},
+                                      {0}};
 
 /* What --NAME sets. */
 static const struct {
     const char *name, *section, *key;
-} values[] = {{"listen", "server", "listen"},
-              {"port-file", "server", "port_file"},
-              {"model", "models", "path"},
-              {"vae", "models", "vae"},
-              {"lora", "models", "lora"},
-              {"devices", "devices", "devices"}};
+} values[] = {{"listen", "server", "listen"}, {"port-file", "server", "port_file"},
+              {"model", "models", "path"},    {"vae", "models", "vae"},
+              {"lora", "models", "lora"},     {"devices", "devices", "devices"}};
 
 static ts_code set_value(ts_config *c, const char *name, const char *value, ts_error *e) {
     for (size_t i = 0; i < sizeof values / sizeof *values; i++)
@@ -121,10 +126,11 @@ static int serve(int argc, char **argv) {
 }
 #endif
 
-/* The threads of a device wait for each other at the end of every kernel, by spinning. Where other programs want the
- * processors too, the one that is waited for may not be running, and libgomp would spin for a millisecond each time: a
- * picture takes ten times as long as its share of the machine. It spins this often where it knows of more threads than
- * processors, and on an idle machine that is no slower. It reads the variable before main does. */
+/* The threads of a device wait for each other at the end of every kernel, by spinning. Where other programs
+ * want the processors too, the one that is waited for may not be running, and libgomp would spin for a
+ * millisecond each time: a picture takes ten times as long as its share of the machine. It spins this often
+ * where it knows of more threads than processors, and on an idle machine that is no slower. It reads the
+ * variable before main does. */
 static void spin_less(char **argv) {
     if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY") || setenv("GOMP_SPINCOUNT", "1000", 0)) return;
     execv("/proc/self/exe", argv); /* a failure leaves it as it was */

@@ -104,7 +104,8 @@ static ts_code weights_new(int from, int to, weights *ret, ts_error *e) {
         /* A picture smaller than the filter: every place reads all of it. */
         for (int i = 0; i < to; i++)
             for (int k = 0; k < from; k++)
-                w.weight[(size_t)i * (size_t)from + (size_t)k] = w.weight[(size_t)i * (size_t)w.count + (size_t)k];
+                w.weight[(size_t)i * (size_t)from + (size_t)k] =
+                    w.weight[(size_t)i * (size_t)w.count + (size_t)k];
         w.count = from;
     }
     *ret = w;

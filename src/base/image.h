@@ -15,14 +15,14 @@ void ts_image_free(ts_image *image); /* zeroed is fine; leaves it zeroed */
 /* The colours without the alpha of an RGBA picture. TS_ENOMEM. */
 ts_code ts_image_colours(const ts_image *rgba, ts_image *ret, ts_error *e);
 
-/* One channel, 255 where a mask asks to paint: where it is transparent, if any of it is (OpenAI's way of saying
- * it); otherwise where it is white, its luma as PIL's convert("L") weighs it. TS_ENOMEM. */
+/* One channel, 255 where a mask asks to paint: where it is transparent, if any of it is (OpenAI's way of
+ * saying it); otherwise where it is white, its luma as PIL's convert("L") weighs it. TS_ENOMEM. */
 ts_code ts_image_mask(const ts_image *rgba, ts_image *ret, ts_error *e);
 
 bool ts_image_transparent(const ts_image *rgba); /* any pixel is not fully opaque */
 
-/* Resampled with Lanczos' filter of three lobes, widened when it shrinks, as PIL does: within 1 of its result.
- * width, height > 0. TS_ENOMEM. */
+/* Resampled with Lanczos' filter of three lobes, widened when it shrinks, as PIL does: within 1 of its
+ * result. width, height > 0. TS_ENOMEM. */
 ts_code ts_image_resize(const ts_image *image, int width, int height, ts_image *ret, ts_error *e);
 
 #endif

@@ -16,7 +16,7 @@
 
 /* The signal handler finds these without a lock, so they stay in the list for ever and are used again. */
 typedef struct ts_mapping {
-    struct ts_mapping *next; /* never changes once the mapping is in the list */
+    struct ts_mapping *next;      /* never changes once the mapping is in the list */
     _Atomic uintptr_t begin, end; /* whole pages; end 0: nothing is mapped */
     atomic_bool lost;             /* the handler was here */
     bool used;                    /* guarded by the lock, like what follows until the map is handed out */

@@ -24,8 +24,8 @@ typedef struct ts_map {
 ts_code ts_map_open(const char *path, ts_map *ret, ts_error *e);
 void ts_map_close(ts_map *map); /* NULL and closed are fine */
 
-/* Nobody will read much of it for now: its pages leave the process's memory, and come back from the file when they
- * are read after all. Any thread, also while another reads. */
+/* Nobody will read much of it for now: its pages leave the process's memory, and come back from the file when
+ * they are read after all. Any thread, also while another reads. */
 void ts_map_rest(const ts_map *map);
 
 /* TS_OK when every byte that was read so far was the file's, as it was when it was opened; TS_EIO when it has

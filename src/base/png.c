@@ -142,7 +142,8 @@ static ts_code open_source(source *s, png_structp *ret_png, png_infop *ret_info,
     *ret_info = *ret_png ? png_create_info_struct(*ret_png) : NULL;
     if (!*ret_info) return ts_fail(e, TS_ENOMEM, "reading a PNG");
     png_set_read_fn(*ret_png, s, on_read);
-    if (!read_head(*ret_png, *ret_info)) return ts_fail(e, TS_EINVAL, "it is not a good PNG: %s", s->said.message);
+    if (!read_head(*ret_png, *ret_info))
+        return ts_fail(e, TS_EINVAL, "it is not a good PNG: %s", s->said.message);
     return TS_OK;
 }
 
@@ -171,7 +172,8 @@ ts_code ts_png_decode(const char *bytes, size_t size, size_t max_pixels, ts_imag
     image.height = (int)png_get_image_height(png, info);
     size_t pixels = (size_t)image.width * (size_t)image.height;
     if (pixels > max_pixels) {
-        rc = ts_fail(e, TS_ETOOLARGE, "%d x %d are more than %zu pixels", image.width, image.height, max_pixels);
+        rc = ts_fail(e, TS_ETOOLARGE, "%d x %d are more than %zu pixels", image.width, image.height,
+                     max_pixels);
         goto done;
     }
     image.pixels = malloc(pixels * 4);

@@ -1,5 +1,5 @@
-/* Between pixels and latents, on all ranks: fresh halos and statistics, gathered keys, so that the result is the
- * one that one device makes. */
+/* Between pixels and latents, on all ranks: fresh halos and statistics, gathered keys, so that the result is
+ * the one that one device makes. */
 #include <math.h>
 #include <string.h>
 #include "base/clock.h"

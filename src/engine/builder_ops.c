@@ -77,8 +77,8 @@ ts_buf ts_conv3x3(ts_builder *b, ts_scope s, ts_buf x, int channels, ts_buf resi
     return y;
 }
 
-/* Stride two reads one row more than it halves: the one above where the padding is all around (the row below only where
- * the picture ends), the one below where it is at the end. */
+/* Stride two reads one row more than it halves: the one above where the padding is all around (the row below
+ * only where the picture ends), the one below where it is at the end. */
 static ts_buf halve(ts_builder *b, ts_scope s, ts_buf x, int channels, bool end) {
     if (b->code) return TS_NO_BUF;
     const ts_param *w = builder_param(b, s, "weight");

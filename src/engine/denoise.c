@@ -21,11 +21,11 @@ struct ts_patch {
     size_t elements; /* of one picture's rows */
     float *memory;
     float *x, *out, *saved, *hist[TS_SAMPLER_HISTORY];
-    float *kept;  /* one picture's rows, of what a mask keeps */
+    float *kept; /* one picture's rows, of what a mask keeps */
     /* Where the sampler draws noise: every rank draws all of a picture's and keeps its rows, so that nothing
      * need be sent and the picture is the same on any number of ranks. */
     float *noise, *drawn;
-    ts_rng *rng; /* by picture of the job */
+    ts_rng *rng;      /* by picture of the job */
     uint64_t wait_ns; /* for peers, beside what the program waits */
 };
 
@@ -87,8 +87,7 @@ static void keep_unmasked(ts_patch *p, int i) {
         const float *mask = run->mask + own_rows(p, run->picture[k], 1);
         float *x = p->x + (size_t)k * p->elements;
         take_noisy(p, run->picture[k], next ? next->signal : 1, next ? next->noise : 0, p->kept);
-        for (size_t j = 0; j < p->elements; j++)
-            x[j] = (1 - mask[j / c]) * p->kept[j] + mask[j / c] * x[j];
+        for (size_t j = 0; j < p->elements; j++) x[j] = (1 - mask[j / c]) * p->kept[j] + mask[j / c] * x[j];
     }
 }
 
@@ -262,13 +261,13 @@ static ts_code receive(ts_patch *p, ts_link *l, int me, int from, unsigned numbe
     return rc;
 }
 
-/* Twice in an evaluation the patches may add something up: the first is posted as number FIRST_SUM(evaluation), which
- * the transport takes for an evaluation of its own. */
+/* Twice in an evaluation the patches may add something up: the first is posted as number
+ * FIRST_SUM(evaluation), which the transport takes for an evaluation of its own. */
 #define FIRST_SUM(number)  (2 * (number))
 #define SECOND_SUM(number) (2 * (number) + 1)
 
-/* Adds up, for each picture of the leg, what each patch has of it. Always in the order of the patches: all ranks
- * get the same, whichever branch they are of. Naive patches keep their own. */
+/* Adds up, for each picture of the leg, what each patch has of it. Always in the order of the patches: all
+ * ranks get the same, whichever branch they are of. Naive patches keep their own. */
 static ts_code add_up(ts_patch *p, unsigned number, ts_sums *sums) {
     ts_run *run = p->run;
     ts_link *l = &run->unet->sums[p->rank];
@@ -293,8 +292,8 @@ static const ts_picture_params *params_of(const ts_run *run, int k) {
     return &run->job->pictures[run->picture[k]].params;
 }
 
-/* Whether the picture at place k has its prediction guided in evaluation `number`, from 1. The evaluations of a
- * step stay together. */
+/* Whether the picture at place k has its prediction guided in evaluation `number`, from 1. The evaluations of
+ * a step stay together. */
 static bool guided(const ts_run *run, int k, unsigned number) {
     const int of_step = run->job->shape.sampler->evaluations;
     return ts_guidance_acts(params_of(run, k)->guidance_interval, ((int)number - 1) / of_step,
@@ -351,7 +350,8 @@ static ts_code collect(ts_patch *p, unsigned number) {
     for (int k = 0; k < run->count; k++) {
         const size_t at = (size_t)k * p->elements;
         if (guided(run, k, number))
-            ts_guide((float)params_of(run, k)->guidance_scale, uncond + at, cond + at, p->out + at, p->elements);
+            ts_guide((float)params_of(run, k)->guidance_scale, uncond + at, cond + at, p->out + at,
+                     p->elements);
         else
             memcpy(p->out + at, cond + at, p->elements * sizeof *cond);
     }
@@ -399,8 +399,7 @@ static void trace(const ts_patch *p, int i) {
     for (int k = 0; k < n; k++)
         memcpy(t->prediction + own_rows(p, image[k], run->channels), predicted + (size_t)k * p->elements,
                p->elements * sizeof *predicted);
-    if (!p->branch)
-        memcpy(t->latents + own_rows(p, i, run->channels), p->x, p->elements * sizeof *p->x);
+    if (!p->branch) memcpy(t->latents + own_rows(p, i, run->channels), p->x, p->elements * sizeof *p->x);
 }
 
 /* Each picture's row of evaluation i, by the variance of its x where the sampler wants that. */

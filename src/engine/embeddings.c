@@ -1,4 +1,5 @@
-/* Textual inversion (Gal et al. 2022, arXiv 2208.01618): names that stand for vectors of a text encoder's input. */
+/* Textual inversion (Gal et al. 2022, arXiv 2208.01618): names that stand for vectors of a text encoder's
+ * input. */
 #include <dirent.h>
 #include <errno.h>
 #include <math.h>
@@ -29,9 +30,10 @@ static int64_t width_of(const ts_file_tensor *t) {
     return t->shape[t->rank - 1];
 }
 
-/* What the web UI and diffusers write: "emb_params" (or "*"), called as the file is; a tensor called as the word is; a pair
- * for XL's encoders. */
-static ts_code recognise(const ts_safetensors *file, const char *path, const char *stem, embedding *ret, ts_error *e) {
+/* What the web UI and diffusers write: "emb_params" (or "*"), called as the file is; a tensor called as the
+ * word is; a pair for XL's encoders. */
+static ts_code recognise(const ts_safetensors *file, const char *path, const char *stem, embedding *ret,
+                         ts_error *e) {
     static const char *const anonymous[] = {"emb_params", "*"};
     embedding m = {.name = stem, .encoders = 1};
     for (size_t i = 0; i < 2 && !m.of[0]; i++) m.of[0] = ts_safetensors_find(file, anonymous[i]);
@@ -47,8 +49,10 @@ static ts_code recognise(const ts_safetensors *file, const char *path, const cha
     }
     for (int i = 0; i < m.encoders; i++) {
         if (!m.of[i])
-            return ts_fail(e, TS_EFORMAT, "%s is no embedding: emb_params, one tensor called as the word, or clip_l and "
-                           "clip_g are wanted", path);
+            return ts_fail(e, TS_EFORMAT,
+                           "%s is no embedding: emb_params, one tensor called as the word, or clip_l and "
+                           "clip_g are wanted",
+                           path);
         if (m.of[i]->rank < 1 || m.of[i]->rank > 2 || vectors_of(m.of[i]) < 1)
             return ts_fail(e, TS_EFORMAT, "%s: %.100s is not vectors x width", path, m.of[i]->name);
         if (vectors_of(m.of[i]) != vectors_of(m.of[0]))
@@ -82,14 +86,16 @@ static ts_code add(ts_model *m, const embedding *of, const char *path, ts_error 
     const int room = m->text[0].config.positions - 2;
     if (vectors_of(of->of[0]) > room)
         return ts_fail(e, TS_EFORMAT, "%s has more than the %d vectors that fit into a text", path, room);
-    if (m->info.embedding_count == MAXIMUM) return ts_fail(e, TS_EFORMAT, "%s: %d embeddings at most", path, MAXIMUM);
+    if (m->info.embedding_count == MAXIMUM)
+        return ts_fail(e, TS_EFORMAT, "%s: %d embeddings at most", path, MAXIMUM);
     size_t capacity = m->embedding_capacity;
     if (!ts_grow(&m->embeddings, &capacity, (size_t)m->info.embedding_count + 1, sizeof *m->embeddings))
         return ts_fail(e, TS_ENOMEM, "loading %s", path);
     m->embedding_capacity = capacity;
     m->info.embeddings = (const char *const *)m->embeddings;
     ts_code rc = TS_OK;
-    for (int i = 0; i < m->text_count && !rc; i++) rc = add_vectors(&m->text[i], of->of[i], of->name, path, e);
+    for (int i = 0; i < m->text_count && !rc; i++)
+        rc = add_vectors(&m->text[i], of->of[i], of->name, path, e);
     if (rc) return rc;
     char *name = ts_strdup(of->name);
     if (!name) return ts_fail(e, TS_ENOMEM, "loading %s", path);

@@ -11,7 +11,7 @@
 typedef struct parser {
     const char *text;
     size_t size, at;
-    size_t written; /* bytes of ret->text */
+    size_t written;                    /* bytes of ret->text */
     size_t open[2][TS_EMPHASIS_DEPTH]; /* by kind of bracket: the run that the group begins with */
     int depth[2];
     ts_emphasis *ret;
@@ -162,8 +162,8 @@ ts_code ts_emphasis_parse(const char *text, size_t size, ts_emphasis *ret, ts_er
         for (int i = 0; i < p.depth[kind]; i++) multiply(&p, p.open[kind][i], factors[kind]);
     for (size_t i = 0; i < m.count && !rc; i++)
         if (!(fabs(m.runs[i].weight) <= TS_EMPHASIS_WEIGHT) && !m.runs[i].ends_chunk)
-            rc = ts_fail(e, TS_EINVAL, "a weight of %g; they go from -%d to %d", m.runs[i].weight, TS_EMPHASIS_WEIGHT,
-                         TS_EMPHASIS_WEIGHT);
+            rc = ts_fail(e, TS_EINVAL, "a weight of %g; they go from -%d to %d", m.runs[i].weight,
+                         TS_EMPHASIS_WEIGHT, TS_EMPHASIS_WEIGHT);
     if (rc) {
         ts_emphasis_free(&m);
         return rc;

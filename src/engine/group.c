@@ -143,8 +143,8 @@ ts_code ts_group_check(const ts_group *g, const ts_model *m, const ts_shape *s, 
                                  "%s must be a multiple of %d from %d to %d, not %d", sides[i].name, scale,
                                  scale, MAX_SIDE, sides[i].value);
     if (s->chunks < 0 || s->chunks > TS_MAX_CHUNKS)
-        return ts_fail_param(e, TS_EINVAL, "prompt", "a text of %d chunks; at most %d are possible", s->chunks,
-                             TS_MAX_CHUNKS);
+        return ts_fail_param(e, TS_EINVAL, "prompt", "a text of %d chunks; at most %d are possible",
+                             s->chunks, TS_MAX_CHUNKS);
     if (!s->sampler) return ts_fail_param(e, TS_EINVAL, "sampler", "no sampler was chosen");
     if (s->dtype != TS_F32 && s->dtype != TS_BF16)
         return ts_fail_param(e, TS_EINVAL, "dtype", "dtype must be f32 or bf16");

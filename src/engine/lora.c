@@ -37,8 +37,8 @@ static const struct {
     const char *text;
     ts_lora_part part;
 } prefixes[] = {
-    {"lora_unet_", TS_LORA_UNET},       {"lora_te_", TS_LORA_TEXT},      {"lora_te1_", TS_LORA_TEXT},
-    {"lora_te2_", TS_LORA_TEXT_2},      {"unet.", TS_LORA_UNET},         {"text_encoder.", TS_LORA_TEXT},
+    {"lora_unet_", TS_LORA_UNET},        {"lora_te_", TS_LORA_TEXT},     {"lora_te1_", TS_LORA_TEXT},
+    {"lora_te2_", TS_LORA_TEXT_2},       {"unet.", TS_LORA_UNET},        {"text_encoder.", TS_LORA_TEXT},
     {"text_encoder_2.", TS_LORA_TEXT_2}, {"down_blocks.", TS_LORA_UNET}, {"mid_block.", TS_LORA_UNET},
     {"up_blocks.", TS_LORA_UNET},
 };
@@ -157,7 +157,8 @@ static ts_code read_keys(ts_lora *l, ts_error *e) {
         if (rc) break;
         l->entry_count++;
         if (to->other && to->role != ALPHA)
-            rc = ts_fail(e, TS_EUNSUPPORTED, "%.200s is of type %s, which is not offered", to->key, to->other->type);
+            rc = ts_fail(e, TS_EUNSUPPORTED, "%.200s is of type %s, which is not offered", to->key,
+                         to->other->type);
     }
     if (!rc) qsort(l->entries, l->entry_count, sizeof *l->entries, in_order);
     return rc;

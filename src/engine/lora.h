@@ -7,8 +7,9 @@
  * Keys come as kohya's trainers write them ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", dots of the
  * layer's name turned into underscores, in diffusers' names or, for XL, in those of the LDM layout) or as
  * diffusers and PEFT do ("unet.", "text_encoder.", "text_encoder_2.", or none for the U-Net; lora_A/lora_B,
- * lora.down/lora.up, to_q_lora.down/to_q_lora.up; alpha as a tensor or in the metadata). Every tensor of a file
- * is used or named in an error: what is no LoRA (DoRA, LoHa, LoKr, ...) is refused. Nothing in it is trusted. */
+ * lora.down/lora.up, to_q_lora.down/to_q_lora.up; alpha as a tensor or in the metadata). Every tensor of a
+ * file is used or named in an error: what is no LoRA (DoRA, LoHa, LoKr, ...) is refused. Nothing in it is
+ * trusted. */
 #ifndef TS_ENGINE_LORA_H
 #define TS_ENGINE_LORA_H
 
@@ -33,7 +34,7 @@ ts_code ts_lora_open(const char *path, ts_lora **ret, ts_error *e);
 /* The same from bytes of the caller's, which must outlive the result. */
 ts_code ts_lora_parse(const char *path, const void *bytes, size_t size, ts_lora **ret, ts_error *e);
 ts_code ts_lora_check(const ts_lora *l, ts_error *e); /* ts_safetensors_check of it */
-void ts_lora_free(ts_lora *l); /* NULL is fine */
+void ts_lora_free(ts_lora *l);                        /* NULL is fine */
 
 const char *ts_lora_path(const ts_lora *l);
 size_t ts_lora_count(const ts_lora *l);
@@ -47,8 +48,8 @@ typedef struct ts_lora_scaled {
 
 /* Adds to `over`, a layer over `base` (ts_weights_over), each parameter of the part that any of the n files
  * changes: all changes summed in float32 and rounded once to the parameter's type. layers: residual blocks of
- * a level of the U-Net on the way down, for the LDM layout's names. TS_EFORMAT naming file and key for a module
- * that has no parameter here or does not fit it, TS_ENOMEM. */
+ * a level of the U-Net on the way down, for the LDM layout's names. TS_EFORMAT naming file and key for a
+ * module that has no parameter here or does not fit it, TS_ENOMEM. */
 ts_code ts_lora_fuse(const ts_lora_scaled *loras, size_t n, ts_lora_part part, int layers,
                      const ts_weights *base, ts_weights *over, ts_error *e);
 

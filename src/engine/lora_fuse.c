@@ -66,8 +66,8 @@ static const ts_param *find_place(const places *p, const char *layer) {
     return found ? found->param : NULL;
 }
 
-/* XL's published files name the U-Net's layers as the LDM layout does, with underscores for dots. An underscore
- * beside a digit is a dot there, or inside what the map passes on as it is. */
+/* XL's published files name the U-Net's layers as the LDM layout does, with underscores for dots. An
+ * underscore beside a digit is a dot there, or inside what the map passes on as it is. */
 static const ts_param *find_ldm(const places *p, const char *layer, int layers) {
     char key[TS_KEY_BYTES], name[TS_KEY_BYTES];
     size_t n = strlen(layer);
@@ -106,12 +106,13 @@ static int by_param(const void *a, const void *b) {
 static bool fits(const ts_lora_module *m, const ts_param *p) {
     const ts_file_tensor *down = m->down;
     int64_t kernel[2] = {p->rank == 4 ? p->shape[2] : 1, p->rank == 4 ? p->shape[3] : 1};
-    return (p->rank == 2 || p->rank == 4) && m->up->shape[0] == p->shape[0] && down->shape[1] == p->shape[1] &&
-           (down->rank == 4 ? down->shape[2] : 1) == kernel[0] && (down->rank == 4 ? down->shape[3] : 1) == kernel[1];
+    return (p->rank == 2 || p->rank == 4) && m->up->shape[0] == p->shape[0] &&
+           down->shape[1] == p->shape[1] && (down->rank == 4 ? down->shape[2] : 1) == kernel[0] &&
+           (down->rank == 4 ? down->shape[3] : 1) == kernel[1];
 }
 
-static ts_code list_changes(const ts_lora_scaled *loras, size_t n, ts_lora_part part, int layers, const places *p,
-                            change *ret, size_t *ret_count, ts_error *e) {
+static ts_code list_changes(const ts_lora_scaled *loras, size_t n, ts_lora_part part, int layers,
+                            const places *p, change *ret, size_t *ret_count, ts_error *e) {
     size_t count = 0;
     for (size_t i = 0; i < n; i++)
         for (size_t k = 0; k < ts_lora_count(loras[i].lora); k++) {
@@ -119,12 +120,14 @@ static ts_code list_changes(const ts_lora_scaled *loras, size_t n, ts_lora_part 
             if (m->part != part) continue;
             const ts_param *param = find_place(p, without_text_model(part, m->layer));
             if (!param && part == TS_LORA_UNET) param = find_ldm(p, m->layer, layers);
-            if (!param) return ts_fail(e, TS_EFORMAT, "%s: %.200s: the model has no such layer",
+            if (!param)
+                return ts_fail(e, TS_EFORMAT, "%s: %.200s: the model has no such layer",
                                ts_lora_path(loras[i].lora), m->key);
             if (!fits(m, param))
                 return ts_fail(e, TS_EFORMAT, "%s: %.200s: its shape is not that of the model's %.100s",
                                ts_lora_path(loras[i].lora), m->key, param->name);
-            ret[count++] = (change){.param = param, .module = m, .factor = loras[i].scale * m->factor, .file = i};
+            ret[count++] =
+                (change){.param = param, .module = m, .factor = loras[i].scale * m->factor, .file = i};
         }
     if (count) qsort(ret, count, sizeof *ret, by_param);
     for (size_t i = 1; i < count; i++)
@@ -206,8 +209,8 @@ static ts_code fuse_param(change *c, size_t count, ts_weights *over, ts_error *e
     return rc ? rc : ts_weights_add(over, p->name, &t, e);
 }
 
-ts_code ts_lora_fuse(const ts_lora_scaled *loras, size_t n, ts_lora_part part, int layers, const ts_weights *base,
-                     ts_weights *over, ts_error *e) {
+ts_code ts_lora_fuse(const ts_lora_scaled *loras, size_t n, ts_lora_part part, int layers,
+                     const ts_weights *base, ts_weights *over, ts_error *e) {
     places p = {0};
     size_t all = 0, count = 0;
     for (size_t i = 0; i < n; i++) all += ts_lora_count(loras[i].lora);

@@ -45,12 +45,12 @@ struct ts_model {
  * a file has changed by then, so that what was made of it is not to be used; the model cannot be used any
  * more. Any thread. */
 ts_code ts_model_check(const ts_model *m, ts_error *e);
-/* After something was compiled: the store holds what the kernels read, so that the pages of the files need not be
- * resident beside it. Any thread. */
+/* After something was compiled: the store holds what the kernels read, so that the pages of the files need
+ * not be resident beside it. Any thread. */
 void ts_model_rest(const ts_model *m);
 
-/* Whose `weights` are that m has as a part: m itself, or the model that it is a variant of. Programs of that part
- * belong to the owner, and are shared with its variants. */
+/* Whose `weights` are that m has as a part: m itself, or the model that it is a variant of. Programs of that
+ * part belong to the owner, and are shared with its variants. */
 const ts_model *ts_model_owner(const ts_model *m, const ts_weights *weights);
 
 ts_store *ts_model_store(const ts_model *m, const ts_backend *backend);

@@ -15,8 +15,8 @@ static bool has_part(const ts_model *m, ts_lora_part part) {
     return part == TS_LORA_UNET || (int)(part - TS_LORA_TEXT) < m->text_count;
 }
 
-static ts_code layer_part(ts_model *m, const ts_lora_scaled *loras, size_t n, ts_lora_part part, ts_weights **ret,
-                          ts_error *e) {
+static ts_code layer_part(ts_model *m, const ts_lora_scaled *loras, size_t n, ts_lora_part part,
+                          ts_weights **ret, ts_error *e) {
     const ts_lora_module *first = NULL;
     const char *path = "";
     for (size_t i = 0; i < n && !first; i++) {
@@ -39,7 +39,8 @@ static ts_code layer_part(ts_model *m, const ts_lora_scaled *loras, size_t n, ts
 }
 
 /* ret[part]: the layer over m's weights, NULL where nothing changes. */
-static ts_code layer_all(ts_model *m, const ts_lora_use *uses, size_t n, ts_weights *ret[TS_LORA_PARTS], ts_error *e) {
+static ts_code layer_all(ts_model *m, const ts_lora_use *uses, size_t n, ts_weights *ret[TS_LORA_PARTS],
+                         ts_error *e) {
     ts_lora_scaled *scaled = ts_array0(ts_lora_scaled, n);
     ts_lora **loras = ts_array0(ts_lora *, n);
     ts_code rc = scaled && loras ? TS_OK : ts_fail(e, TS_ENOMEM, "fusing a LoRA");
@@ -97,7 +98,8 @@ static void name_of(const char *path, char ret[TS_LORA_NAME_BYTES]) {
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
     size_t n = strlen(name), k = sizeof extension - 1;
     if (n > k && !strcmp(name + n - k, extension)) n -= k;
-    snprintf(ret, TS_LORA_NAME_BYTES, "%.*s", (int)(n < TS_LORA_NAME_BYTES ? n : TS_LORA_NAME_BYTES - 1), name);
+    snprintf(ret, TS_LORA_NAME_BYTES, "%.*s", (int)(n < TS_LORA_NAME_BYTES ? n : TS_LORA_NAME_BYTES - 1),
+             name);
 }
 
 ts_code ts_model_fuse(ts_model *m, const ts_lora_use *loras, size_t n, ts_error *e) {

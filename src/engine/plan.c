@@ -139,8 +139,8 @@ static ts_code compile(ts_group *g, const ts_plan_key *key, const ts_layout *lay
     for (int i = 0; i < layout->branches && !rc; i++) rc = connect_branch(p, i, e);
     for (int i = 0; i < layout->patches && layout->branches == 2 && !rc; i++) rc = connect_noise(p, i, e);
     for (int i = 0; i < layout->branches && key->kind == TS_PLAN_UNET && p->branch[i] && !rc; i++)
-        rc = connect(&p->sums[i * layout->patches], layout->patches, 1, TS_EXCHANGE_STATS,
-                     sizeof(ts_sums), &p->bytes, e);
+        rc = connect(&p->sums[i * layout->patches], layout->patches, 1, TS_EXCHANGE_STATS, sizeof(ts_sums),
+                     &p->bytes, e);
     if (rc) {
         plan_free(p);
         return rc;
@@ -158,9 +158,9 @@ static ts_code compile(ts_group *g, const ts_plan_key *key, const ts_layout *lay
 
 static bool key_equal(const ts_plan_key *a, const ts_plan_key *b) {
     return a->kind == b->kind && a->model == b->model && a->width == b->width && a->height == b->height &&
-           a->batch == b->batch && a->chunks == b->chunks && a->dtype == b->dtype && a->patches == b->patches &&
-           a->branches == b->branches && a->naive == b->naive && a->displaced == b->displaced &&
-           a->partial == b->partial && a->group_norm == b->group_norm;
+           a->batch == b->batch && a->chunks == b->chunks && a->dtype == b->dtype &&
+           a->patches == b->patches && a->branches == b->branches && a->naive == b->naive &&
+           a->displaced == b->displaced && a->partial == b->partial && a->group_norm == b->group_norm;
 }
 
 /* Takes out and returns those beyond the budget. */

@@ -20,12 +20,12 @@ typedef struct cutter {
     const ts_tokenizer *t;
     ts_prompt *p;
     int most;
-    bool truncate;  /* one chunk, to its last place */
+    bool truncate; /* one chunk, to its last place */
     bool left_out;
-    int fill;       /* tokens in the chunk that is being filled */
-    int comma;      /* place of its last comma; -1: none */
-    int breaks;     /* chunks to end before the next token */
-    int rest;       /* vectors of a name that are still to come */
+    int fill;   /* tokens in the chunk that is being filled */
+    int comma;  /* place of its last comma; -1: none */
+    int breaks; /* chunks to end before the next token */
+    int rest;   /* vectors of a name that are still to come */
 } cutter;
 
 static int room(const cutter *c) {
@@ -67,7 +67,8 @@ static void turn_page(cutter *c, int32_t id) {
         return;
     }
     /* Ending the chunk writes over the tokens that move. */
-    memcpy(place(c, c->p->chunks + 1, 0), place(c, c->p->chunks, c->fill - moved), (size_t)moved * sizeof(int32_t));
+    memcpy(place(c, c->p->chunks + 1, 0), place(c, c->p->chunks, c->fill - moved),
+           (size_t)moved * sizeof(int32_t));
     if (c->p->weights)
         memcpy(weight(c, c->p->chunks + 1, 0), weight(c, c->p->chunks, c->fill - moved),
                (size_t)moved * sizeof(float));
@@ -125,14 +126,12 @@ ts_code ts_prompt_read(const ts_tokenizer *t, int positions, const ts_picture_pa
                        int chunks, ts_prompt *ret, ts_error *e) {
     const char *text = negative ? params->negative : params->prompt;
     const char *param = negative ? "negative_prompt" : "prompt";
-    if (positions < 3) return ts_fail(e, TS_EFORMAT, "a text encoder of %d positions has no room for a text", positions);
+    if (positions < 3)
+        return ts_fail(e, TS_EFORMAT, "a text encoder of %d positions has no room for a text", positions);
     ts_prompt p = {.positions = positions};
-    cutter c = {.t = t,
-                .p = &p,
-                .most = chunks ? chunks : TS_MAX_CHUNKS,
-                .truncate = params->truncate,
-                .comma = -1};
-    p.ids = ts_array0(int32_t, (size_t)c.most *(size_t)positions);
+    cutter c = {
+        .t = t, .p = &p, .most = chunks ? chunks : TS_MAX_CHUNKS, .truncate = params->truncate, .comma = -1};
+    p.ids = ts_array0(int32_t, (size_t)c.most * (size_t)positions);
     if (params->emphasis) p.weights = ts_array0(float, (size_t)c.most *(size_t)positions);
     if (!p.ids || (params->emphasis && !p.weights)) {
         ts_prompt_free(&p);
@@ -141,8 +140,8 @@ ts_code ts_prompt_read(const ts_tokenizer *t, int positions, const ts_picture_pa
     if (!text) text = "";
     ts_code rc = params->emphasis ? put_emphasised(&c, text, e) : put_text(&c, text, strlen(text), 1, e);
     if (!rc && c.left_out && !c.truncate)
-        rc = ts_fail(e, TS_EINVAL, "%s has more than %d times the %d tokens that a text encoder takes", param, c.most,
-                     positions - 2);
+        rc = ts_fail(e, TS_EINVAL, "%s has more than %d times the %d tokens that a text encoder takes", param,
+                     c.most, positions - 2);
     if (rc) {
         if (e && rc == TS_EINVAL) snprintf(e->param, sizeof e->param, "%s", param);
         ts_prompt_free(&p);

@@ -17,7 +17,7 @@ typedef struct ts_run {
     ts_layout layout;
     int ranks;
     int latent_h, latent_w, channels;
-    bool told; /* the U-Net is one for painting into masks: its input holds mask and kept picture too */
+    bool told;  /* the U-Net is one for painting into masks: its input holds mask and kept picture too */
     int warmup; /* the last synchronous evaluation, counted from 0; past the last row: all are */
     ts_sampler_plan *plan;
 
@@ -29,15 +29,16 @@ typedef struct ts_run {
     ts_patch *patch[TS_MAX_RANKS];
 
     /* By picture of the job. */
-    float *noise;      /* [pictures][channels][h][w], unit normal */
-    float *image;  /* [pictures][h][w][channels]: latents of the pictures to be changed; NULL: none are needed */
-    float *mask;   /* [pictures][h][w], 1 where it is painted, 0 where it is kept; NULL: there is none */
-    float *masked; /* latents of the pictures without what is painted, for a U-Net that is told; else NULL */
-    ts_rng *rng; /* [pictures]: as the starting noise left them; ranks draw from copies */
-    float *latents;    /* [pictures][h][w][channels], written row-wise by the ranks at the end */
-    float *text;       /* [images][tokens][width]: the unconditional ones first where the job is guided */
-    float *pooled;     /* XL: [images][width] */
-    float time_ids[TS_MAX_BATCH][6]; /* XL: original size, crop, target size; each y before x */
+    float *noise; /* [pictures][channels][h][w], unit normal */
+    float
+        *image; /* [pictures][h][w][channels]: latents of the pictures to be changed; NULL: none are needed */
+    float *mask;    /* [pictures][h][w], 1 where it is painted, 0 where it is kept; NULL: there is none */
+    float *masked;  /* latents of the pictures without what is painted, for a U-Net that is told; else NULL */
+    ts_rng *rng;    /* [pictures]: as the starting noise left them; ranks draw from copies */
+    float *latents; /* [pictures][h][w][channels], written row-wise by the ranks at the end */
+    float *text;    /* [images][tokens][width]: the unconditional ones first where the job is guided */
+    float *pooled;  /* XL: [images][width] */
+    float time_ids[TS_MAX_BATCH][6];   /* XL: original size, crop, target size; each y before x */
     atomic_int bad_step[TS_MAX_BATCH]; /* the evaluation after which a latent was not finite; 0: none */
 
     /* By rank. */
@@ -50,8 +51,8 @@ static inline size_t ts_run_elements(const ts_run *run) {
     return (size_t)run->channels * (size_t)run->latent_h * (size_t)run->latent_w;
 }
 
-/* Fills noise, rng, image, mask and masked. TS_EINVAL where a picture lacks what its task needs, TS_ENOMEM, and
- * what a program's run may say. The job's thread. */
+/* Fills noise, rng, image, mask and masked. TS_EINVAL where a picture lacks what its task needs, TS_ENOMEM,
+ * and what a program's run may say. The job's thread. */
 ts_code ts_start(ts_run *run, ts_error *e);
 
 /* True when picture k of the job needs no more work: cancelled, or not finite. */

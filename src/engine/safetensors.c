@@ -75,7 +75,8 @@ static bool elements_of(const int64_t *shape, int rank, size_t *ret) {
     return true;
 }
 
-/* One entry of the header. Fills *t but for name and data, *r, and *ret_kind, its row in the table of types. */
+/* One entry of the header. Fills *t but for name and data, *r, and *ret_kind, its row in the table of types.
+ */
 static ts_code read_entry(const cJSON *entry, ts_file_tensor *t, range *r, size_t *ret_kind, ts_error *e) {
     const char *name = entry->string;
     const cJSON *dtype = cJSON_GetObjectItemCaseSensitive(entry, "dtype");

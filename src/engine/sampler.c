@@ -247,8 +247,9 @@ static ts_code check_list(const ts_schedule_config *c, int steps, ts_error *e) {
                              TS_LIST_LEVELS);
     for (int i = 0; i < l->count; i++) {
         const float level = l->at[i];
-        const bool good = whole ? level >= 0 && level < (float)c->num_train_timesteps && level == floorf(level)
-                                : level > 0 && isfinite(level);
+        const bool good = whole
+                              ? level >= 0 && level < (float)c->num_train_timesteps && level == floorf(level)
+                              : level > 0 && isfinite(level);
         if (!good && whole)
             return ts_fail_param(e, TS_EINVAL, name, "%s must be whole numbers from 0 to %d", name,
                                  c->num_train_timesteps - 1);
@@ -261,9 +262,10 @@ static ts_code check_list(const ts_schedule_config *c, int steps, ts_error *e) {
 /* Some schedules have no finite step somewhere (epsilon at zero SNR, two equal sigmas). */
 static bool row_finite(const ts_sampler_row *r) {
     bool ok = isfinite(r->timestep) && isfinite(r->signal) && isfinite(r->noise) && isfinite(r->c_in) &&
-              isfinite(r->d_from_x) && isfinite(r->d_from_out) && isfinite(r->x_from_x) && isfinite(r->x_from_d) &&
-              isfinite(r->x_from_out) && isfinite(r->x_from_saved) && isfinite(r->x_from_noise) &&
-              isfinite(r->push_from_x) && isfinite(r->push_from_d) && isfinite(r->push_from_hist);
+              isfinite(r->d_from_x) && isfinite(r->d_from_out) && isfinite(r->x_from_x) &&
+              isfinite(r->x_from_d) && isfinite(r->x_from_out) && isfinite(r->x_from_saved) &&
+              isfinite(r->x_from_noise) && isfinite(r->push_from_x) && isfinite(r->push_from_d) &&
+              isfinite(r->push_from_hist);
     for (int k = 0; k < TS_SAMPLER_HISTORY; k++) ok = ok && isfinite(r->x_from_hist[k]);
     return ok;
 }

@@ -2,9 +2,9 @@
  *
  * Every sampler here is linear in the sample x, the model's output, what earlier evaluations predicted, a
  * saved sample and fresh noise. So a sampler is a function that computes, once, on the host, in double
- * precision, a *plan*: one row of coefficients for each evaluation, or several of which a picture takes the one
- * that suits its x. A device applies a row with one elementwise kernel and knows nothing of samplers; nor does a
- * rank care that its x is only some rows.
+ * precision, a *plan*: one row of coefficients for each evaluation, or several of which a picture takes the
+ * one that suits its x. A device applies a row with one elementwise kernel and knows nothing of samplers; nor
+ * does a rank care that its x is only some rows.
  *
  * One evaluation, with h[0] the newest of the history:
  *     out = U-Net(c_in * x, timestep)                             (guidance is applied to out before)
@@ -30,10 +30,11 @@
  * eq. 7); Euler and Heun (Karras et al. 2022, arXiv 2206.00364, alg. 2 and 1, no churn); DPM-Solver++ 2M, 2S,
  * SDE (Lu et al. 2022, arXiv 2211.01095); DPM-Solver-2 (2206.00927); PNDM (Liu et al. 2022, 2202.09778); DEIS
  * (Zhang & Chen 2022, 2204.13902); UniPC (Zhao et al. 2023, 2302.04867); LCM (Luo et al. 2023, 2310.04378);
- * TCD (Zheng et al. 2024, 2402.19159); flow matching (Esser et al. 2024, 2403.03206). Time shift (Li et al. 2024,
- * 2305.15583, algorithm 3) is DDIM whose steps from timestep t > 300 begin at the timestep within a quarter of a step's
- * length of t that has the variance of x; the paper tunes both figures. HB and GHVB (Wizadwongsa et al.
- * 2023, 2307.11118) are their authors', of the file's solver_order (2 where it has none) on Euler's levels. */
+ * TCD (Zheng et al. 2024, 2402.19159); flow matching (Esser et al. 2024, 2403.03206). Time shift (Li et al.
+ * 2024, 2305.15583, algorithm 3) is DDIM whose steps from timestep t > 300 begin at the timestep within a
+ * quarter of a step's length of t that has the variance of x; the paper tunes both figures. HB and GHVB
+ * (Wizadwongsa et al. 2023, 2307.11118) are their authors', of the file's solver_order (2 where it has none)
+ * on Euler's levels. */
 #ifndef TS_ENGINE_SAMPLER_H
 #define TS_ENGINE_SAMPLER_H
 
@@ -46,7 +47,7 @@
 #define TS_SAMPLER_HISTORY 3
 
 typedef struct ts_sampler_row {
-    double timestep; /* what the U-Net is told; not whole for some schedules */
+    double timestep;     /* what the U-Net is told; not whole for some schedules */
     float signal, noise; /* the x that it sees: signal * picture + noise * unit noise */
     float c_in;
     float d_from_x, d_from_out, clip;
@@ -55,8 +56,9 @@ typedef struct ts_sampler_row {
     float x_from_saved, x_from_noise;
     float push_from_x, push_from_d, push_from_hist;
     bool save_x, push;
-    /* Where count is not 0, the row is one of plan->other[first..first + count) instead, which each picture chooses by
-     * the variance of its x, all of it (ts_sampler_choose). Their histories, noise and saving are the row's. */
+    /* Where count is not 0, the row is one of plan->other[first..first + count) instead, which each picture
+     * chooses by the variance of its x, all of it (ts_sampler_choose). Their histories, noise and saving are
+     * the row's. */
     int first, count;
     double variance; /* of such a row: that of the x that it is for */
 } ts_sampler_row;
@@ -65,9 +67,9 @@ typedef struct ts_sampler_plan {
     int begin; /* steps that are left out */
     int rows;  /* U-Net evaluations */
     float init_scale;
-    int history;      /* how many h a row reads at most; buffers that must be there, 0..3 */
-    bool saves_x;     /* a saved buffer must be there */
-    bool draws_noise; /* a noise buffer must be there */
+    int history;           /* how many h a row reads at most; buffers that must be there, 0..3 */
+    bool saves_x;          /* a saved buffer must be there */
+    bool draws_noise;      /* a noise buffer must be there */
     ts_sampler_row *other; /* after the rows, in the same allocation */
     ts_sampler_row row[];
 } ts_sampler_plan;
@@ -77,13 +79,13 @@ typedef struct ts_sampler {
     const char *label;      /* for people, and what other front ends call it */
     const char *aliases[6]; /* other names that find it; ends with NULL */
     int order;
-    int evaluations;            /* of the U-Net for a step, at most */
+    int evaluations; /* of the U-Net for a step, at most */
     /* A request may space its timesteps, place its sigmas, list its timesteps (ts_place). */
     bool by_spacing, by_sigmas, by_timesteps;
     ts_spacing default_spacing;
     bool shifts; /* its rows are chosen by variance: half the distance of two timesteps to choose from */
-    /* Appends the rows to a plan that has none and room for steps * evaluations + 1, from step plan->begin on;
-     * alphas as in ts_schedule_alphas. */
+    /* Appends the rows to a plan that has none and room for steps * evaluations + 1, from step plan->begin
+     * on; alphas as in ts_schedule_alphas. */
     ts_code (*plan)(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
                     ts_error *e);
 } ts_sampler;
@@ -103,8 +105,8 @@ ts_code ts_sampler_takes(const ts_sampler *s, ts_scheduler scheduler, ts_error *
 ts_code ts_sampler_plan_new(const ts_sampler *s, const ts_schedule_config *c, int steps, int begin,
                             ts_sampler_plan **ret, ts_error *e);
 
-/* The row that a picture takes in place of row i: itself, or the one of its others that is nearest to the unbiased
- * variance of the picture's x; the first of equals. */
+/* The row that a picture takes in place of row i: itself, or the one of its others that is nearest to the
+ * unbiased variance of the picture's x; the first of equals. */
 const ts_sampler_row *ts_sampler_choose(const ts_sampler_plan *plan, int i, double variance);
 
 /* Applies a row to n elements in plain C. hist: plan->history buffers of n floats, newest first, shifted in

@@ -51,8 +51,8 @@ static double log_sigma_at(const float *table, double timestep) {
     return exp(a + (timestep - k) * (b - a));
 }
 
-static double spaced_sigma(const ts_schedule_config *c, const float *table, double high, double low, int steps,
-                           int i) {
+static double spaced_sigma(const ts_schedule_config *c, const float *table, double high, double low,
+                           int steps, int i) {
     const int last = c->num_train_timesteps - 1;
     if (c->asked == TS_SCHEDULER_SIGMAS) return (double)c->list->at[i];
     if (c->asked == TS_SCHEDULER_ALIGN_YOUR_STEPS) return aligned_sigma(c->xl, steps, i);
@@ -78,8 +78,8 @@ ts_code ts_euler_levels(const ts_schedule_config *c, const float *alphas, int st
     if (c->sigma_max > 0) high = c->sigma_max;
     if (c->sigma_min > 0) low = c->sigma_min;
     for (int i = 0; i < steps; i++) {
-        double s = spaced(c) ? spaced_sigma(c, table, high, low, steps, i)
-                             : ts_sigma_at(table, n, l->timestep[i]);
+        double s =
+            spaced(c) ? spaced_sigma(c, table, high, low, steps, i) : ts_sigma_at(table, n, l->timestep[i]);
         if (spaced(c)) {
             double t = ts_timestep_of_sigma(table, n, s);
             l->timestep[i] = rounding == TS_ROUND && !c->use_exponential_sigmas ? rint(t) : (double)(float)t;

@@ -50,7 +50,8 @@ ts_code ts_plan_dpmpp_2s(const ts_schedule_config *c, const float *alphas, int s
     const bool lower = c->lower_order_final || steps % 2 || zero;
     for (int i = plan->begin; i < l.count; i++) {
         ts_sampler_row *row = begin_row(c, &l, i, plan);
-        bool second = own.solver_order == 2 && i % 2 == 1 && i > plan->begin && !(i == steps - 1 && (lower || zero));
+        bool second =
+            own.solver_order == 2 && i % 2 == 1 && i > plan->begin && !(i == steps - 1 && (lower || zero));
         if (second) {
             second_half(c, &l, i, row);
             continue;

@@ -39,7 +39,8 @@ ts_code ts_plan_lcm(const ts_schedule_config *c, const float *alphas, int steps,
                     ts_error *e);
 ts_code ts_plan_tcd(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
                     ts_error *e);
-ts_code ts_plan_hb(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan, ts_error *e);
+ts_code ts_plan_hb(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
+                   ts_error *e);
 ts_code ts_plan_ghvb(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
                      ts_error *e);
 ts_code ts_plan_time_shift(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
@@ -78,8 +79,8 @@ void ts_predict_x0(ts_prediction prediction, double alpha, double sigma, ts_samp
 void ts_add_noise_prediction(ts_prediction prediction, double signal, double noise, double weight,
                              ts_sampler_row *row);
 
-/* Timestep i of diffusers' DDIM, DDPM and PNDM, or of the list that was asked for, from the noisiest; out of range
- * where there is none. */
+/* Timestep i of diffusers' DDIM, DDPM and PNDM, or of the list that was asked for, from the noisiest; out of
+ * range where there is none. */
 double ts_timestep_at(const ts_schedule_config *c, int steps, int i);
 
 /* The sigmas of a plan, noise over signal, in float32 as diffusers holds them, and the timesteps. */

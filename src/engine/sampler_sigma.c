@@ -162,9 +162,10 @@ ts_code ts_plan_lms(const ts_schedule_config *c, const float *alphas, int steps,
 
 /* ---- heavy-ball momentum: x' = x + (s' - s) (weights of D and what came before) ---- */
 
-/* Weights of the last n derivatives, newest first, for a step of Adams and Bashforth: the series 1 + D/2 + 5 D^2/12 +
- * 3 D^3/8 in backward differences D, cut off at D^(n-1). For derivatives that were smoothed by v = (1 - b) v' + b f, the
- * series is first multiplied by what undoes that, 1 + (1 - b)/b D. (arXiv 2307.11118, section 4.2.) */
+/* Weights of the last n derivatives, newest first, for a step of Adams and Bashforth: the series 1 + D/2 + 5
+ * D^2/12 + 3 D^3/8 in backward differences D, cut off at D^(n-1). For derivatives that were smoothed by v =
+ * (1 - b) v' + b f, the series is first multiplied by what undoes that, 1 + (1 - b)/b D. (arXiv 2307.11118,
+ * section 4.2.) */
 static void momentum_weights(int n, double b, double ret[TS_SAMPLER_HISTORY + 1]) {
     static const double bashforth[] = {1, 1. / 2, 5. / 12, 3. / 8};
     double power[TS_SAMPLER_HISTORY + 1] = {1}; /* of D, in steps back */
@@ -215,7 +216,8 @@ static ts_code momentum(const ts_schedule_config *c, const float *alphas, int st
     return TS_OK;
 }
 
-ts_code ts_plan_hb(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan, ts_error *e) {
+ts_code ts_plan_hb(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
+                   ts_error *e) {
     return momentum(c, alphas, steps, false, plan, e);
 }
 

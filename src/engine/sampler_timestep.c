@@ -27,8 +27,8 @@ ts_code ts_plan_ddpm(const ts_schedule_config *c, const float *alphas, int steps
     return TS_OK;
 }
 
-/* Timesteps of a consistency model: the list that was asked for, or every so many of those that it was distilled
- * with. -1: there are fewer. */
+/* Timesteps of a consistency model: the list that was asked for, or every so many of those that it was
+ * distilled with. -1: there are fewer. */
 static int distilled_timestep(const ts_schedule_config *c, int steps, int i) {
     int origin = c->original_inference_steps;
     if (c->asked == TS_SCHEDULER_TIMESTEPS) return (int)ts_timestep_at(c, steps, i);

@@ -253,10 +253,11 @@ static void products(float *a, int n) {
 }
 
 /* Lin et al. 2024, arXiv 2305.08891, algorithm 1, from products to factors 1 - beta, in float32 as diffusers
- * does it: its rounding is what models were trained on. A schedule so long that its products vanish before the end stays
- * at zero there (diffusers divides zero by zero). */
+ * does it: its rounding is what models were trained on. A schedule so long that its products vanish before
+ * the end stays at zero there (diffusers divides zero by zero). */
 static void rescale_zero_snr(float *a, int n) {
-    float first = sqrtf(a[0]), last = sqrtf(a[n - 1]), scale = first > last ? first / (first - last) : 0, before = 1;
+    float first = sqrtf(a[0]), last = sqrtf(a[n - 1]), scale = first > last ? first / (first - last) : 0,
+          before = 1;
     for (int i = 0; i < n; i++) {
         float root = (sqrtf(a[i]) - last) * scale, bar = root * root;
         float factor = before > 0 ? bar / before : 0;
@@ -312,6 +313,7 @@ void ts_schedule_place(ts_schedule_config *c, ts_scheduler scheduler, const ts_l
     if (scheduler == TS_SCHEDULER_TRAILING) c->timestep_spacing = TS_SPACING_TRAILING;
     if (scheduler == TS_SCHEDULER_LINSPACE) c->timestep_spacing = TS_SPACING_LINSPACE;
     /* These are levels to the end. */
-    if (ts_scheduler_places(scheduler) == TS_PLACE_BY_SIGMAS && !c->use_karras_sigmas && !c->use_exponential_sigmas)
+    if (ts_scheduler_places(scheduler) == TS_PLACE_BY_SIGMAS && !c->use_karras_sigmas &&
+        !c->use_exponential_sigmas)
         c->final_sigmas_type = TS_FINAL_ZERO;
 }

@@ -36,11 +36,11 @@ typedef enum ts_solver_type { TS_SOLVER_MIDPOINT, TS_SOLVER_HEUN } ts_solver_typ
 
 /* Where a plan's levels lie, as a request may have it instead of what the file says.
  *
- * Karras and exponential ones lie between the ends that the spacing gives. sgm_uniform: timesteps evenly down from
- * the last to one that is no longer used, and 0 after them (ComfyUI's and AUTOMATIC1111's, for k-diffusion).
- * align_your_steps: the levels that were optimised for SD 1.5 and SDXL (Sabour et al. 2024, arXiv 2404.14507; ten
- * steps as in diffusers' AysSchedules, other numbers interpolated in log sigma as ComfyUI does). The last two are
- * lists of the caller's and not found by name. */
+ * Karras and exponential ones lie between the ends that the spacing gives. sgm_uniform: timesteps evenly down
+ * from the last to one that is no longer used, and 0 after them (ComfyUI's and AUTOMATIC1111's, for
+ * k-diffusion). align_your_steps: the levels that were optimised for SD 1.5 and SDXL (Sabour et al. 2024,
+ * arXiv 2404.14507; ten steps as in diffusers' AysSchedules, other numbers interpolated in log sigma as
+ * ComfyUI does). The last two are lists of the caller's and not found by name. */
 #define TS_SCHEDULERS(X)                                                                                     \
     X(DEFAULT, "default", "Automatic", TS_PLACE_BY_FILE)                                                     \
     X(KARRAS, "karras", "Karras", TS_PLACE_BY_SIGMAS)                                                        \
@@ -62,7 +62,12 @@ typedef enum ts_scheduler {
 } ts_scheduler;
 
 /* What a scheduler places, which a sampler can take or not (ts_sampler_takes). */
-typedef enum ts_place { TS_PLACE_BY_FILE, TS_PLACE_BY_SPACING, TS_PLACE_BY_SIGMAS, TS_PLACE_BY_TIMESTEPS } ts_place;
+typedef enum ts_place {
+    TS_PLACE_BY_FILE,
+    TS_PLACE_BY_SPACING,
+    TS_PLACE_BY_SIGMAS,
+    TS_PLACE_BY_TIMESTEPS
+} ts_place;
 
 /* One level for each step, decreasing: sigmas (noise over signal; 0 follows the last) or whole timesteps. */
 #define TS_LIST_LEVELS 128
@@ -118,8 +123,8 @@ const char *ts_scheduler_label(ts_scheduler scheduler); /* for people, and what 
 ts_place ts_scheduler_places(ts_scheduler scheduler);
 int ts_scheduler_find(const char *name); /* by name or label, case ignored; -1: none */
 
-/* Changes c to what was asked for. list: of SIGMAS and TIMESTEPS, else NULL; it must outlive c. xl: the model is an
- * SDXL one. */
+/* Changes c to what was asked for. list: of SIGMAS and TIMESTEPS, else NULL; it must outlive c. xl: the model
+ * is an SDXL one. */
 void ts_schedule_place(ts_schedule_config *c, ts_scheduler scheduler, const ts_level_list *list, bool xl);
 
 /* alphas_cumprod of training timesteps 0..num_train_timesteps-1, decreasing, each as diffusers holds it in

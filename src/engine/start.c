@@ -1,16 +1,17 @@
-/* What a job begins with: each picture's noise, the picture that it changes, and what of that is painted anew.
+/* What a job begins with: each picture's noise, the picture that it changes, and what of that is painted
+ * anew.
  *
- * Random numbers are drawn in the order of diffusers' pipelines, from the picture's own generator: the sample of
- * the encoded picture, the starting noise, and, when painting into a mask, the sample of the encoded picture
- * without what is painted. */
+ * Random numbers are drawn in the order of diffusers' pipelines, from the picture's own generator: the sample
+ * of the encoded picture, the starting noise, and, when painting into a mask, the sample of the encoded
+ * picture without what is painted. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/alloc.h"
 #include "engine/run.h"
 
-/* Pixels [8h][8w][3], -1..1, as moments [h][w][2 * channels]; those of the picture and mask that were last encoded, for
- * the pictures of a request share theirs. */
+/* Pixels [8h][8w][3], -1..1, as moments [h][w][2 * channels]; those of the picture and mask that were last
+ * encoded, for the pictures of a request share theirs. */
 typedef struct encoded {
     const unsigned char *rgb, *mask; /* NULL: nothing yet */
     float *moments;
@@ -40,7 +41,8 @@ static void take_pixels(encoder *c, const unsigned char *rgb, const unsigned cha
         }
 }
 
-static ts_code encode(encoder *c, encoded *to, const unsigned char *rgb, const unsigned char *mask, ts_error *e) {
+static ts_code encode(encoder *c, encoded *to, const unsigned char *rgb, const unsigned char *mask,
+                      ts_error *e) {
     if (to->rgb == rgb && to->mask == mask) return TS_OK;
     take_pixels(c, rgb, mask);
     ts_code rc = ts_encode(c->run, c->pixels, to->moments, e);
@@ -123,15 +125,15 @@ ts_code ts_start(ts_run *run, ts_error *e) {
     }
     if (job->shape.task != TS_TASK_TEXT) {
         const bool inpaint = job->shape.task == TS_TASK_INPAINT;
-        c.pixels = ts_array0(float, (size_t)job->shape.width * (size_t)job->shape.height * 3);
+        c.pixels = ts_array0(float, (size_t)job->shape.width *(size_t)job->shape.height * 3);
         c.whole.moments = ts_array0(float, 2 * n);
         c.masked.moments = ts_array0(float, 2 * n);
         c.drawn = ts_array0(float, n);
         if (needs_image(run)) run->image = ts_array0(float, pictures *n);
         if (inpaint) run->mask = ts_array0(float, pictures *plane(run));
         if (inpaint && run->told) run->masked = ts_array0(float, pictures *n);
-        if (!c.pixels || !c.whole.moments || !c.masked.moments || !c.drawn || (needs_image(run) && !run->image) ||
-            (inpaint && (!run->mask || (run->told && !run->masked))))
+        if (!c.pixels || !c.whole.moments || !c.masked.moments || !c.drawn ||
+            (needs_image(run) && !run->image) || (inpaint && (!run->mask || (run->told && !run->masked))))
             rc = ts_fail(e, TS_ENOMEM, "starting a job");
     }
     for (int k = 0; k < job->count && !rc; k++) rc = start_picture(&c, k, e);

@@ -31,8 +31,8 @@ void ts_texts_free(ts_group *g, const ts_model *model) {
 /* Programs that a group keeps; clip_skip multiplies them. */
 #define KEPT 16
 
-/* Where a pipeline takes its text: SD after the last layer and the final norm, XL before the last layer, without it;
- * XL's second encoder is read to its end for the pooled vector. (diffusers' encode_prompt) */
+/* Where a pipeline takes its text: SD after the last layer and the final norm, XL before the last layer,
+ * without it; XL's second encoder is read to its end for the pooled vector. (diffusers' encode_prompt) */
 static ts_clip_reading reading_of(const ts_model *m, int encoder, int clip_skip) {
     return (ts_clip_reading){.layers = m->text[encoder].config.layers - (m->xl ? 1 : 0) - clip_skip,
                              .norm = !m->xl,
@@ -49,10 +49,12 @@ static ts_code check_sizes(const ts_model *m, const ts_size_condition *s, ts_err
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
         const char *name = pairs[i].name;
         if (!pairs[i].x && !pairs[i].y) continue;
-        if (!m->xl) return ts_fail_param(e, TS_EINVAL, name, "%s is for XL models, which %s is not", name, m->id);
+        if (!m->xl)
+            return ts_fail_param(e, TS_EINVAL, name, "%s is for XL models, which %s is not", name, m->id);
         const int least = strcmp(name, "crop") ? 1 : 0;
         if (pairs[i].x < least || pairs[i].y < least || pairs[i].x > TS_MAX_SIZE || pairs[i].y > TS_MAX_SIZE)
-            return ts_fail_param(e, TS_EINVAL, name, "%s must be two numbers from %d to %d", name, least, TS_MAX_SIZE);
+            return ts_fail_param(e, TS_EINVAL, name, "%s must be two numbers from %d to %d", name, least,
+                                 TS_MAX_SIZE);
     }
     return TS_OK;
 }
@@ -64,8 +66,8 @@ ts_code ts_model_check_params(const ts_model *m, const ts_picture_params *p, ts_
         if (layers < most) most = layers;
     }
     if (p->clip_skip < 0 || p->clip_skip > most)
-        return ts_fail_param(e, TS_EINVAL, "clip_skip", "clip_skip must be 0 to %d for this model, not %d", most,
-                             p->clip_skip);
+        return ts_fail_param(e, TS_EINVAL, "clip_skip", "clip_skip must be 0 to %d for this model, not %d",
+                             most, p->clip_skip);
     return check_sizes(m, &p->sizes, e);
 }
 
@@ -77,7 +79,7 @@ typedef struct encoding {
     ts_dtype dtype;
     const int32_t *ids;   /* of one chunk */
     const float *weights; /* of its tokens; NULL: no emphasis */
-    float *text; /* the encoder's columns of each row */
+    float *text;          /* the encoder's columns of each row */
     float *pooled;
     ts_code code;
     ts_error *error;
@@ -88,7 +90,8 @@ static bool serves(const ts_text_program *p, const encoding *c, const ts_model *
            p->dtype == c->dtype;
 }
 
-/* Takes the program out of the list, if it is there; drops the least recently used one where there are too many. */
+/* Takes the program out of the list, if it is there; drops the least recently used one where there are too
+ * many. */
 static ts_text_program *take_program(ts_group *g, const encoding *c, const ts_model *owner) {
     pthread_mutex_lock(&g->kept);
     ts_text_program **at = &g->texts, *found = NULL;
@@ -185,7 +188,8 @@ static void fill_ids(const ts_text_model *t, const int32_t *from, int32_t *ids, 
     for (int i = 0; i < t->config.positions; i++) {
         const int row = ts_tokenizer_row(t->tokenizer, from[i]);
         ids[i] = row < 0 ? from[i] : -1;
-        if (row >= 0) memcpy(vectors + (size_t)i * width, t->vectors + (size_t)row * width, width * sizeof *vectors);
+        if (row >= 0)
+            memcpy(vectors + (size_t)i * width, t->vectors + (size_t)row * width, width * sizeof *vectors);
     }
 }
 
@@ -194,7 +198,8 @@ static double mean_of(const encoding *c) {
     const int stride = ts_model_text_width(c->model);
     double sum = 0;
     for (int i = 0; i < config->positions; i++)
-        for (int k = 0; k < config->hidden; k++) sum += (double)c->text[(size_t)i * (size_t)stride + (size_t)k];
+        for (int k = 0; k < config->hidden; k++)
+            sum += (double)c->text[(size_t)i * (size_t)stride + (size_t)k];
     return sum / ((double)config->positions * config->hidden);
 }
 
@@ -203,8 +208,8 @@ static void scale_row(const encoding *c, int row, float factor) {
     for (int k = 0; k < c->model->text[c->encoder].config.hidden; k++) at[k] *= factor;
 }
 
-/* Each token's text is multiplied by its weight, and then the mean of the chunk brought back to what it was: what
- * AUTOMATIC1111 calls the original emphasis. */
+/* Each token's text is multiplied by its weight, and then the mean of the chunk brought back to what it was:
+ * what AUTOMATIC1111 calls the original emphasis. */
 static void emphasise(const encoding *c) {
     const int positions = c->model->text[c->encoder].config.positions;
     bool any = false;
@@ -248,13 +253,14 @@ done:
 }
 
 /* The prompt as encoder i of the model takes it, its ids checked against the encoder's table. */
-static ts_code read_prompt(const ts_model *m, int i, const ts_picture_params *params, bool negative, int chunks,
-                           ts_prompt *ret, ts_error *e) {
+static ts_code read_prompt(const ts_model *m, int i, const ts_picture_params *params, bool negative,
+                           int chunks, ts_prompt *ret, ts_error *e) {
     const ts_text_model *t = &m->text[i];
     ts_prompt p = {0};
     ts_code rc = ts_prompt_read(t->tokenizer, t->config.positions, params, negative, chunks, &p, e);
     for (int k = 0; k < p.chunks * p.positions && !rc; k++)
-        if ((p.ids[k] < 0 || p.ids[k] >= t->config.vocabulary) && ts_tokenizer_row(t->tokenizer, p.ids[k]) < 0)
+        if ((p.ids[k] < 0 || p.ids[k] >= t->config.vocabulary) &&
+            ts_tokenizer_row(t->tokenizer, p.ids[k]) < 0)
             rc = ts_fail(e, TS_EFORMAT, "%s: the tokenizer has ids beyond the encoder's vocabulary", m->path);
     if (rc)
         ts_prompt_free(&p);
@@ -326,7 +332,8 @@ ts_code ts_model_measure_prompts(const ts_model *m, const ts_picture_params *par
             ts_prompt_free(&p);
             if (chunks > most) {
                 const char *param = negative ? "negative_prompt" : "prompt";
-                return ts_fail_param(e, TS_EINVAL, param, "%s takes %d times the %d tokens of a text encoder; at most %d %s",
+                return ts_fail_param(e, TS_EINVAL, param,
+                                     "%s takes %d times the %d tokens of a text encoder; at most %d %s",
                                      param, chunks, m->text[i].config.positions - 2, most, "times are read");
             }
         }

@@ -38,7 +38,8 @@ ts_code ts_tokenizer_add_name(ts_tokenizer *t, const char *name, int count, ts_e
     ts_buffer b;
     ts_buffer_init(&b, 16 * TS_TOKENIZER_NAME);
     const size_t size = strlen(name);
-    const bool good = size && size <= TS_TOKENIZER_NAME && ts_text_valid(name, size) && count >= 1 && count < 256;
+    const bool good =
+        size && size <= TS_TOKENIZER_NAME && ts_text_valid(name, size) && count >= 1 && count < 256;
     ts_code rc = good ? ts_text_normalise(name, size, &b) : TS_EFORMAT;
     size_t from = 0, to = b.size;
     while (from < to && b.data[from] == ' ') from++;
@@ -105,7 +106,8 @@ static bool is_apart(const ts_added_token *a, const char *text, size_t size, siz
 }
 
 /* The longest added token that begins here, or NULL. */
-static const ts_added_token *match(const ts_tokenizer *t, bool normalised, const char *text, size_t size, size_t at) {
+static const ts_added_token *match(const ts_tokenizer *t, bool normalised, const char *text, size_t size,
+                                   size_t at) {
     const ts_added_token *found = NULL;
     if (!t->begins[normalised][(unsigned char)text[at]]) return NULL;
     for (size_t i = 0; i < t->added_count; i++) {

@@ -32,19 +32,20 @@ void ts_tokenizer_free(ts_tokenizer *t); /* NULL is fine */
 ts_code ts_tokenizer_encode(const ts_tokenizer *t, const char *text, size_t size, int max_length,
                             int32_t *ids, int *ret_count, bool *ret_truncated, ts_error *e);
 
-/* The text's own ids, without start, end and padding: at most `room` of them to ids. *ret_count is how many there are, or
- * any number above room where there are more. Errors as above. */
+/* The text's own ids, without start, end and padding: at most `room` of them to ids. *ret_count is how many
+ * there are, or any number above room where there are more. Errors as above. */
 ts_code ts_tokenizer_ids(const ts_tokenizer *t, const char *text, size_t size, int32_t *ids, size_t room,
                          size_t *ret_count, ts_error *e);
 
-/* Gives a word of its own vectors: where the name is found in normalised text (as another word, not within one) it becomes
- * `count` ids, one after another, which no vocabulary has. Before any other thread reads t. TS_EFORMAT for a name that is
- * empty, too long or no UTF-8, TS_ECONFLICT for one that is there, TS_ENOMEM. */
+/* Gives a word of its own vectors: where the name is found in normalised text (as another word, not within
+ * one) it becomes `count` ids, one after another, which no vocabulary has. Before any other thread reads t.
+ * TS_EFORMAT for a name that is empty, too long or no UTF-8, TS_ECONFLICT for one that is there, TS_ENOMEM.
+ */
 #define TS_TOKENIZER_NAME 256 /* bytes */
 ts_code ts_tokenizer_add_name(ts_tokenizer *t, const char *name, int count, ts_error *e);
 
-/* Which of all the vectors of names an id is, from 0 in the order of adding; -1: a token of the vocabulary. And how many of
- * its name there are from it on; 0 for a token. */
+/* Which of all the vectors of names an id is, from 0 in the order of adding; -1: a token of the vocabulary.
+ * And how many of its name there are from it on; 0 for a token. */
 int ts_tokenizer_row(const ts_tokenizer *t, int32_t id);
 int ts_tokenizer_rest(const ts_tokenizer *t, int32_t id);
 

@@ -6,8 +6,8 @@
 #include "engine/tokenizer_bpe.h"
 
 /* A token that is cut out of the text before words are made of it. One marked normalised is looked for in the
- * normalised text, in its own normalised form; the others in the text as it came. A name is normalised, and found only
- * where no word goes on at its ends. */
+ * normalised text, in its own normalised form; the others in the text as it came. A name is normalised, and
+ * found only where no word goes on at its ends. */
 typedef struct ts_added_token {
     char *text;
     size_t size;

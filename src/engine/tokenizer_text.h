@@ -13,7 +13,8 @@ bool ts_text_valid(const char *text, size_t size);
 /* Appends NFC, each run of white space one space, lower case, of valid UTF-8. Time n log n at worst. */
 ts_code ts_text_normalise(const char *text, size_t size, ts_buffer *out);
 
-/* Whether a letter, a number or _ begins at `at`, or ends before it; false at the text's ends. Valid UTF-8. */
+/* Whether a letter, a number or _ begins at `at`, or ends before it; false at the text's ends. Valid UTF-8.
+ */
 bool ts_text_word_at(const char *text, size_t size, size_t at);
 bool ts_text_word_before(const char *text, size_t at);
 

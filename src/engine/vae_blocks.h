@@ -1,5 +1,5 @@
-/* The blocks that decoder and encoder are made of. Private to vae.c and to the tests that hold each block against
- * diffusers' class of the same kind. Errors stick in the builder. */
+/* The blocks that decoder and encoder are made of. Private to vae.c and to the tests that hold each block
+ * against diffusers' class of the same kind. Errors stick in the builder. */
 #ifndef TS_ENGINE_VAE_BLOCKS_H
 #define TS_ENGINE_VAE_BLOCKS_H
 

@@ -27,9 +27,9 @@ ts_code ts_weights_add(ts_weights *w, const char *name, const ts_file_tensor *t,
 ts_code ts_weights_keep(ts_weights *w, void *bytes, ts_error *e);
 /* The file is w's from now on and dies with it; closed at once when that fails. TS_ENOMEM. */
 ts_code ts_weights_hold(ts_weights *w, ts_safetensors *file, ts_error *e);
-/* A layer over `base`: a parameter that is added to it stands in place of base's of that name, the rest are base's
- * own, with their addresses and their joins, so that whatever was made of them is shared. base must outlive it,
- * unless the layer adopts it: then they die together. TS_ENOMEM. */
+/* A layer over `base`: a parameter that is added to it stands in place of base's of that name, the rest are
+ * base's own, with their addresses and their joins, so that whatever was made of them is shared. base must
+ * outlive it, unless the layer adopts it: then they die together. TS_ENOMEM. */
 ts_code ts_weights_over(ts_weights *base, ts_weights **ret, ts_error *e);
 void ts_weights_adopt_base(ts_weights *w);
 /* TS_EFORMAT for a name that came twice. */
@@ -44,7 +44,8 @@ size_t ts_weights_count(const ts_weights *w);
 const ts_param *ts_weights_at(const ts_weights *w, size_t i); /* i < count */
 
 /* Rows of a, then rows of b (both [n][c] or both [n], same dtype and c), as one parameter, which is
- * read from both; made once for each pair. TS_EFORMAT when they do not fit together, TS_ENOMEM. Any thread. */
+ * read from both; made once for each pair. TS_EFORMAT when they do not fit together, TS_ENOMEM. Any thread.
+ */
 ts_code ts_weights_join(ts_weights *w, const ts_param *a, const ts_param *b, const ts_param **ret,
                         ts_error *e);
 

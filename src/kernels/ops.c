@@ -159,7 +159,8 @@ static ts_code check_embed(const ts_op *op, ts_error *e) {
     if (x->c != 1 || x->b != y->b || ts_view_tokens(x) != ts_view_tokens(y))
         return bad(op, e, "the tokens differ");
     const ts_view *r = &op->in[1];
-    if (r->c && (r->dtype != TS_F32 || r->b != y->b || r->c != y->c || ts_view_tokens(r) != ts_view_tokens(y)))
+    if (r->c &&
+        (r->dtype != TS_F32 || r->b != y->b || r->c != y->c || ts_view_tokens(r) != ts_view_tokens(y)))
         return bad(op, e, "r is not float32 of y's shape");
     if (!op->weight || op->weight->rank != 2 || op->weight->shape[1] != y->c)
         return bad(op, e, "the weight's shape");

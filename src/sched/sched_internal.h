@@ -18,7 +18,7 @@ typedef struct ts_ticket {
     uint64_t token, arrived_ns;
     ts_shape shape;
     ts_picture_params params; /* what it points to is the ticket's */
-    uint64_t able; /* bit g: group g can run this shape */
+    uint64_t able;            /* bit g: group g can run this shape */
     int model, n;
     int next;     /* pictures [next, n) wait */
     int left;     /* pictures whose end has not been told; at 0 the request has ended */
@@ -54,7 +54,7 @@ typedef struct ts_worker {
 typedef struct ts_variant {
     struct ts_variant *next;
     const ts_model *base;
-    ts_shape shape; /* only its loras count */
+    ts_shape shape;  /* only its loras count */
     ts_model *model; /* NULL while it is being made */
     int users;       /* jobs that run on it or wait for it to be made; 0: it may go */
     size_t bytes;    /* when it was last used */
@@ -95,10 +95,11 @@ void ts_ticket_cancel_locked(ts_sched *s, ts_ticket *t, ts_code why);
  * true; else false, and *ret_until is when to ask again (ts_now_ns; UINT64_MAX: when `work` is signalled). */
 bool ts_batch_take_locked(ts_sched *s, ts_worker *w, uint64_t now, uint64_t *ret_until);
 
-/* variants.c. take: the variant that a job of the shape runs on, made where there is none; give: the job is over, and
- * what is beyond the budget goes. Both let go of the lock meanwhile. The errors carry "loras" as param, but for those
- * that are not the request's fault. */
-ts_code ts_variant_take_locked(ts_sched *s, ts_model *base, const ts_shape *shape, ts_variant **ret, ts_error *e);
+/* variants.c. take: the variant that a job of the shape runs on, made where there is none; give: the job is
+ * over, and what is beyond the budget goes. Both let go of the lock meanwhile. The errors carry "loras" as
+ * param, but for those that are not the request's fault. */
+ts_code ts_variant_take_locked(ts_sched *s, ts_model *base, const ts_shape *shape, ts_variant **ret,
+                               ts_error *e);
 void ts_variant_give_locked(ts_sched *s, ts_variant *v);
 void ts_variants_free(ts_sched *s); /* no worker runs any more */
 

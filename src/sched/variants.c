@@ -1,4 +1,5 @@
-/* Models with LoRA files: made by the thread that needs one first, shared by all groups, kept within a budget. */
+/* Models with LoRA files: made by the thread that needs one first, shared by all groups, kept within a
+ * budget. */
 #include <stdlib.h>
 #include <string.h>
 #include "base/alloc.h"
@@ -38,7 +39,8 @@ static ts_code make(const ts_sched *s, ts_model *base, const ts_shape *shape, ts
     ts_code rc = TS_OK;
     for (int i = 0; i < shape->lora_count && !rc; i++) {
         char *name = ts_format("%s.safetensors", shape->loras[i].name);
-        uses[i] = (ts_lora_use){name ? ts_path_join(s->config.lora_folder, name) : NULL, shape->loras[i].scale};
+        uses[i] =
+            (ts_lora_use){name ? ts_path_join(s->config.lora_folder, name) : NULL, shape->loras[i].scale};
         free(name);
         if (!uses[i].path) rc = ts_fail(e, TS_ENOMEM, "there is no memory for the request");
     }
@@ -52,7 +54,8 @@ static ts_code make(const ts_sched *s, ts_model *base, const ts_shape *shape, ts
     return rc;
 }
 
-ts_code ts_variant_take_locked(ts_sched *s, ts_model *base, const ts_shape *shape, ts_variant **ret, ts_error *e) {
+ts_code ts_variant_take_locked(ts_sched *s, ts_model *base, const ts_shape *shape, ts_variant **ret,
+                               ts_error *e) {
     ts_variant *v;
     while ((v = take_out(s, base, shape)) && !v->model) {
         put_in(s, v);

@@ -63,9 +63,9 @@ static ts_code made(ts_buffer *b, const ts_answer *a, const ts_answer_picture *p
                               ", \"steps\": %d, \"guidance_scale\": %g, \"guidance_rescale\": %g, "
                               "\"guidance_interval\": [%g, %g], \"sampler\": \"%s\", \"scheduler\": \"%s\", "
                               "\"rng\": \"%s\", \"model\": ",
-                              r->shape.steps, m->guidance_scale, m->guidance_rescale, m->guidance_interval.from,
-                              m->guidance_interval.to, r->shape.sampler->name, ts_scheduler_name(r->shape.scheduler),
-                              ts_rng_kind_name(m->rng));
+                              r->shape.steps, m->guidance_scale, m->guidance_rescale,
+                              m->guidance_interval.from, m->guidance_interval.to, r->shape.sampler->name,
+                              ts_scheduler_name(r->shape.scheduler), ts_rng_kind_name(m->rng));
     if (!rc) rc = ts_json_quote(b, ts_model_get_info(a->model)->id);
     if (!rc) rc = loras(b, &r->shape);
     if (!rc)
@@ -119,7 +119,8 @@ ts_code ts_answer_progress(ts_buffer *b, const ts_answer *a, int step, int total
 ts_code ts_answer_completed(ts_buffer *b, const ts_answer *a, const ts_answer_picture *picture) {
     ts_code rc = event(b, a, "completed");
     if (!rc)
-        rc = ts_buffer_printf(b, "\"created_at\": %lld, \"index\": %d, ", (long long)a->created, picture->index);
+        rc = ts_buffer_printf(b, "\"created_at\": %lld, \"index\": %d, ", (long long)a->created,
+                              picture->index);
     if (!rc) rc = seed(b, a, picture->index);
     if (!rc) rc = ts_buffer_append(b, ", ", 2);
     if (!rc) rc = format(b, a);

@@ -10,7 +10,7 @@ typedef struct ts_answer {
     const ts_images_request *r;
     const ts_model *model;
     const char *event; /* what the names of its events begin with: "image_generation", "image_edit" */
-    int64_t created; /* seconds since 1970 */
+    int64_t created;   /* seconds since 1970 */
 } ts_answer;
 
 /* One finished picture. */

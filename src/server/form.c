@@ -50,7 +50,8 @@ const ts_form_part *ts_form_find(const ts_form *form, const char *name, int *ret
     *ret_count = 0;
     for (int i = 0; i < form->count; i++) {
         const ts_form_part *part = &form->parts[i];
-        if (strncmp(part->name, name, n) != 0 || (part->name[n] && strcmp(part->name + n, "[]") != 0)) continue;
+        if (strncmp(part->name, name, n) != 0 || (part->name[n] && strcmp(part->name + n, "[]") != 0))
+            continue;
         if (!found) found = part;
         ++*ret_count;
     }
@@ -123,8 +124,8 @@ static bool is_first(const ts_form *form, int at, size_t n) {
     return true;
 }
 
-ts_code ts_form_json(const ts_form *form, bool (*is_file)(const char *name), bool (*is_text)(const char *name),
-                     ts_buffer *out, ts_error *e) {
+ts_code ts_form_json(const ts_form *form, bool (*is_file)(const char *name),
+                     bool (*is_text)(const char *name), ts_buffer *out, ts_error *e) {
     ts_code rc = ts_buffer_append(out, "{", 1);
     bool some = false;
     for (int i = 0; i < form->count && !rc; i++) {

@@ -1,5 +1,5 @@
-/* A body of multipart/form-data (RFC 7578): texts, which become the JSON that the same request would have been, and
- * files. */
+/* A body of multipart/form-data (RFC 7578): texts, which become the JSON that the same request would have
+ * been, and files. */
 #ifndef TS_SERVER_FORM_H
 #define TS_SERVER_FORM_H
 
@@ -27,10 +27,10 @@ void ts_form_free(ts_form *form); /* zeroed is fine */
 /* The part of that name, or the first of "name[]"; NULL: there is none. *ret_count: how many there are. */
 const ts_form_part *ts_form_find(const ts_form *form, const char *name, int *ret_count);
 
-/* The parts that are not files as a JSON object. "a[b]" is the member b of an object a, "a[]" an element of an array
- * a. A value that reads as a JSON number, true, false or null is that, unless is_text says that the field holds text;
- * everything else is a string. TS_EINVAL names the field, TS_ENOMEM. */
-ts_code ts_form_json(const ts_form *form, bool (*is_file)(const char *name), bool (*is_text)(const char *name),
-                     ts_buffer *out, ts_error *e);
+/* The parts that are not files as a JSON object. "a[b]" is the member b of an object a, "a[]" an element of
+ * an array a. A value that reads as a JSON number, true, false or null is that, unless is_text says that the
+ * field holds text; everything else is a string. TS_EINVAL names the field, TS_ENOMEM. */
+ts_code ts_form_json(const ts_form *form, bool (*is_file)(const char *name),
+                     bool (*is_text)(const char *name), ts_buffer *out, ts_error *e);
 
 #endif

@@ -2,8 +2,9 @@
  *
  * It is shared between the loop, which owns it, and the scheduler's threads, which write `shared` under the
  * server's `events` lock and post it to the mailbox (once, until the loop has taken it: there is one slot for
- * the newest step, never a queue). What keeps it alive is counted on the loop: the exchange until its end, the
- * scheduler from submitting until its END has been taken, and every piece of work on a thread of the loop's pool.
+ * the newest step, never a queue). What keeps it alive is counted on the loop: the exchange until its end,
+ * the scheduler from submitting until its END has been taken, and every piece of work on a thread of the
+ * loop's pool.
  *
  * Private to generation.c, which answers, and images.c, which takes requests. Loop thread. */
 #ifndef TS_SERVER_GENERATION_H
@@ -69,8 +70,8 @@ struct ts_generation {
 ts_generation *ts_generation_new(ts_server *s, ts_exchange *x);
 void ts_generation_release(ts_generation *g);
 
-/* Hands the request to the scheduler; then the answer follows, at once where it is a stream. Otherwise nothing
- * has happened. TS_EFULL and the like as ts_sched_submit says. */
+/* Hands the request to the scheduler; then the answer follows, at once where it is a stream. Otherwise
+ * nothing has happened. TS_EFULL and the like as ts_sched_submit says. */
 ts_code ts_generation_submit(ts_generation *g, ts_error *e);
 
 #endif

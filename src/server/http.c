@@ -24,7 +24,7 @@
 #define SEND_BYTES  (64 * 1024) /* SO_SNDBUF: a slow reader must not hold megabytes in the kernel */
 #define BLOCK_BYTES (16 * 1024)
 #define NOTE_BYTES  160
-#define FORM_BYTES 4096 /* of a form's boundary and of a part's headers, at most */
+#define FORM_BYTES  4096 /* of a form's boundary and of a part's headers, at most */
 /* A refused body is read and dropped up to here, so that the client gets to see the answer instead of a
  * reset. */
 #define SWALLOW_BYTES   ((uint64_t)16 * 1024 * 1024)
@@ -189,7 +189,8 @@ typedef struct form_reader {
 } form_reader;
 
 static enum MHD_Result on_form(void *arg, enum MHD_ValueKind kind, const char *key, const char *file,
-                               const char *type, const char *encoding, const char *data, uint64_t at, size_t n) {
+                               const char *type, const char *encoding, const char *data, uint64_t at,
+                               size_t n) {
     form_reader *r = arg;
     (void)kind, (void)file, (void)type, (void)encoding;
     r->code = r->piece(r->arg, key ? key : "", data, at, n, r->error);
@@ -197,8 +198,8 @@ static enum MHD_Result on_form(void *arg, enum MHD_ValueKind kind, const char *k
 }
 
 ts_code ts_exchange_form(ts_exchange *x,
-                         ts_code (*piece)(void *arg, const char *name, const char *bytes, uint64_t at, size_t n,
-                                          ts_error *e),
+                         ts_code (*piece)(void *arg, const char *name, const char *bytes, uint64_t at,
+                                          size_t n, ts_error *e),
                          void *arg, ts_error *e) {
     form_reader r = {.piece = piece, .arg = arg, .error = e};
     struct MHD_PostProcessor *p = MHD_create_post_processor(x->mhd, FORM_BYTES, on_form, &r);

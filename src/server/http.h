@@ -41,7 +41,7 @@ typedef struct ts_http_config {
     int fd; /* listens; the daemon's from now on */
     unsigned connection_limit;
     unsigned header_timeout, body_timeout, idle_timeout; /* seconds */
-    size_t body_limit, upload_limit; /* bytes */
+    size_t body_limit, upload_limit;                     /* bytes */
     const ts_route *routes;
     size_t route_count;
     void *arg; /* of the handlers and of on_done */
@@ -73,11 +73,12 @@ const char *ts_exchange_path(const ts_exchange *x);
 const char *ts_exchange_body(const ts_exchange *x, size_t *ret_size);
 const char *ts_exchange_header(const ts_exchange *x, const char *name); /* NULL when absent */
 
-/* Takes a multipart body apart: piece() gets the pieces of each part in order, the first one with at == 0, n may be 0.
- * A code of it ends the reading. TS_EINVAL for a body that is malformed or ends too early, TS_ENOMEM. */
+/* Takes a multipart body apart: piece() gets the pieces of each part in order, the first one with at == 0, n
+ * may be 0. A code of it ends the reading. TS_EINVAL for a body that is malformed or ends too early,
+ * TS_ENOMEM. */
 ts_code ts_exchange_form(ts_exchange *x,
-                         ts_code (*piece)(void *arg, const char *name, const char *bytes, uint64_t at, size_t n,
-                                          ts_error *e),
+                         ts_code (*piece)(void *arg, const char *name, const char *bytes, uint64_t at,
+                                          size_t n, ts_error *e),
                          void *arg, ts_error *e);
 
 /* A word of the handler's for the log line; copied, cut to 160 bytes. The text is "" when there is none. */

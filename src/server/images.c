@@ -35,7 +35,8 @@ static bool wants_png(const char *accept) {
 }
 
 /* What both kinds of request have in common; original as in ts_images_request_read. */
-static ts_code read_fields(ts_generation *g, const char *body, size_t size, const ts_original *original, ts_error *e) {
+static ts_code read_fields(ts_generation *g, const char *body, size_t size, const ts_original *original,
+                           ts_error *e) {
     ts_server *s = g->server;
     const char *accept = ts_exchange_header(g->x, "accept");
     const ts_request_context context = {.config = s->config,
@@ -56,8 +57,8 @@ static ts_code read_fields(ts_generation *g, const char *body, size_t size, cons
                             .event = original ? "image_edit" : "image_generation",
                             .created = (int64_t)time(NULL)};
     const ts_shape *shape = &g->r.request.shape;
-    ts_exchange_note(g->x, "%d of %dx%d, %d steps, %s", g->r.request.n, shape->width, shape->height, shape->steps,
-                     ts_mode_name(shape->parallel.mode));
+    ts_exchange_note(g->x, "%d of %dx%d, %d steps, %s", g->r.request.n, shape->width, shape->height,
+                     shape->steps, ts_mode_name(shape->parallel.mode));
     return TS_OK;
 }
 
@@ -139,7 +140,8 @@ static void decode(uv_work_t *work) {
     const ts_shape *shape = &d->g->r.request.shape;
     const size_t most = (size_t)d->g->server->config->limits.max_input_pixels;
     ts_source_read(d->image->bytes.data, d->image->bytes.size, d->mask ? d->mask->bytes.data : NULL,
-                   d->mask ? d->mask->bytes.size : 0, shape->width, shape->height, most, &d->g->source, &d->error);
+                   d->mask ? d->mask->bytes.size : 0, shape->width, shape->height, most, &d->g->source,
+                   &d->error);
 }
 
 static void decoded(uv_work_t *work, int status) {
@@ -156,7 +158,9 @@ static void decoded(uv_work_t *work, int status) {
         r->params.image = g->source.rgb;
         r->params.mask = g->source.mask;
         r->shape.task = inpaint ? TS_TASK_INPAINT : TS_TASK_IMAGE;
-        r->shape.strength = g->r.strength > 0 ? g->r.strength : inpaint ? TS_STRENGTH_INPAINT : TS_STRENGTH_IMAGE;
+        r->shape.strength = g->r.strength > 0 ? g->r.strength
+                            : inpaint         ? TS_STRENGTH_INPAINT
+                                              : TS_STRENGTH_IMAGE;
         submit(g);
         r->params.image = r->params.mask = NULL; /* the scheduler has copies */
     }

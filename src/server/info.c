@@ -141,7 +141,8 @@ void ts_sdapi_samplers_handle(void *server, ts_exchange *x) {
         rc = ts_buffer_printf(&b, "%s{\"name\": \"%s\", \"aliases\": [\"%s\"", comma, one->label, one->name);
         for (int k = 0; one->aliases[k] && !rc; k++) rc = ts_buffer_printf(&b, ", \"%s\"", one->aliases[k]);
         if (!rc)
-            rc = ts_buffer_printf(&b, "], \"options\": {%s}}", one->evaluations > 1 ? "\"second_order\": \"True\"" : "");
+            rc = ts_buffer_printf(&b, "], \"options\": {%s}}",
+                                  one->evaluations > 1 ? "\"second_order\": \"True\"" : "");
         comma = ", ";
     }
     if (!rc) rc = ts_buffer_printf(&b, "]\n");
@@ -154,11 +155,12 @@ void ts_sdapi_schedulers_handle(void *server, ts_exchange *x) {
     ts_buffer_init(&b, TEXT_BYTES);
     ts_code rc = ts_buffer_printf(&b, "[");
     for (int i = 0; i < TS_SCHEDULER_NAMED && !rc; i++)
-        rc = ts_buffer_printf(&b,
-                              "%s{\"name\": \"%s\", \"label\": \"%s\", \"aliases\": null, \"default_rho\": %d, "
-                              "\"need_inner_model\": false}",
-                              i ? ", " : "", ts_scheduler_name((ts_scheduler)i), ts_scheduler_label((ts_scheduler)i),
-                              i == TS_SCHEDULER_KARRAS ? 7 : -1);
+        rc = ts_buffer_printf(
+            &b,
+            "%s{\"name\": \"%s\", \"label\": \"%s\", \"aliases\": null, \"default_rho\": %d, "
+            "\"need_inner_model\": false}",
+            i ? ", " : "", ts_scheduler_name((ts_scheduler)i), ts_scheduler_label((ts_scheduler)i),
+            i == TS_SCHEDULER_KARRAS ? 7 : -1);
     if (!rc) rc = ts_buffer_printf(&b, "]\n");
     ts_reply_buffer(x, rc, "application/json", &b);
 }

@@ -24,7 +24,8 @@ static ts_code load_models(ts_server *s, ts_error *e) {
         ts_code rc = ts_model_load(paths->items[i], &s->models[i], e);
         if (rc) return ts_error_context(e, rc, "%s", paths->items[i]);
         s->model_count++;
-        if (i == 0 && s->config->models.vae[0]) rc = ts_model_replace_vae(s->models[0], s->config->models.vae, e);
+        if (i == 0 && s->config->models.vae[0])
+            rc = ts_model_replace_vae(s->models[0], s->config->models.vae, e);
         if (!rc && i == 0) rc = fuse(s, s->models[0], e);
         if (!rc && *s->config->models.embeddings_folder)
             rc = ts_model_add_embeddings(s->models[i], s->config->models.embeddings_folder, e);

@@ -22,7 +22,8 @@ static bool is_name(const char *name) {
 
 ts_code ts_loras_find(const char *folder, const char *name, ts_lora_ref *ret, ts_error *e) {
     if (!is_name(name))
-        return ts_fail_param(e, TS_EINVAL, "loras", "a name of 1 to %d bytes as GET /v1/loras lists it is wanted",
+        return ts_fail_param(e, TS_EINVAL, "loras",
+                             "a name of 1 to %d bytes as GET /v1/loras lists it is wanted",
                              TS_LORA_NAME_BYTES - 1);
     char *file = ts_format("%s%s", name, extension), *path = file ? ts_path_join(folder, file) : NULL;
     struct stat st = {0};
@@ -34,7 +35,8 @@ ts_code ts_loras_find(const char *folder, const char *name, ts_lora_ref *ret, ts
     if (rc) return rc;
     strcpy(ret->name, name);
     /* Another file under the name is another LoRA: what was made of the old one is not used for it. */
-    ret->stamp = (uint64_t)st.st_mtim.tv_sec * 1000000000u + (uint64_t)st.st_mtim.tv_nsec + (uint64_t)st.st_ino;
+    ret->stamp =
+        (uint64_t)st.st_mtim.tv_sec * 1000000000u + (uint64_t)st.st_mtim.tv_nsec + (uint64_t)st.st_ino;
     return TS_OK;
 }
 

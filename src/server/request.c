@@ -166,8 +166,8 @@ static ts_code read_levels(const field *f, const char *param, const cJSON *v, fi
     const cJSON *level;
     if (n - zero < 1 || n - zero > TS_LIST_LEVELS || n - zero > to->context->config->limits.max_steps)
         return ts_fail_param(e, TS_EINVAL, param,
-                             "%s must be a list of 1 to %d numbers, and no more than the limit of steps", param,
-                             TS_LIST_LEVELS);
+                             "%s must be a list of 1 to %d numbers, and no more than the limit of steps",
+                             param, TS_LIST_LEVELS);
     list->count = 0;
     cJSON_ArrayForEach(level, v) {
         double x = 0;
@@ -205,7 +205,8 @@ static ts_code read_size(const field *f, const char *param, const cJSON *v, fiel
     if (cJSON_IsString(v) && parse_size(v->valuestring, &side[0], &side[1]) && side[0] >= 1 && side[1] >= 1 &&
         side[0] <= TS_MAX_SIZE && side[1] <= TS_MAX_SIZE)
         return TS_OK;
-    return ts_fail_param(e, TS_EINVAL, param, "%s must be WIDTHxHEIGHT in pixels, each 1 to %d", param, TS_MAX_SIZE);
+    return ts_fail_param(e, TS_EINVAL, param, "%s must be WIDTHxHEIGHT in pixels, each 1 to %d", param,
+                         TS_MAX_SIZE);
 }
 
 static ts_code read_crop(const field *f, const char *param, const cJSON *v, fields *to, ts_error *e) {
@@ -214,7 +215,8 @@ static ts_code read_crop(const field *f, const char *param, const cJSON *v, fiel
     if (!cJSON_IsArray(v) || cJSON_GetArraySize(v) != 2 ||
         read_int(param, cJSON_GetArrayItem(v, 0), 0, TS_MAX_SIZE, &left, NULL) ||
         read_int(param, cJSON_GetArrayItem(v, 1), 0, TS_MAX_SIZE, &top, NULL))
-        return ts_fail_param(e, TS_EINVAL, param, "%s must be [left, top] in pixels, each 0 to %d", param, TS_MAX_SIZE);
+        return ts_fail_param(e, TS_EINVAL, param, "%s must be [left, top] in pixels, each 0 to %d", param,
+                             TS_MAX_SIZE);
     to->sizes.crop_left = (int)left;
     to->sizes.crop_top = (int)top;
     return TS_OK;
@@ -289,12 +291,12 @@ static bool read_lora(const cJSON *v, ts_lora_ref *ret) {
 static ts_code read_loras(const field *f, const char *param, const cJSON *v, fields *to, ts_error *e) {
     (void)f;
     if (!cJSON_IsArray(v) || cJSON_GetArraySize(v) > TS_MAX_LORAS)
-        return ts_fail_param(e, TS_EINVAL, param, "%s must be an array of at most %d LoRAs", param, TS_MAX_LORAS);
+        return ts_fail_param(e, TS_EINVAL, param, "%s must be an array of at most %d LoRAs", param,
+                             TS_MAX_LORAS);
     const cJSON *entry;
-    cJSON_ArrayForEach(entry, v) if (!read_lora(entry, &to->loras[to->lora_count++]))
-        return ts_fail_param(e, TS_EINVAL, param,
-                             "%s: a name of at most %d bytes and a scale from %g to %g are wanted", param,
-                             TS_LORA_NAME_BYTES - 1, -TS_LORA_MAX_SCALE, TS_LORA_MAX_SCALE);
+    cJSON_ArrayForEach(entry, v) if (!read_lora(entry, &to->loras[to->lora_count++])) return ts_fail_param(
+        e, TS_EINVAL, param, "%s: a name of at most %d bytes and a scale from %g to %g are wanted", param,
+        TS_LORA_NAME_BYTES - 1, -TS_LORA_MAX_SCALE, TS_LORA_MAX_SCALE);
     return TS_OK;
 }
 
@@ -441,8 +443,8 @@ static ts_code find_size(const fields *f, const ts_model_info *model, ts_shape *
     ts_code rc = check_side(width, shape->width, c->limits.max_width, e);
     if (!rc) rc = check_side(height, shape->height, c->limits.max_height, e);
     if (!rc && (int64_t)shape->width * shape->height > c->limits.max_pixels)
-        rc = ts_fail_param(e, TS_EINVAL, width, "%dx%d has more than %lld pixels",
-                           shape->width, shape->height, (long long)c->limits.max_pixels);
+        rc = ts_fail_param(e, TS_EINVAL, width, "%dx%d has more than %lld pixels", shape->width,
+                           shape->height, (long long)c->limits.max_pixels);
     return rc;
 }
 
@@ -458,8 +460,8 @@ static ts_code take_list(const fields *f, ts_shape *shape, ts_error *e) {
     shape->scheduler = sigmas ? TS_SCHEDULER_SIGMAS : TS_SCHEDULER_TIMESTEPS;
     shape->levels = sigmas ? f->sigmas : f->timesteps;
     if (f->steps && f->steps != shape->levels.count)
-        return ts_fail_param(e, TS_EINVAL, "steps", "steps must be left out or %d, as many as %s", shape->levels.count,
-                             ts_scheduler_name(shape->scheduler));
+        return ts_fail_param(e, TS_EINVAL, "steps", "steps must be left out or %d, as many as %s",
+                             shape->levels.count, ts_scheduler_name(shape->scheduler));
     shape->steps = shape->levels.count;
     return TS_OK;
 }
@@ -469,11 +471,12 @@ static ts_code find_sampler(const fields *f, const ts_model_info *model, ts_shap
     shape->sampler =
         f->sampler || !f->context->setup->sampler ? ts_sampler_find(name) : f->context->setup->sampler;
     if (!shape->sampler)
-        return ts_fail_param(e, TS_EINVAL, "sampler", "there is no sampler %.64s; GET /v1/models lists them", name);
+        return ts_fail_param(e, TS_EINVAL, "sampler", "there is no sampler %.64s; GET /v1/models lists them",
+                             name);
     const int scheduler = f->scheduler ? ts_scheduler_find(f->scheduler) : TS_SCHEDULER_DEFAULT;
     if (scheduler < 0)
-        return ts_fail_param(e, TS_EINVAL, "scheduler", "there is no scheduler %.64s; GET /v1/models lists them",
-                             f->scheduler);
+        return ts_fail_param(e, TS_EINVAL, "scheduler",
+                             "there is no scheduler %.64s; GET /v1/models lists them", f->scheduler);
     shape->scheduler = (ts_scheduler)scheduler;
     ts_code rc = take_list(f, shape, e);
     return rc ? rc : ts_sampler_takes(shape->sampler, shape->scheduler, e);
@@ -500,7 +503,8 @@ static int by_name(const void *a, const void *b) {
 static ts_code find_loras(const fields *f, ts_shape *shape, ts_error *e) {
     const char *folder = f->context->config->models.lora_folder;
     if (f->lora_count && !*folder)
-        return ts_fail_param(e, TS_EUNSUPPORTED, "loras", "loras is not offered by this server: it has no folder");
+        return ts_fail_param(e, TS_EUNSUPPORTED, "loras",
+                             "loras is not offered by this server: it has no folder");
     for (int i = 0; i < f->lora_count; i++) {
         ts_code rc = ts_loras_find(folder, f->loras[i].name, &shape->loras[i], e);
         if (rc) return rc;

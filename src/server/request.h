@@ -31,7 +31,8 @@ typedef struct ts_original {
 
 /* Checks everything that can be checked before the scheduler. TS_EINVAL or TS_EUNSUPPORTED with the field as
  * param ("parallel.mode"), TS_ENOTFOUND for the model, TS_ENOMEM. Seeds that are absent are drawn. original:
- * NULL, or of an edit, which has its size where the request says none; its task is not yet known and stays TEXT. */
+ * NULL, or of an edit, which has its size where the request says none; its task is not yet known and stays
+ * TEXT. */
 ts_code ts_images_request_read(const ts_request_context *context, const char *body, size_t size,
                                const ts_original *original, ts_images_request *ret, ts_error *e);
 

@@ -156,7 +156,8 @@ static void wake(void *arg) {
 static void on_done(void *arg, const ts_exchange *x, int route, int status, double seconds, bool gone) {
     ts_server *s = arg;
     ts_metrics_count(&s->metrics, route, status, gone);
-    if (route >= 0 && ts_routes[route].makes_pictures && status == 200 && !gone) ts_metrics_time(&s->metrics, seconds);
+    if (route >= 0 && ts_routes[route].makes_pictures && status == 200 && !gone)
+        ts_metrics_time(&s->metrics, seconds);
     if (!s->config->log.requests) return;
     const char *note = ts_exchange_note_text(x);
     ts_log(TS_LOG_INFO, "%s %s %.200s %d %.1f ms%s%s%s", ts_exchange_id(x), ts_exchange_method(x),

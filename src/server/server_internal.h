@@ -68,7 +68,8 @@ void ts_images_cancel_all(ts_server *s);                      /* clients are tol
 void ts_images_on_event(void *server, const ts_event *event); /* any thread */
 
 /* info.c */
-ts_code ts_server_ready(const ts_server *s, ts_error *e); /* TS_OK when requests are taken; TS_ELOADING, TS_ESHUTDOWN */
+ts_code ts_server_ready(const ts_server *s,
+                        ts_error *e); /* TS_OK when requests are taken; TS_ELOADING, TS_ESHUTDOWN */
 void ts_models_handle(void *server, ts_exchange *x);
 void ts_sdapi_samplers_handle(void *server, ts_exchange *x);
 void ts_sdapi_schedulers_handle(void *server, ts_exchange *x);

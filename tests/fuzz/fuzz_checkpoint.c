@@ -1,5 +1,5 @@
-/* A single-file checkpoint: what it is, its configs as the readers take them, and the names of its weights. An
- * input that begins with { is the JSON beside a good one. */
+/* A single-file checkpoint: what it is, its configs as the readers take them, and the names of its weights.
+ * An input that begins with { is the JSON beside a good one. */
 #include "fuzz.h"
 
 #include <stdbool.h>

@@ -15,7 +15,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     for (size_t i = 0; i < m.count; i++) {
         const ts_emphasis_run *r = &m.runs[i];
         if (r->begin != at || (!r->size && !r->ends_chunk)) fuzz_fail("runs that do not follow each other");
-        if (!r->ends_chunk && !(fabs(r->weight) <= TS_EMPHASIS_WEIGHT)) fuzz_fail("a weight beyond the limit");
+        if (!r->ends_chunk && !(fabs(r->weight) <= TS_EMPHASIS_WEIGHT))
+            fuzz_fail("a weight beyond the limit");
         at += r->size;
     }
     if (at > size) fuzz_fail("more text than there was");

@@ -38,7 +38,8 @@ static uint8_t *mended(const uint8_t *data, size_t size) {
 
 static void use(const ts_image *image) {
     ts_image part = {0}, small = {0};
-    if (!ts_image_mask(image, &part, NULL) && !ts_image_resize(&part, 16, 8, &small, NULL)) ts_image_free(&small);
+    if (!ts_image_mask(image, &part, NULL) && !ts_image_resize(&part, 16, 8, &small, NULL))
+        ts_image_free(&small);
     ts_image_free(&part);
     if (!ts_image_colours(image, &part, NULL) && !ts_image_resize(&part, 8, 64, &small, NULL))
         ts_image_free(&small);

@@ -26,7 +26,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         return 0;
     }
     if (r.request.shape.width < 8 || r.request.shape.height < 8 || r.request.shape.width % 8 ||
-        r.request.shape.height % 8 || r.request.n < 1 || r.request.shape.steps < 1 || !r.request.params.prompt)
+        r.request.shape.height % 8 || r.request.n < 1 || r.request.shape.steps < 1 ||
+        !r.request.params.prompt)
         fuzz_fail("a request that cannot be");
     ts_images_request_free(&r);
     return 0;

@@ -31,9 +31,8 @@ shot studio_shoot(studio s, const ts_shape *shape, const ts_picture *request) {
     const ts_model_info *info = ts_model_get_info(s.model);
     const int scale = ts_model_scale(s.model);
     shot r = {.latents = {1, info->latent_channels, shape->height / scale, shape->width / scale, NULL}};
-    ts_picture picture = {.params = request->params,
-                          .text_in = request->text_in,
-                          .latents_in = request->latents_in};
+    ts_picture picture = {
+        .params = request->params, .text_in = request->text_in, .latents_in = request->latents_in};
     ts_job job = {.shape = *shape,
                   .pictures = &picture,
                   .count = 1,

@@ -14,11 +14,22 @@ typedef struct batch_case {
 
 /* Pictures that differ in all that they may. */
 static const ts_picture requests[COUNT] = {
-    {.params.prompt = "a red house", .params.negative = "", .params.seed = 1, .params.guidance_scale = 3,
+    {.params.prompt = "a red house",
+     .params.negative = "",
+     .params.seed = 1,
+     .params.guidance_scale = 3,
      .params.guidance_interval = {0, 0.5}},
-    {.params.prompt = "the sea at night", .params.negative = "blurry", .params.seed = 22, .params.guidance_scale = 7.5, .params.guidance_rescale = 0.6,
+    {.params.prompt = "the sea at night",
+     .params.negative = "blurry",
+     .params.seed = 22,
+     .params.guidance_scale = 7.5,
+     .params.guidance_rescale = 0.6,
      .params.guidance_interval = {0.2, 0.8}},
-    {.params.prompt = "", .params.negative = NULL, .params.seed = 333, .params.guidance_scale = 5, .params.guidance_rescale = 1},
+    {.params.prompt = "",
+     .params.negative = NULL,
+     .params.seed = 333,
+     .params.guidance_scale = 5,
+     .params.guidance_rescale = 1},
 };
 
 /* 32 x 256 pixels are 32 rows of the latent and 4 of the deepest level. */

@@ -59,15 +59,15 @@ static void the_latent_is_that_of_diffusers(void **state) {
     ts_safetensors *file = NULL;
     if (cJSON_IsObject(scheduler)) must(ts_schedule_config_read(scheduler, &s.model->schedule, &e), &e);
     if (cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(c, "told"))) tell(&s, k->io, &file);
-    ts_shape shape = {.width = (int)json_value(c, "width"),
-                      .height = (int)json_value(c, "height"),
-                      .steps = (int)json_value(c, "steps"),
-                      .sampler = ts_sampler_find(s.model->schedule.sampler),
-                      .parallel = {.mode = k->ranks > 1 ? TS_MODE_SYNC : TS_MODE_SINGLE,
-                                   .cfg_split = TS_CFG_SPLIT_OFF},
-                      .guided = json_value(c, "guidance") > 1,
-                      .task = inpaint ? TS_TASK_INPAINT : TS_TASK_IMAGE,
-                      .strength = json_value(c, "strength")};
+    ts_shape shape = {
+        .width = (int)json_value(c, "width"),
+        .height = (int)json_value(c, "height"),
+        .steps = (int)json_value(c, "steps"),
+        .sampler = ts_sampler_find(s.model->schedule.sampler),
+        .parallel = {.mode = k->ranks > 1 ? TS_MODE_SYNC : TS_MODE_SINGLE, .cfg_split = TS_CFG_SPLIT_OFF},
+        .guided = json_value(c, "guidance") > 1,
+        .task = inpaint ? TS_TASK_INPAINT : TS_TASK_IMAGE,
+        .strength = json_value(c, "strength")};
     unsigned char *image = picture(shape.width, shape.height), *paint = mask(shape.width, shape.height);
     ts_picture request = {.params = {.prompt = json_text(c, "prompt"),
                                      .negative = json_text(c, "negative"),
@@ -125,7 +125,8 @@ static void a_picture_of_a_batch_is_the_one_that_it_is_alone(void **state) {
                             .parallel = {.mode = TS_MODE_SINGLE},
                             .task = TS_TASK_INPAINT,
                             .strength = 0.7};
-    unsigned char *image = picture(WIDTH, HEIGHT), *paint = mask(WIDTH, HEIGHT), *other = picture(WIDTH, HEIGHT);
+    unsigned char *image = picture(WIDTH, HEIGHT), *paint = mask(WIDTH, HEIGHT),
+                  *other = picture(WIDTH, HEIGHT);
     unsigned char *inverse = mask(WIDTH, HEIGHT);
     for (int i = 0; i < WIDTH * HEIGHT; i++) inverse[i] = (unsigned char)(255 - inverse[i]);
     for (int i = 0; i < WIDTH * HEIGHT * 3; i++) other[i] = (unsigned char)(200 - other[i]);
@@ -159,16 +160,16 @@ int main(int argc, char **argv) {
     cJSON *json = fixture_json("edits.json");
     ts_safetensors *io = fixture_tensors("edits.safetensors");
     const cJSON *c;
-    for (size_t d = 0; d < sizeof devices / sizeof *devices; d++)
-        cJSON_ArrayForEach(c, json) {
+    for (size_t d = 0; d < sizeof devices / sizeof *devices; d++) cJSON_ArrayForEach(c, json) {
             edit k = devices[d];
             k.json = c;
             k.io = io;
-            test_add(&tests, the_latent_is_that_of_diffusers, &k, sizeof k, "%s on %s:%d", json_text(c, "name"),
-                     k.backend->name, k.ranks);
+            test_add(&tests, the_latent_is_that_of_diffusers, &k, sizeof k, "%s on %s:%d",
+                     json_text(c, "name"), k.backend->name, k.ranks);
         }
     test_add(&tests, a_picture_of_a_batch_is_the_one_that_it_is_alone, NULL, 0, "a batch");
-    test_add(&tests, a_picture_of_a_batch_is_the_one_that_it_is_alone, io, 0, "a batch of a U-Net that is told");
+    test_add(&tests, a_picture_of_a_batch_is_the_one_that_it_is_alone, io, 0,
+             "a batch of a U-Net that is told");
     int failed = test_run(&tests, "edits");
     cJSON_Delete(json);
     ts_safetensors_free(io);

@@ -1,5 +1,5 @@
-/* LoRA files in each layout, fused and as variants, against models that diffusers has fused; and files that are
- * refused. */
+/* LoRA files in each layout, fused and as variants, against models that diffusers has fused; and files that
+ * are refused. */
 #include "pictures.h"
 
 #include "engine/lora.h"
@@ -94,11 +94,12 @@ static void a_fused_unet_is_that_of_diffusers(void **state) {
     tensor sample = tensor_of(io, "16x16.sample"), t = tensor_of(io, "16x16.timestep");
     tensor text = tensor_of(io, "16x16.encoder_hidden_states");
     unet_model m = {.config = &s.model->unet, .width = sample.w, .tokens = text.w};
-    parity_spec spec = {.backend = k->backend,
-                        .weights = s.model->unet_weights,
-                        .model = build,
-                        .arg = &m,
-                        .build = {.batch = sample.n, .dtype = TS_F32, .rows = {.n = 1, .bound = {0, sample.h}}}};
+    parity_spec spec = {
+        .backend = k->backend,
+        .weights = s.model->unet_weights,
+        .model = build,
+        .arg = &m,
+        .build = {.batch = sample.n, .dtype = TS_F32, .rows = {.n = 1, .bound = {0, sample.h}}}};
     parity *p = parity_new(&spec);
     parity_put(p, "sample", sample);
     const float times[2] = {t.data[0], t.data[0]};
@@ -132,8 +133,8 @@ static size_t store_bytes(const ts_model *m) {
     return ts_store_bytes(m->store_cpu, NULL, NULL) + ts_store_bytes(m->store_ref, NULL, NULL);
 }
 
-/* What the model makes is bit for bit the same before, beside and after a variant; nothing of one is left, and
- * the next one, which may come to lie at the same address, finds nothing of it. */
+/* What the model makes is bit for bit the same before, beside and after a variant; nothing of one is left,
+ * and the next one, which may come to lie at the same address, finds nothing of it. */
 static void a_variant_leaves_its_model_alone(void **state) {
     const lora_case *k = *state;
     const cJSON *request = cJSON_GetObjectItemCaseSensitive(k->json, "request");
@@ -172,10 +173,12 @@ static void a_variant_leaves_its_model_alone(void **state) {
 
 /* ---- files that are refused ---- */
 
-#define T(dtype, shape, from, to) "{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":[" #from "," #to "]}"
+#define T(dtype, shape, from, to)                                                                            \
+    "{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":[" #from "," #to "]}"
 #define Q "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
-#define PAIR(key) "\"" key ".lora_down.weight\":" T("F16", "[2,32]", 0, 128) ",\"" key ".lora_up.weight\":" \
-                  T("F16", "[32,2]", 128, 256)
+#define PAIR(key)                                                                                            \
+    "\"" key ".lora_down.weight\":" T("F16", "[2,32]", 0,                                                    \
+                                      128) ",\"" key ".lora_up.weight\":" T("F16", "[32,2]", 128, 256)
 #define METADATA(json)        "\"__metadata__\":{\"lora_adapter_metadata\":\"" json "\"}"
 #define DOWN(shape, from, to) "\"" Q ".lora_down.weight\":" T("F16", shape, from, to)
 #define UP(shape, from, to)   "\"" Q ".lora_up.weight\":" T("F16", shape, from, to)
@@ -208,11 +211,13 @@ static const refusal refusals[] = {
     {"{" PAIR(Q) "," METADATA("{\\\"unet.lora_alpha\\\":\\\"1\\\"}") "}", 256, TS_EFORMAT, "alpha"},
     {"{" PAIR(Q) "," METADATA("{\\\"unet.use_dora\\\":true}") "}", 256, TS_EUNSUPPORTED, "DoRA"},
     /* What a model says to them. */
-    {"{" PAIR("lora_unet_mid_block_attentions_9_transformer_blocks_0_attn1_to_q") "}", 256, TS_EFORMAT, "no such layer"},
+    {"{" PAIR("lora_unet_mid_block_attentions_9_transformer_blocks_0_attn1_to_q") "}", 256, TS_EFORMAT,
+     "no such layer"},
     {"{" PAIR("lora_unet_input_blocks_99_1_proj_in") "}", 256, TS_EFORMAT, "no such layer"},
     {"{" PAIR("lora_unet_conv_in") "}", 256, TS_EFORMAT, "shape"},
     {"{" PAIR("lora_unet_mid_block_resnets_0_conv1") "}", 256, TS_EFORMAT, "shape"},
-    {"{" PAIR("lora_unet_mid_block_attentions_0_transformer_blocks_0_ff_net_0_proj") "}", 256, TS_EFORMAT, "shape"},
+    {"{" PAIR("lora_unet_mid_block_attentions_0_transformer_blocks_0_ff_net_0_proj") "}", 256, TS_EFORMAT,
+     "shape"},
 };
 
 static void a_file_is_taken_or_refused_with_the_reason(void **state) {
@@ -261,17 +266,19 @@ int main(int argc, char **argv) {
     cJSON_ArrayForEach(c, json) {
         lora_case k = {.json = c, .want = want, .backend = &ts_backend_ref};
         const char *name = json_text(c, "name");
-        test_add(&tests, a_fused_unet_is_that_of_diffusers, &k, sizeof k, "%s: the U-Net is diffusers'", name);
+        test_add(&tests, a_fused_unet_is_that_of_diffusers, &k, sizeof k, "%s: the U-Net is diffusers'",
+                 name);
         k.backend = &ts_backend_cpu;
         test_add(&tests, a_fused_model_makes_the_picture_of_diffusers, &k, sizeof k,
                  "%s: the picture is diffusers'", name);
-        test_add(&tests, a_variant_leaves_its_model_alone, &k, sizeof k, "%s: a variant leaves its model alone",
-                 name);
+        test_add(&tests, a_variant_leaves_its_model_alone, &k, sizeof k,
+                 "%s: a variant leaves its model alone", name);
     }
     for (size_t i = 0; i < sizeof refusals / sizeof *refusals; i++)
         test_add(&tests, a_file_is_taken_or_refused_with_the_reason, &refusals[i], 0, "file %zu: %s", i,
                  refusals[i].code ? refusals[i].word : "taken");
-    test_add(&tests, a_second_text_encoder_is_asked_for, NULL, 0, "a file for another kind of model is refused");
+    test_add(&tests, a_second_text_encoder_is_asked_for, NULL, 0,
+             "a file for another kind of model is refused");
     int failed = test_run(&tests, "loras");
     cJSON_Delete(json);
     ts_safetensors_free(want);

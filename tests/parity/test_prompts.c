@@ -108,12 +108,14 @@ static void prompts_are_cut_as_automatic1111_does(void **state) {
             tokens += n + 1;
             want[n++] = ts_tokenizer_end(t);
             while (n < 77) want[n++] = ts_tokenizer_pad(t);
-            if (memcmp(p.ids + i * 77, want, sizeof want) != 0) fail_msg("%.60s: the ids of chunk %d", params.prompt, i);
+            if (memcmp(p.ids + i * 77, want, sizeof want) != 0)
+                fail_msg("%.60s: the ids of chunk %d", params.prompt, i);
             const cJSON *weights = cJSON_GetArrayItem(cJSON_GetObjectItemCaseSensitive(entry, "weights"), i);
             for (int k = 0; k < 77 && emphasis; k++) {
                 const cJSON *weight = k ? cJSON_GetArrayItem(weights, k - 1) : NULL;
                 if (p.weights[i * 77 + k] != (weight ? (float)weight->valuedouble : 1))
-                    fail_msg("%.60s: chunk %d, weight %d is %g", params.prompt, i, k, (double)p.weights[i * 77 + k]);
+                    fail_msg("%.60s: chunk %d, weight %d is %g", params.prompt, i, k,
+                             (double)p.weights[i * 77 + k]);
             }
             if (!emphasis) assert_null(p.weights);
         }
@@ -190,10 +192,12 @@ static void a_prompt_of_too_many_chunks_is_refused(void **state) {
     text[sizeof text - 1] = 0;
     int chunks, tokens;
     ts_picture_params params = {.prompt = text, .negative = text};
-    assert_int_equal(ts_model_measure_prompts(m, &params, true, TS_MAX_CHUNKS, &chunks, &tokens, &e), TS_EINVAL);
+    assert_int_equal(ts_model_measure_prompts(m, &params, true, TS_MAX_CHUNKS, &chunks, &tokens, &e),
+                     TS_EINVAL);
     assert_string_equal(e.param, "prompt");
     params.prompt = "a";
-    assert_int_equal(ts_model_measure_prompts(m, &params, true, TS_MAX_CHUNKS, &chunks, &tokens, &e), TS_EINVAL);
+    assert_int_equal(ts_model_measure_prompts(m, &params, true, TS_MAX_CHUNKS, &chunks, &tokens, &e),
+                     TS_EINVAL);
     assert_string_equal(e.param, "negative_prompt");
     /* Without guidance nobody reads it. */
     must(ts_model_measure_prompts(m, &params, false, 1, &chunks, &tokens, &e), &e);
@@ -226,7 +230,8 @@ static void embeddings_of_other_widths_are_left_out(void **state) {
         add_embeddings(m);
         const ts_model_info *info = ts_model_get_info(m);
         assert_int_equal(info->embedding_count, i ? 1 : 3);
-        for (int k = 0; k < info->embedding_count; k++) assert_string_equal(info->embeddings[k], i ? xl[k] : sd[k]);
+        for (int k = 0; k < info->embedding_count; k++)
+            assert_string_equal(info->embeddings[k], i ? xl[k] : sd[k]);
         ts_model_free(m);
         free(path);
     }
@@ -238,9 +243,10 @@ static void a_name_is_found_where_it_is_a_word(void **state) {
     static const struct {
         const char *text;
         int names; /* vectors in it */
-    } texts[] = {{"<ab>", 2},      {"a <AB>, b", 2}, {"a<ab>b", 2},  {"<ab><ab>", 4}, {"xy", 3},   {"a XY b", 3},
-                 {"xy,xy.", 6},    {"(xy)", 3},      {"xyz", 0},     {"axy", 0},      {"xy1", 0},  {"x y", 0},
-                 {"\xc3\xa9xy", 0}, {"xy_", 0},       {"xy-b", 3},    {"< ab >", 0},   {"<ab", 0},  {"", 0}};
+    } texts[] = {
+        {"<ab>", 2},       {"a <AB>, b", 2}, {"a<ab>b", 2}, {"<ab><ab>", 4}, {"xy", 3},  {"a XY b", 3},
+        {"xy,xy.", 6},     {"(xy)", 3},      {"xyz", 0},    {"axy", 0},      {"xy1", 0}, {"x y", 0},
+        {"\xc3\xa9xy", 0}, {"xy_", 0},       {"xy-b", 3},   {"< ab >", 0},   {"<ab", 0}, {"", 0}};
     char *path = fixture_path("tokenizer/files");
     ts_tokenizer *t = NULL;
     ts_error e = {0};
@@ -281,10 +287,12 @@ static void vectors_of_a_name_stay_together(void **state) {
     ts_error e = {0};
     must(ts_tokenizer_open(path, &t, &e), &e);
     must(ts_tokenizer_add_name(t, "<ab>", 10, &e), &e);
-    /* `before` letters, the comma at `comma` among them, then the name: how many tokens the first chunk keeps. */
+    /* `before` letters, the comma at `comma` among them, then the name: how many tokens the first chunk
+     * keeps. */
     static const struct {
         int before, comma, first, chunks;
-    } cases[] = {{65, -1, 75, 1}, {66, -1, 66, 2}, {74, 70, 74, 2}, {75, -1, 75, 2}, {75, 60, 61, 2}, {75, 40, 75, 2}};
+    } cases[] = {{65, -1, 75, 1}, {66, -1, 66, 2}, {74, 70, 74, 2},
+                 {75, -1, 75, 2}, {75, 60, 61, 2}, {75, 40, 75, 2}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char text[200] = "";
         for (int k = 0; k < cases[i].before; k++) strcat(text, k == cases[i].comma ? ", " : "a ");
@@ -311,8 +319,11 @@ static void files_that_are_no_embeddings_are_refused(void **state) {
     (void)state;
     static float many[76 * 32];
     const float nan_[32] = {NAN};
-#define TENSOR(called, n, width, values) \
-    {.name = called, .dtype = TS_F32, .rank = 2, .shape = {n, width}, .data = values, .bytes = (n) * (width) * 4}
+#define TENSOR(called, n, width, values)                                                                     \
+    {                                                                                                        \
+        .name = called, .dtype = TS_F32, .rank = 2, .shape = {n, width}, .data = values,                     \
+        .bytes = (n) * (width)*4                                                                             \
+    }
     const struct {
         ts_code code;
         size_t count;
@@ -321,7 +332,9 @@ static void files_that_are_no_embeddings_are_refused(void **state) {
         {TS_EFORMAT, 1, {TENSOR("emb_params", 76, 32, many)}},
         {TS_EFORMAT, 1, {TENSOR("emb_params", 1, 32, nan_)}},
         {TS_EFORMAT, 1, {TENSOR("emb_params", 0, 32, many)}},
-        {TS_EFORMAT, 1, {{.name = "a", .dtype = TS_F32, .rank = 3, .shape = {1, 1, 32}, .data = many, .bytes = 128}}},
+        {TS_EFORMAT,
+         1,
+         {{.name = "a", .dtype = TS_F32, .rank = 3, .shape = {1, 1, 32}, .data = many, .bytes = 128}}},
         {TS_EFORMAT, 1, {{.name = "a", .dtype = TS_F32, .rank = 0, .data = many, .bytes = 4}}},
         {TS_EFORMAT, 2, {TENSOR("a", 1, 32, many), TENSOR("b", 1, 32, many)}},
         {TS_EFORMAT, 1, {TENSOR("clip_l", 1, 32, many)}},
@@ -506,8 +519,9 @@ static void a_skip_beyond_the_layers_is_refused(void **state) {
 static void sizes_are_for_xl(void **state) {
     (void)state;
     static const char *const names[] = {"original_size", "crop", "target_size"};
-    const ts_size_condition sizes[] = {
-        {.original_width = 64, .original_height = 64}, {.crop_top = 8}, {.target_width = 1, .target_height = 8}};
+    const ts_size_condition sizes[] = {{.original_width = 64, .original_height = 64},
+                                       {.crop_top = 8},
+                                       {.target_width = 1, .target_height = 8}};
     for (int xl = 0; xl < 2; xl++) {
         char *path = fixture_path(xl ? "pipeline_xl" : "pipeline_sd1");
         ts_model *m = NULL;
@@ -538,7 +552,8 @@ int main(int argc, char **argv) {
         test_add(&tests, the_unet_is_given_what_diffusers_gives, &k, sizeof k, "%s on %s",
                  json_text(entry, "name"), backends[i]->name);
     }
-    cJSON_ArrayForEach(entry, cJSON_GetObjectItemCaseSensitive(cases, "pictures")) for (int i = 0; i < 2; i++) {
+    cJSON_ArrayForEach(entry, cJSON_GetObjectItemCaseSensitive(cases, "pictures")) for (int i = 0; i < 2;
+                                                                                        i++) {
         const prompt_case k = {.json = entry, .io = io, .backend = backends[i]};
         test_add(&tests, the_picture_is_that_of_diffusers, &k, sizeof k, "the picture of %s on %s",
                  json_text(entry, "name"), backends[i]->name);
@@ -547,12 +562,15 @@ int main(int argc, char **argv) {
     for (int i = 0; i < 2; i++)
         test_add(&tests, prompts_are_cut_as_automatic1111_does, folders[i], 0,
                  "prompts are cut as AUTOMATIC1111 does, tokenizer %s", folders[i]);
-    test_add(&tests, embeddings_of_other_widths_are_left_out, NULL, 0, "embeddings of other widths are left out");
+    test_add(&tests, embeddings_of_other_widths_are_left_out, NULL, 0,
+             "embeddings of other widths are left out");
     test_add(&tests, a_name_is_found_where_it_is_a_word, NULL, 0, "a name is found where it is a word");
     test_add(&tests, vectors_of_a_name_stay_together, NULL, 0, "vectors of a name stay together");
-    test_add(&tests, files_that_are_no_embeddings_are_refused, NULL, 0, "files that are no embeddings are refused");
+    test_add(&tests, files_that_are_no_embeddings_are_refused, NULL, 0,
+             "files that are no embeddings are refused");
     test_add(&tests, emphasis_beyond_measure_is_refused, NULL, 0, "emphasis beyond measure is refused");
-    test_add(&tests, a_prompt_of_too_many_chunks_is_refused, NULL, 0, "a prompt of too many chunks is refused");
+    test_add(&tests, a_prompt_of_too_many_chunks_is_refused, NULL, 0,
+             "a prompt of too many chunks is refused");
     test_add(&tests, sizes_are_for_xl, NULL, 0, "sizes are for XL");
     test_add(&tests, layers_that_nobody_reads_do_not_run, NULL, 0, "layers that nobody reads do not run");
     test_add(&tests, any_number_of_skips_can_follow_each_other, NULL, 0,

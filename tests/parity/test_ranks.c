@@ -18,7 +18,8 @@ static double number_or(const cJSON *c, const char *key, double otherwise) {
     return v ? v->valuedouble : otherwise;
 }
 
-/* The case as a job; noise and text are the fixture's. by_branch: on twice the ranks, one half for each branch. */
+/* The case as a job; noise and text are the fixture's. by_branch: on twice the ranks, one half for each
+ * branch. */
 static shot shoot(const cJSON *c, bool by_branch) {
     const char *size = json_text(c, "size");
     int height, width;
@@ -137,8 +138,8 @@ int main(int argc, char **argv) {
     test_add(&tests, one_rank_is_one_device, NULL, 0, "one rank is one device");
     static const char sizes[][8] = {"32x12", "37x10"};
     for (size_t i = 0; i < 2; i++)
-        test_add(&tests, time_shift_in_sync_is_one_device, sizes[i], sizeof sizes[i], "time shift in sync at %s",
-                 sizes[i]);
+        test_add(&tests, time_shift_in_sync_is_one_device, sizes[i], sizeof sizes[i],
+                 "time shift in sync at %s", sizes[i]);
     const cJSON *c;
     cJSON_ArrayForEach(c, cJSON_GetObjectItemCaseSensitive(fixture, "cases"))
         test_add(&tests, latents_are_those_of_the_simulation, c, 0, "%s", json_text(c, "name"));

@@ -65,8 +65,7 @@ static void hidden_states_are_those_of_transformers(void **state) {
     int32_t *ids = tokenize(k->tokenizer, c.positions);
     parity_put_flat(p, "ids", ids, (size_t)(prompt_count() * c.positions));
     parity_run(p, 1);
-    static const char *const names[][2] = {{"last", "last_hidden_state"},
-                                           {"text", "hidden_states_m2"}};
+    static const char *const names[][2] = {{"last", "last_hidden_state"}, {"text", "hidden_states_m2"}};
     for (int i = 0; i < 2; i++) {
         tensor have = parity_get(p, names[i][0]), want = tensor_of(io, "%s", names[i][1]);
         assert_close(names[i][1], have, want, k->dtype == TS_F32 ? 1e-5 : 2e-2);
@@ -125,8 +124,8 @@ static void the_unet_gets_what_diffusers_gives_it(void **state) {
     assert_true(text && pooled);
     for (int i = 0; i < prompt_count(); i++) {
         const ts_picture_params params = {.prompt = prompt_at(i), .truncate = true};
-        must(ts_text_encode(g, m, TS_F32, &params, false, 1, text + i * tokens * width, pooled + i * pooled_width,
-                            &e),
+        must(ts_text_encode(g, m, TS_F32, &params, false, 1, text + i * tokens * width,
+                            pooled + i * pooled_width, &e),
              &e);
     }
     int at = 0;

@@ -1,7 +1,7 @@
-/* A puppet instead of the engine, for tests of the scheduler: its runs stop at a gate, its pictures are one colour, a
- * prompt or the name of a LoRA can ask it to fail ("nan", "device", "silence"; "missing", "broken", "disk"), and its
- * models fail the test when they go while a group runs or remembers them. Linked instead of the engine, so that this
- * also runs under ThreadSanitizer. */
+/* A puppet instead of the engine, for tests of the scheduler: its runs stop at a gate, its pictures are one
+ * colour, a prompt or the name of a LoRA can ask it to fail ("nan", "device", "silence"; "missing", "broken",
+ * "disk"), and its models fail the test when they go while a group runs or remembers them. Linked instead of
+ * the engine, so that this also runs under ThreadSanitizer. */
 #ifndef TS_TESTS_PUPPET_H
 #define TS_TESTS_PUPPET_H
 
@@ -18,8 +18,8 @@ struct ts_group {
     int size;
 };
 struct ts_model {
-    const ts_model *base; /* of a variant */
-    char path[64];        /* its last file */
+    const ts_model *base;        /* of a variant */
+    char path[64];               /* its last file */
     atomic_int users, forgotten; /* runs; groups that have forgotten it */
 };
 
@@ -43,9 +43,9 @@ extern struct puppet {
     bool closed; /* no evaluation passes */
     run runs[MAX_RUNS];
     int begun;
-    bool slow; /* no variant is made */
+    bool slow;        /* no variant is made */
     int made, living; /* variants */
-    int groups; /* that are to forget a variant before it goes */
+    int groups;       /* that are to forget a variant before it goes */
 } puppet;
 
 void puppet_gate(bool closed);

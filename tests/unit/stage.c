@@ -83,9 +83,12 @@ ts_sched *start(int max_queue, int max_batch, int max_wait_ms, int group_count) 
     puppet.groups = group_count;
     ear.count = 0;
     ear.keep_rgb = false;
-    ts_sched_config config = {
-        .max_queue = max_queue, .max_batch = max_batch, .max_wait_ms = max_wait_ms, .on_event = hear,
-        .lora_folder = "/srv/loras", .lora_bytes = 2 * VARIANT_BYTES};
+    ts_sched_config config = {.max_queue = max_queue,
+                              .max_batch = max_batch,
+                              .max_wait_ms = max_wait_ms,
+                              .on_event = hear,
+                              .lora_folder = "/srv/loras",
+                              .lora_bytes = 2 * VARIANT_BYTES};
     ts_model *const m[] = {&models[0], &models[1]};
     ts_group *const g[] = {&pair, &one};
     ts_sched *s = NULL;

@@ -44,8 +44,8 @@ static char *read_png(const char *kind, size_t *ret_size) {
 
 static void png_of_every_kind_is_what_pil_reads(void **state) {
     (void)state;
-    static const char *const kinds[] = {"rgb",  "rgba",    "grey",                "grey_alpha",
-                                        "bits", "palette", "palette_transparent", "colour_transparent"};
+    static const char *const kinds[] = {
+        "rgb", "rgba", "grey", "grey_alpha", "bits", "palette", "palette_transparent", "colour_transparent"};
     ts_safetensors *s = fixture_tensors("images.safetensors");
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         size_t size;
@@ -139,7 +139,8 @@ static ts_image with_alpha(const ts_image *rgb, unsigned char alpha) {
 static void a_mask_is_where_it_is_transparent_or_else_its_luma(void **state) {
     (void)state;
     ts_safetensors *s = fixture_tensors("images.safetensors");
-    ts_image rgb = image_of(s, "luma.from"), luma = image_of(s, "luma.to"), rgba = with_alpha(&rgb, 255), mask = {0};
+    ts_image rgb = image_of(s, "luma.from"), luma = image_of(s, "luma.to"), rgba = with_alpha(&rgb, 255),
+             mask = {0};
     ts_error e = {0};
     assert_false(ts_image_transparent(&rgba));
     must(ts_image_mask(&rgba, &mask, &e), &e);

@@ -124,8 +124,8 @@ static void take_row(const ts_sampler_plan *plan, const ts_sampler_row *row, flo
                      plan->draws_noise ? b->fresh : NULL, b->n);
 }
 
-static void close_to(const char *name, const char *what, int row, const float *have, const float *want, size_t n,
-                     double bound) {
+static void close_to(const char *name, const char *what, int row, const float *have, const float *want,
+                     size_t n, double bound) {
     double d = distance(have, want, n) / norm(want, n);
     if (!(d < bound)) fail_msg("%s, %s of row %d: relative L2 %g", name, what, row, d);
 }
@@ -247,8 +247,8 @@ static void momentum_is_that_of_its_paper(void **state) {
         c.solver_order = (int)json_value(one, "order");
         ts_error e = {0};
         ts_sampler_plan *plan = NULL;
-        must(ts_sampler_plan_new(ts_sampler_find(json_text(one, "sampler")), &c, (int)json_value(one, "steps"), 0, &plan,
-                                 &e),
+        must(ts_sampler_plan_new(ts_sampler_find(json_text(one, "sampler")), &c,
+                                 (int)json_value(one, "steps"), 0, &plan, &e),
              &e);
         worst = fmax(worst, distance_to_case(s, one, plan));
         free(plan);
@@ -278,7 +278,9 @@ static void time_shift_is_that_of_its_paper(void **state) {
         ts_schedule_config c = config_of(cJSON_GetObjectItemCaseSensitive(one, "config"));
         ts_error e = {0};
         ts_sampler_plan *plan = NULL;
-        must(ts_sampler_plan_new(ts_sampler_find("time_shift"), &c, (int)json_value(one, "steps"), 0, &plan, &e), &e);
+        must(ts_sampler_plan_new(ts_sampler_find("time_shift"), &c, (int)json_value(one, "steps"), 0, &plan,
+                                 &e),
+             &e);
         assert_int_equal(plan->rows, (int)json_value(one, "steps"));
         const char *name = json_text(one, "name");
         char full[80];
@@ -314,18 +316,12 @@ static void a_list_that_is_none_is_named(void **state) {
         ts_level_list list;
         int steps;
     } bad[] = {
-        {TS_SCHEDULER_SIGMAS, {2, {3, 3}}, 2},
-        {TS_SCHEDULER_SIGMAS, {2, {3, 4}}, 2},
-        {TS_SCHEDULER_SIGMAS, {2, {3, 0}}, 2},
-        {TS_SCHEDULER_SIGMAS, {2, {3, -1}}, 2},
-        {TS_SCHEDULER_SIGMAS, {2, {INFINITY, 1}}, 2},
-        {TS_SCHEDULER_SIGMAS, {2, {3, NAN}}, 2},
-        {TS_SCHEDULER_SIGMAS, {2, {3, 2}}, 3},
-        {TS_SCHEDULER_SIGMAS, {0, {0}}, 1},
-        {TS_SCHEDULER_TIMESTEPS, {2, {1000, 3}}, 2},
-        {TS_SCHEDULER_TIMESTEPS, {2, {9, 3.5f}}, 2},
-        {TS_SCHEDULER_TIMESTEPS, {2, {9, -1}}, 2},
-        {TS_SCHEDULER_TIMESTEPS, {2, {9, 9}}, 2},
+        {TS_SCHEDULER_SIGMAS, {2, {3, 3}}, 2},        {TS_SCHEDULER_SIGMAS, {2, {3, 4}}, 2},
+        {TS_SCHEDULER_SIGMAS, {2, {3, 0}}, 2},        {TS_SCHEDULER_SIGMAS, {2, {3, -1}}, 2},
+        {TS_SCHEDULER_SIGMAS, {2, {INFINITY, 1}}, 2}, {TS_SCHEDULER_SIGMAS, {2, {3, NAN}}, 2},
+        {TS_SCHEDULER_SIGMAS, {2, {3, 2}}, 3},        {TS_SCHEDULER_SIGMAS, {0, {0}}, 1},
+        {TS_SCHEDULER_TIMESTEPS, {2, {1000, 3}}, 2},  {TS_SCHEDULER_TIMESTEPS, {2, {9, 3.5f}}, 2},
+        {TS_SCHEDULER_TIMESTEPS, {2, {9, -1}}, 2},    {TS_SCHEDULER_TIMESTEPS, {2, {9, 9}}, 2},
         {TS_SCHEDULER_TIMESTEPS, {2, {9, 8}}, 1},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -333,7 +329,8 @@ static void a_list_that_is_none_is_named(void **state) {
         ts_schedule_place(&c, bad[i].scheduler, &bad[i].list, false);
         ts_error e = {0};
         ts_sampler_plan *plan = NULL;
-        assert_int_equal(ts_sampler_plan_new(ts_sampler_find("euler"), &c, bad[i].steps, 0, &plan, &e), TS_EINVAL);
+        assert_int_equal(ts_sampler_plan_new(ts_sampler_find("euler"), &c, bad[i].steps, 0, &plan, &e),
+                         TS_EINVAL);
         assert_string_equal(e.param, ts_scheduler_name(bad[i].scheduler));
     }
     ts_error e = {0};
@@ -541,8 +538,8 @@ static void the_page_about_samplers_lists_what_there_is(void **state) {
         to += snprintf(to, (size_t)(end - to), "\n| `%s` | %s | ", s->name, s->label);
         for (int k = 0; s->aliases[k]; k++)
             to += snprintf(to, (size_t)(end - to), "%s%s", k ? ", " : "", s->aliases[k]);
-        snprintf(to, (size_t)(end - to), " | %d | %s | %s | %s |\n", s->evaluations, s->by_spacing ? "yes" : "",
-                 s->by_sigmas ? "yes" : "", s->by_timesteps ? "yes" : "");
+        snprintf(to, (size_t)(end - to), " | %d | %s | %s | %s |\n", s->evaluations,
+                 s->by_spacing ? "yes" : "", s->by_sigmas ? "yes" : "", s->by_timesteps ? "yes" : "");
         if (!strstr(page, row)) print_message("not there: %s", row), missing++;
     }
     static const char *const places[] = {"", "spacing", "sigmas", "timesteps"};

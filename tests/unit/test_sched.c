@@ -351,8 +351,17 @@ static void bad_requests_name_their_field_and_make_no_event(void **state) {
     (void)state;
     ts_sched *s = start(4, 4, 0, 1);
     ts_request r[11];
-    const char *field[] = {"model", "model", "prompt", "n", "n", "width", "guidance_scale", "guidance_rescale",
-                           "guidance_rescale", "guidance_interval", "guidance_interval"};
+    const char *field[] = {"model",
+                           "model",
+                           "prompt",
+                           "n",
+                           "n",
+                           "width",
+                           "guidance_scale",
+                           "guidance_rescale",
+                           "guidance_rescale",
+                           "guidance_interval",
+                           "guidance_interval"};
     for (int i = 0; i < 11; i++) r[i] = ask(1);
     r[0].model = 2;
     r[1].model = -1;

@@ -179,9 +179,8 @@ static ts_code make_weights(void *memory, void *arg, ts_error *e) {
     dnnl_status_t st =
         job->matrix
             ? dnnl_memory_desc_init_by_tag(&md, 2, (dnnl_dims_t){p->shape[1], p->shape[0]}, type, dnnl_ba)
-            : dnnl_memory_desc_init_by_tag(&md, 4,
-                                           (dnnl_dims_t){p->shape[0], p->shape[1], p->shape[2], p->shape[3]},
-                                           type, dnnl_abcd);
+            : dnnl_memory_desc_init_by_tag(
+                  &md, 4, (dnnl_dims_t){p->shape[0], p->shape[1], p->shape[2], p->shape[3]}, type, dnnl_abcd);
     if (st == dnnl_success) st = dnnl_memory_create(&from, &md, engine, source);
     if (st == dnnl_success) st = dnnl_memory_create(&to, job->to, engine, memory);
     if (st == dnnl_success) st = reorder(from, to);
