@@ -211,7 +211,9 @@ typedef struct ts_job {
     ts_job_stats stats;
     bool want_profile;
     ts_trace *trace; /* NULL, or zeroed, to be filled by a job of one picture; ts_trace_free it */
-    char *profile; /* afterwards, if wanted: a text, one line an op of rank 0, slowest first; free() it */
+    /* Afterwards, if wanted: a text, one line an op of rank 0, slowest first; free() it. Of the last leg (engine/run.h),
+     * which is all evaluations unless a picture or the guidance has ended before. */
+    char *profile;
 } ts_job;
 
 #endif

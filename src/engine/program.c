@@ -225,7 +225,7 @@ ts_code ts_program_run(ts_program *p, ts_transport *transport, int rank, ts_eval
     return run_items(&r, false, e);
 }
 
-/* ---- fewer images ---- */
+/* ---- other images ---- */
 
 void ts_program_adopt(ts_program *p, const ts_program *from, const int *image) {
     ts_assert(p->b->exchange_count == from->b->exchange_count);
@@ -238,8 +238,10 @@ void ts_program_adopt(ts_program *p, const ts_program *from, const int *image) {
             const size_t bytes = (size_t)s->runs * s->run_bytes / (size_t)p->b->build.batch; /* of an image */
             for (int parity = 0; parity < 2; parity++)
                 for (int k = 0; k < p->b->build.batch; k++)
-                    memcpy(p->inbox + s->offset[parity] + (size_t)k * bytes,
-                           from->inbox + from_ex->from[j].offset[parity] + (size_t)image[k] * bytes, bytes);
+                    if (image[k] != TS_NO_IMAGE)
+                        memcpy(p->inbox + s->offset[parity] + (size_t)k * bytes,
+                               from->inbox + from_ex->from[j].offset[parity] + (size_t)image[k] * bytes,
+                               bytes);
         }
     }
 }

@@ -1,5 +1,5 @@
 /* ts_group_run: one job from prompts to pictures. */
-#include "engine/run.h"
+#include "engine/patch.h"
 
 #include <limits.h>
 #include <math.h>
@@ -8,27 +8,6 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "engine/text.h"
-
-static ts_plan_key unet_key(const ts_run *run, int pictures) {
-    const ts_shape *s = &run->job->shape;
-    const ts_parallel *p = &s->parallel;
-    const bool together = run->layout.patches > 1 && p->mode != TS_MODE_NAIVE;
-    const bool displaced = together && p->mode != TS_MODE_SYNC;
-    ts_plan_key key = {.kind = TS_PLAN_UNET,
-                       .model = ts_model_owner(run->model, run->model->unet_weights),
-                       .width = run->latent_w,
-                       .height = run->latent_h,
-                       .batch = pictures * (s->guided && run->layout.branches == 1 ? 2 : 1),
-                       .chunks = ts_shape_chunks(s),
-                       .dtype = s->dtype,
-                       .patches = run->layout.patches,
-                       .branches = run->layout.branches,
-                       .naive = p->mode == TS_MODE_NAIVE && run->layout.patches > 1,
-                       .displaced = displaced,
-                       .group_norm = displaced ? p->group_norm : TS_GROUP_NORM_SYNC};
-    if (displaced) key.partial = p->mode == TS_MODE_DISTRIFUSION ? INFINITY : p->partial;
-    return key;
-}
 
 static void run_layout(ts_run *run) {
     const ts_shape *s = &run->job->shape;
@@ -133,50 +112,6 @@ static void fill_time_ids(ts_run *run) {
     }
 }
 
-static void reset_link(ts_link *l, unsigned evaluation) {
-    if (l->transport) l->transport->ops->reset(l->transport, evaluation);
-}
-
-/* One leg on all ranks. The cause of a failure is the first code that is not the echo of another rank's. */
-static ts_code run_leg(ts_run *run, ts_error *e) {
-    ts_plan *plan = run->unet;
-    for (int i = 0; i < run->layout.branches; i++)
-        if (plan->branch[i]) plan->branch[i]->ops->reset(plan->branch[i], (unsigned)run->next);
-    for (int i = 0; i < run->ranks; i++) {
-        reset_link(&plan->noise[i], (unsigned)run->next);
-        reset_link(&plan->sums[i], (unsigned)run->next);
-    }
-    atomic_store(&run->stop_at, INT_MAX);
-    ts_group_each(run->group, run->ranks, ts_denoise_rank, run);
-    for (int pass = 0; pass < 2; pass++)
-        for (int i = 0; i < run->ranks; i++) {
-            if (!run->code[i] || (pass == 0 && run->code[i] == TS_ECANCELLED)) continue;
-            if (e) *e = run->error[i];
-            return run->code[i];
-        }
-    return TS_OK;
-}
-
-static ts_code denoise(ts_run *run, ts_error *e) {
-    for (;;) {
-        ts_code rc = run_leg(run, e);
-        int stopped = atomic_load(&run->stop_at);
-        if (rc || stopped == INT_MAX) return rc;
-        run->next = stopped;
-        int keep[TS_MAX_BATCH], count = 0;
-        for (int k = 0; k < run->count; k++)
-            if (!ts_run_picture_over(run, run->picture[k])) keep[count++] = k;
-        if (!count) return ts_fail(e, TS_ECANCELLED, "cancelled");
-        ts_plan_key key = unet_key(run, count);
-        ts_plan *plan;
-        rc = ts_plan_get(run->group, &key, &run->layout, &plan, e);
-        if (rc) return rc;
-        ts_denoise_shrink(run, plan, keep, count);
-    }
-}
-
-/* ---- pictures ---- */
-
 static ts_code copy_latents(const ts_run *run, int k, ts_picture *picture, ts_error *e) {
     const size_t n = ts_run_elements(run), plane = n / (size_t)run->channels, c = (size_t)run->channels;
     const float *from = run->latents + (size_t)k * n;
@@ -201,7 +136,7 @@ static ts_code make_picture(ts_run *run, int k, ts_picture *picture, ts_error *e
     picture->rgb = malloc((size_t)s->width * (size_t)s->height * 3);
     if (!picture->rgb) return ts_fail(e, TS_ENOMEM, "a picture of %d x %d", s->width, s->height);
     ts_code rc = ts_decode(run, k, picture->rgb, e);
-    /* The decoder, or the U-Net of a batch that shrank, may have been compiled since the last look. */
+    /* The decoder may have been compiled since the last look. */
     return rc ? rc : ts_model_check(run->model, e);
 }
 
@@ -242,15 +177,15 @@ static ts_code prepare(ts_run *run, ts_error *e) {
     for (int k = 0; k < job->count; k++) run->picture[k] = k;
     ts_schedule_config schedule = run->model->schedule;
     ts_schedule_place(&schedule, job->shape.scheduler, &job->shape.levels, run->model->xl);
-    rc = ts_sampler_plan_new(job->shape.sampler, &schedule, job->shape.steps,
-                             ts_shape_begin(&job->shape), &run->plan, e);
+    rc = ts_sampler_plan_new(job->shape.sampler, &schedule, job->shape.steps, ts_shape_begin(&job->shape),
+                             &run->plan, e);
     if (!rc) rc = allocate(run, e);
     if (!rc && job->trace) rc = make_trace(run, e);
     return rc;
 }
 
 static void release(ts_run *run) {
-    ts_denoise_free(run);
+    for (int i = 0; i < run->ranks; i++) ts_patch_free(run->patch[i]);
     free(run->plan);
     free(run->noise);
     free(run->image);
@@ -270,17 +205,13 @@ ts_code ts_group_run(ts_group *g, ts_model *model, ts_job *job, ts_error *e) {
     memset(stats, 0, sizeof *stats);
     job->profile = NULL;
     uint64_t t0 = ts_now_ns(), t1;
+    double compiled;
     ts_code rc = prepare(&run, e);
     if (rc) goto done;
     t1 = ts_now_ns();
     rc = ts_start(&run, e);
     if (rc) goto done;
     stats->encode_s = ts_seconds(ts_now_ns() - t1) - stats->compile_s;
-    t1 = ts_now_ns();
-    ts_plan_key key = unet_key(&run, run.job->count);
-    rc = ts_plan_get(g, &key, &run.layout, &run.unet, e);
-    if (rc) goto done;
-    stats->compile_s += ts_seconds(ts_now_ns() - t1);
     t1 = ts_now_ns();
     fill_time_ids(&run);
     rc = encode_texts(&run, e);
@@ -291,16 +222,14 @@ ts_code ts_group_run(ts_group *g, ts_model *model, ts_job *job, ts_error *e) {
     stats->ranks = run.ranks;
     stats->patches = run.layout.patches;
     stats->evaluations = run.plan->rows;
-    stats->synchronous = run.layout.patches > 1 && job->shape.parallel.mode == TS_MODE_NAIVE ? 0
-                         : run.warmup < run.plan->rows                                       ? run.warmup + 1
-                                                                                             : run.plan->rows;
+    compiled = stats->compile_s;
     t1 = ts_now_ns();
-    rc = denoise(&run, e);
-    stats->denoise_s = ts_seconds(ts_now_ns() - t1);
+    rc = ts_denoise(&run, e);
+    stats->denoise_s = ts_seconds(ts_now_ns() - t1) - (stats->compile_s - compiled);
     if (!rc && job->want_profile) write_profile(&run);
 done:
     t1 = ts_now_ns();
-    const double compiled = stats->compile_s;
+    compiled = stats->compile_s;
     for (int k = 0; k < job->count; k++) {
         ts_error error = *e;
         ts_code one = rc;
@@ -323,10 +252,7 @@ ts_code ts_group_compile(ts_group *g, ts_model *model, const ts_shape *shape, in
     ts_run run = {.group = g, .model = model, .job = &job};
     ts_plan *plan;
     ts_code rc = prepare(&run, e);
-    if (!rc) {
-        ts_plan_key key = unet_key(&run, count);
-        rc = ts_plan_get(g, &key, &run.layout, &plan, e);
-    }
+    if (!rc) rc = ts_denoise_plan(&run, &plan, e);
     if (!rc) rc = ts_decode_plan(&run, &plan, e);
     if (!rc && shape->task != TS_TASK_TEXT) rc = ts_encode_plan(&run, &plan, e);
     const ts_picture_params nothing = {.prompt = ""};

@@ -1,7 +1,10 @@
-/* A job while it runs: what its ranks share. Private to run.c, start.c, denoise.c and autoencoder.c.
+/* A job while it runs: what its ranks share. Private to run.c and to the parts of a run: start.c, leg.c,
+ * denoise.c, patch.c, combine.c and autoencoder.c.
  *
- * Denoising goes in legs. A leg ends with the last evaluation, or earlier, when pictures of the batch have
- * been cancelled: then the batch is made smaller and the next leg goes on with the rest. */
+ * Denoising goes in legs, in each of which the U-Net runs the same images in the same programs. A leg ends
+ * with the last evaluation, or earlier: when pictures of the batch have been cancelled, so that the next leg
+ * goes on with the rest, and where guidance begins or ends, so that no evaluation computes unconditional
+ * images in vain. */
 #ifndef TS_ENGINE_RUN_H
 #define TS_ENGINE_RUN_H
 
@@ -23,8 +26,9 @@ typedef struct ts_run {
 
     /* The batch of this leg: pictures of the job that still run. */
     int count, picture[TS_MAX_BATCH];
-    int next;           /* evaluation that the leg begins with */
-    atomic_int stop_at; /* evaluation before which it ends */
+    bool guided;    /* there are unconditional images beside the conditional ones */
+    int next;       /* evaluation that the leg begins with */
+    atomic_int end; /* evaluation before which it ends */
     ts_plan *unet;
     ts_patch *patch[TS_MAX_RANKS];
 
@@ -58,13 +62,25 @@ ts_code ts_start(ts_run *run, ts_error *e);
 /* True when picture k of the job needs no more work: cancelled, or not finite. */
 bool ts_run_picture_over(ts_run *run, int k);
 
+/* Pictures of the leg that still want work. */
+int ts_run_alive(ts_run *run);
+
+/* Whether the picture at place k of the leg has its prediction guided in evaluation i, from 0. The
+ * evaluations of a step stay together. */
+bool ts_run_guides(const ts_run *run, int k, int i);
+
+/* Programs for fewer images are worth compiling only for this many evaluations at least. */
+#define TS_WORTH_COMPILING 3
+
+/* All evaluations, leg by leg, until run->latents are there. The job's thread. TS_ECANCELLED when all
+ * pictures are over, TS_ENOMEM, and what a program's run may say. */
+ts_code ts_denoise(ts_run *run, ts_error *e);
+
 /* One rank's part of a leg; after the last one its rows are in run->latents. A task for ts_group_each. */
 void ts_denoise_rank(void *run, ts_rank *rank);
 
-/* Between two legs, ranks idle: the batch becomes its pictures keep[0..count), on the programs of `plan`,
- * which take over what peers had sent to those of run->unet. */
-void ts_denoise_shrink(ts_run *run, ts_plan *plan, const int *keep, int count);
-void ts_denoise_free(ts_run *run);
+/* The U-Net's programs for the job's shape, all pictures and guidance. */
+ts_code ts_denoise_plan(const ts_run *run, ts_plan **ret, ts_error *e);
 
 /* The decoder's programs for the job's shape; all ranks of the job decode, whatever their branch. */
 ts_code ts_decode_plan(const ts_run *run, ts_plan **ret, ts_error *e);

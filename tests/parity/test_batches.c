@@ -160,6 +160,81 @@ static void when_all_have_left_the_job_is_over(void **state) {
     studio_close(s);
 }
 
+/* ---- guidance in a part of the steps ---- */
+
+typedef struct interval_case {
+    batch_case k;
+    ts_interval interval;
+    int guided; /* evaluations of STEPS that need unconditional images */
+} interval_case;
+
+static double flops_of(studio s, const ts_shape *shape, const ts_picture *request, tensor *ret) {
+    shot one = studio_shoot(s, shape, request);
+    double sum = 0;
+    for (int r = 0; r < one.stats.ranks; r++) sum += one.stats.flops[r];
+    if (ret) {
+        *ret = one.latents;
+        one.latents.data = NULL;
+    }
+    shot_free(one);
+    return sum;
+}
+
+/* In a batch with a picture that is guided throughout, the unconditional images are there all the time: that
+ * is the picture that one has which computes them only where they count. */
+static void unconditional_images_run_only_where_they_count(void **state) {
+    const interval_case *c = *state;
+    studio s = studio_open("pipeline_sd1", &ts_backend_cpu, c->k.ranks);
+    album a;
+    ts_error e = {0};
+    album_open(&a, 0);
+    a.pictures[0].params.guidance_interval = c->interval;
+    must(album_run(&a, s, &c->k, &e), &e);
+    must(a.shots[0].error.code, &a.shots[0].error);
+    ts_picture request = {.params = requests[0].params};
+    ts_shape shape = shape_of(&c->k), plain = shape;
+    tensor latents;
+    plain.guided = false;
+    plain.parallel.cfg_split = TS_CFG_SPLIT_OFF;
+    request.params.guidance_interval = c->interval;
+    const double some = flops_of(s, &shape, &request, &latents);
+    request.params.guidance_interval = (ts_interval){0};
+    const double all = flops_of(s, &shape, &request, NULL), none = flops_of(s, &plain, &request, NULL);
+    assert_close(c->k.how, latents, a.shots[0].latents, 1e-4);
+    /* Each leg computes the text's keys and values again, which is less than an evaluation here. */
+    const double evaluation = (all - none) / STEPS;
+    assert_true(fabs(some - (none + evaluation * c->guided)) < 0.8 * evaluation);
+    tensor_free(latents);
+    album_free(&a);
+    studio_close(s);
+}
+
+static void add_intervals(test_list *tests) {
+#define PCPP(w)                                                                                              \
+    { .mode = TS_MODE_PCPP, .partial = 0.3, .warmup = w, .cfg_split = TS_CFG_SPLIT_OFF }
+    static const interval_case cases[] = {
+        {{"one rank", 1, {.mode = TS_MODE_SINGLE}, "dpmpp_2m", 0}, {0.34, 0.67}, 3},
+        {{"one rank", 1, {.mode = TS_MODE_SINGLE}, "euler_a", 0}, {0.45, 0.78}, 3 + 2},
+        {{"one rank, never", 1, {.mode = TS_MODE_SINGLE}, "euler", 0}, {0.78, 0.79}, 0},
+        {{"two ranks in sync", 2, {.mode = TS_MODE_SYNC, .cfg_split = TS_CFG_SPLIT_OFF}, "euler", 0},
+         {0.34, 0.67},
+         3},
+        {{"two ranks, naive", 2, {.mode = TS_MODE_NAIVE, .cfg_split = TS_CFG_SPLIT_OFF}, "ddim", 0},
+         {0.34, 0.67},
+         3},
+        {{"three ranks, pcpp, it begins in the warm-up", 3, PCPP(3), "ddim", 0}, {0.34, 0.67}, 3},
+        {{"three ranks, pcpp, it begins after the warm-up", 3, PCPP(2), "ddim", 0}, {0.34, 0.67}, 3 + 3},
+        {{"two branches", 2, {.mode = TS_MODE_PCPP, .cfg_split = TS_CFG_SPLIT_ON}, "ddim", 0},
+         {0.34, 0.67},
+         STEPS},
+    };
+#undef PCPP
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        test_add(tests, unconditional_images_run_only_where_they_count, &cases[i], sizeof cases[i],
+                 "%s, %s: guided from %g to %g", cases[i].k.how, cases[i].k.sampler, cases[i].interval.from,
+                 cases[i].interval.to);
+}
+
 int main(int argc, char **argv) {
     fixture_init(argc, argv);
     parity_init(argc, argv);
@@ -218,5 +293,6 @@ int main(int argc, char **argv) {
         test_add(&tests, when_all_have_left_the_job_is_over, &k, sizeof k,
                  "%s, %s: when all have left the job is over", k.how, k.sampler);
     }
+    add_intervals(&tests);
     return test_run(&tests, "batches");
 }
