@@ -89,19 +89,22 @@ ts_code ts_plan_euler(const ts_schedule_config *c, const float *alphas, int step
 
 /* ---- DPM-Solver++ ---- */
 
+/* The SDE of the third order is k-diffusion's sample_dpmpp_3m_sde. In diffusers' the weight of D2 has another
+ * sign in it and goes to 1 instead of to 0 as the steps get shorter. All else is diffusers'. */
 typedef struct dpm_solver {
     int order;
     bool sde;
+    bool heun; /* how a step of the second order takes the difference of two predictions */
+    bool few;  /* so few steps that the last ones are of a lower order */
 } dpm_solver;
 
 /* known: predictions, that of row i included. */
 static int order_of_row(const ts_schedule_config *c, const ts_levels *l, dpm_solver s, int i, int known) {
-    bool few = c->lower_order_final && l->count < 15;
     bool last = i == l->count - 1;
     if (s.order == 1 || known == 1 ||
-        (last && (c->euler_at_final || few || c->final_sigmas_type == TS_FINAL_ZERO)))
+        (last && (c->euler_at_final || s.few || c->final_sigmas_type == TS_FINAL_ZERO)))
         return 1;
-    return s.order == 2 || known == 2 || (few && i == l->count - 2) ? 2 : 3;
+    return s.order == 2 || known == 2 || (s.few && i == l->count - 2) ? 2 : 3;
 }
 
 /* Row i, with q = e^-h (e^-2h for the SDE), D0 the newest prediction, D1 and D2 its scaled differences:
@@ -122,16 +125,13 @@ static void dpm_row(const ts_schedule_config *c, const ts_levels *l, dpm_solver 
     const int order = order_of_row(c, l, solver, i, plan->rows);
     if (order > 1) {
         double h = log(s / s1), r0 = log((double)l->sigma[i - 1] / s) / h, hh = solver.sde ? 2 * h : h;
-        double d1 =
-            order == 2 && c->solver_type == TS_SOLVER_MIDPOINT ? 0.5 * d0 : alpha1 * ((q - 1) / hh + 1);
+        double d1 = order == 2 && !solver.heun ? 0.5 * d0 : alpha1 * ((q - 1) / hh + 1);
         if (order == 2) {
             from_d += d1 / r0;
             row->x_from_hist[0] = (float)(-d1 / r0);
         } else {
             double r1 = log((double)l->sigma[i - 2] / (double)l->sigma[i - 1]) / h;
-            /* diffusers gives D2 of the SDE another sign than of the ODE. */
-            double d2 = solver.sde ? alpha1 * ((1 - q - hh) / (hh * hh) - 0.5)
-                                   : -alpha1 * ((q - 1 + hh) / (hh * hh) - 0.5);
+            double d2 = -alpha1 * ((q - 1 + hh) / (hh * hh) - 0.5);
             /* D1 = a + r0/(r0+r1) (a - b), D2 = (a - b)/(r0+r1), a = (m0 - m1)/r0, b = (m1 - m2)/r1 */
             double b = -(d1 * r0 + d2) / (r0 + r1), a = d1 - b;
             from_d += a / r0;
@@ -149,6 +149,9 @@ static ts_code dpm_plan(const ts_schedule_config *c, const float *alphas, int st
     ts_levels l;
     ts_code rc = ts_multistep_levels(c, alphas, steps, &l, e);
     if (rc) return rc;
+    const bool third = solver.sde && solver.order == 3;
+    solver.heun = third || c->solver_type == TS_SOLVER_HEUN;
+    solver.few = !third && c->lower_order_final && l.count < 15;
     plan->init_scale = l.init_scale;
     for (int i = plan->begin; i < l.count; i++) dpm_row(c, &l, solver, i, plan);
     ts_levels_free(&l);

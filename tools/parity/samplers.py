@@ -15,6 +15,7 @@ from diffusers import (DDIMScheduler, DDPMScheduler, DEISMultistepScheduler, DPM
                        UniPCMultistepScheduler)
 
 import common
+import kdiffusion
 
 CLASSES = {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler, "dpmpp_2m": DPMSolverMultistepScheduler}
 BETAS = {"scaled_linear": (0.00085, 0.012), "linear": (0.0001, 0.02)}
@@ -28,7 +29,7 @@ MORE = {
     "dpm2_a": (KDPM2AncestralDiscreteScheduler, {}, False),
     "dpmpp_2m": (DPMSolverMultistepScheduler, {"solver_order": 3}, True),
     "dpmpp_2m_sde": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}, True),
-    "dpmpp_3m_sde": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++", "solver_order": 3}, True),
+    "dpmpp_3m_sde": (kdiffusion.DPMPP3MSDE, {"algorithm_type": "sde-dpmsolver++", "solver_order": 3}, True),
     "dpmpp_2s": (DPMSolverSinglestepScheduler, {}, False),
     "pndm": (PNDMScheduler, {"skip_prk_steps": True}, False),
     "deis": (DEISMultistepScheduler, {}, False),
@@ -176,6 +177,7 @@ def run(sampler, cls, config, steps):
 
 
 def main():
+    kdiffusion.check(model)
     noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(SEED))
     tensors, configs, cases = {"noise": noise}, [], []
     for beta, zero_snr in itertools.product(BETAS, (False, True)):
@@ -187,7 +189,7 @@ def main():
 
     old = ((sampler, CLASSES[sampler], config, counts) for sampler, config, counts in plan())
     for sampler, cls, config, counts in itertools.chain(old, more()):
-        configs.append({"_class_name": cls.__name__, **config})
+        configs.append({"_class_name": kdiffusion.class_name(cls), **config})
         for steps in counts:
             name = f"c{len(configs) - 1}_s{steps}"
             sigma, found = run(sampler, cls, config, steps)

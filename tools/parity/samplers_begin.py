@@ -6,6 +6,7 @@ import inspect
 import torch
 
 import common
+import kdiffusion
 from samplers import MORE, SEED, SHAPE, CLASSES, make_config, model
 
 COUNTS = ((1, 0), (6, 1), (6, 2), (7, 3), (20, 13), (20, 19))  # steps, left out
@@ -51,7 +52,7 @@ def run(sampler, cls, config, steps, begin):
 def main():
     tensors, configs, cases = {}, [], []
     for sampler, cls, config in plan():
-        configs.append({"_class_name": cls.__name__, **config})
+        configs.append({"_class_name": kdiffusion.class_name(cls), **config})
         for steps, begin in COUNTS:
             name = f"c{len(configs) - 1}_s{steps}_b{begin}"
             found = run(sampler, cls, config, steps, begin)
