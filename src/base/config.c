@@ -50,7 +50,7 @@ static const ts_option options[] = {
     {"models", "vae", TS_OPTION_TEXT, 0, 0, "", NULL,
      "safetensors file whose autoencoder takes the place of the first model's; empty: none does", AT(models, vae)},
     {"models", "lora", TS_OPTION_LIST, 0, 0, "", NULL,
-     "FILE or FILE:SCALE of a LoRA that is fused into the first model; may come up to four times", AT(models, lora)},
+     "file, or folder of an adapter, or that and :SCALE, of a LoRA that is fused into the first model; may come up to four times", AT(models, lora)},
     {"models", "lora_folder", TS_OPTION_TEXT, 0, 0, "", NULL,
      "folder of the LoRA files that requests can name; empty: none", AT(models, lora_folder)},
     {"models", "embeddings_folder", TS_OPTION_TEXT, 0, 0, "", NULL,

@@ -1,22 +1,24 @@
-/* Reading: from keys to modules. */
-#include "engine/lora.h"
+/* Reading: from tensors to modules. */
+#include "engine/lora_key.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/alloc.h"
+#include "base/file.h"
 #include "base/json.h"
 
 static const ts_json_limits metadata_limits = {.depth = 4, .values = 200000};
 
-typedef enum role { DOWN, UP, ALPHA } role;
+/* What an adapter of PEFT's own consists of. */
+#define ADAPTER_FILE   "adapter_model.safetensors"
+#define ADAPTER_CONFIG "adapter_config.json"
+#define CONFIG_BYTES   ((size_t)1 << 20)
 
 /* A tensor of the file and what its key says. */
 typedef struct entry {
-    ts_lora_part part;
-    char *layer;
-    role role;
+    ts_lora_key is;
     const char *key;
     const ts_file_tensor *tensor; /* or NULL: */
     const ts_file_other *other;   /* an alpha of another type */
@@ -29,114 +31,18 @@ struct ts_lora {
     size_t entry_count;
     ts_lora_module *modules;
     size_t count;
+    bool adapter; /* of PEFT's own; then all keys are */
 };
-
-/* ---- keys ---- */
-
-static const struct {
-    const char *text;
-    ts_lora_part part;
-} prefixes[] = {
-    {"lora_unet_", TS_LORA_UNET},        {"lora_te_", TS_LORA_TEXT},     {"lora_te1_", TS_LORA_TEXT},
-    {"lora_te2_", TS_LORA_TEXT_2},       {"unet.", TS_LORA_UNET},        {"text_encoder.", TS_LORA_TEXT},
-    {"text_encoder_2.", TS_LORA_TEXT_2}, {"down_blocks.", TS_LORA_UNET}, {"mid_block.", TS_LORA_UNET},
-    {"up_blocks.", TS_LORA_UNET},
-};
-
-static const struct {
-    const char *text;
-    role role;
-} endings[] = {
-    {".lora_down.weight", DOWN},
-    {".lora_up.weight", UP},
-    {".lora_A.weight", DOWN},
-    {".lora_B.weight", UP},
-    {".lora_linear_layer.down.weight", DOWN},
-    {".lora_linear_layer.up.weight", UP},
-    {".lora.down.weight", DOWN},
-    {".lora.up.weight", UP},
-    {"_lora.down.weight", DOWN},
-    {"_lora.up.weight", UP},
-    {".alpha", ALPHA},
-};
-
-/* Parts of keys that tell another kind of change, which looks like ours otherwise. */
-static const struct {
-    const char *text, *kind;
-} refused[] = {
-    {"dora_scale", "DoRA"},
-    {"lora_magnitude_vector", "DoRA"},
-    {"hada_w", "LoHa"},
-    {"lokr_w", "LoKr"},
-    {"lora_mid", "a LoRA in Tucker form"},
-    {"oft_", "OFT"},
-    {".lora_B.bias", "a LoRA with a bias"},
-    {".lora_up.bias", "a LoRA with a bias"},
-    {".diff", "a whole difference"},
-};
-
-/* Layers that the oldest files of diffusers call otherwise. */
-static const struct {
-    const char *end, *is;
-    bool text; /* of the text encoders, else of the U-Net */
-} renamed[] = {
-    {"_to_out", "_to_out_0", false}, {"_to_q", "_q_proj", true},     {"_to_k", "_k_proj", true},
-    {"_to_v", "_v_proj", true},      {"_to_out", "_out_proj", true},
-};
-
-static bool ends_with(const char *text, size_t n, const char *end) {
-    size_t k = strlen(end);
-    return n > k && !memcmp(text + n - k, end, k);
-}
-
-/* The n bytes at `name` with underscores for dots, in today's words. NULL when memory runs out. */
-static char *layer_of(const char *name, size_t n, ts_lora_part part) {
-    static const char processor[] = "_processor_";
-    char *flat = ts_strndup(name, n), *inside;
-    if (!flat) return NULL;
-    for (char *s = flat; *s; s++)
-        if (*s == '.') *s = '_';
-    if ((inside = strstr(flat, processor)))
-        memmove(inside + 1, inside + sizeof processor - 1, strlen(inside + sizeof processor - 1) + 1);
-    n = strlen(flat);
-    for (size_t i = 0; i < sizeof renamed / sizeof *renamed; i++) {
-        if (renamed[i].text != (part != TS_LORA_UNET) || !ends_with(flat, n, renamed[i].end)) continue;
-        char *other = ts_format("%.*s%s", (int)(n - strlen(renamed[i].end)), flat, renamed[i].is);
-        free(flat);
-        return other;
-    }
-    return flat;
-}
-
-static ts_code read_key(const char *key, entry *ret, ts_error *e) {
-    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
-        if (strstr(key, refused[i].text))
-            return ts_fail(e, TS_EUNSUPPORTED, "%.200s: %s is not offered", key, refused[i].kind);
-    size_t p = 0, s = 0, n = strlen(key);
-    const size_t ps = sizeof prefixes / sizeof *prefixes, ss = sizeof endings / sizeof *endings;
-    while (p < ps && strncmp(key, prefixes[p].text, strlen(prefixes[p].text)) != 0) p++;
-    while (s < ss && !ends_with(key, n, endings[s].text)) s++;
-    if (p == ps || s == ss) return ts_fail(e, TS_EFORMAT, "%.200s is no key of a LoRA", key);
-    /* The U-Net's own names come without a prefix in the oldest files. */
-    bool bare = ends_with(prefixes[p].text, strlen(prefixes[p].text), "blocks.") ||
-                !strcmp(prefixes[p].text, "mid_block.");
-    size_t from = bare ? 0 : strlen(prefixes[p].text), to = n - strlen(endings[s].text);
-    if (from >= to) return ts_fail(e, TS_EFORMAT, "%.200s names no layer", key);
-    ret->part = prefixes[p].part;
-    ret->role = endings[s].role;
-    ret->key = key;
-    ret->layer = layer_of(key + from, to - from, ret->part);
-    return ret->layer ? TS_OK : ts_fail(e, TS_ENOMEM, "reading a LoRA");
-}
 
 static int compare_layers(const entry *x, const entry *y) {
-    return x->part != y->part ? (x->part > y->part) - (x->part < y->part) : strcmp(x->layer, y->layer);
+    const ts_lora_part p = x->is.part, q = y->is.part;
+    return p != q ? (p > q) - (p < q) : strcmp(x->is.layer, y->is.layer);
 }
 
 static int in_order(const void *a, const void *b) {
     const entry *x = a, *y = b;
     int order = compare_layers(x, y);
-    return order ? order : (x->role > y->role) - (x->role < y->role);
+    return order ? order : (x->is.role > y->is.role) - (x->is.role < y->is.role);
 }
 
 static ts_code read_keys(ts_lora *l, ts_error *e) {
@@ -153,10 +59,14 @@ static ts_code read_keys(ts_lora *l, ts_error *e) {
             to->tensor = ts_safetensors_at(l->file, i);
         else
             to->other = ts_safetensors_other(l->file, i - tensors);
-        rc = read_key(to->tensor ? to->tensor->name : to->other->name, to, e);
+        to->key = to->tensor ? to->tensor->name : to->other->name;
+        rc = ts_lora_key_read(to->key, &to->is, e);
         if (rc) break;
-        l->entry_count++;
-        if (to->other && to->role != ALPHA)
+        if (l->entry_count++ == 0) l->adapter = to->is.adapter;
+        if (to->is.adapter != l->adapter)
+            rc =
+                ts_fail(e, TS_EFORMAT, "%.100s and %.100s are not of one layout", l->entries[0].key, to->key);
+        else if (to->other && to->is.role != TS_LORA_ALPHA)
             rc = ts_fail(e, TS_EUNSUPPORTED, "%.200s is of type %s, which is not offered", to->key,
                          to->other->type);
     }
@@ -208,15 +118,16 @@ static ts_code read_modules(ts_lora *l, ts_error *e) {
     for (size_t i = 0; i < l->entry_count;) {
         const entry *first = &l->entries[i];
         ts_lora_module *m = &l->modules[l->count++];
-        *m = (ts_lora_module){.part = first->part, .layer = first->layer, .key = first->key, .factor = NAN};
+        *m = (ts_lora_module){
+            .part = first->is.part, .layer = first->is.layer, .key = first->key, .factor = NAN};
         for (; i < l->entry_count && !compare_layers(first, &l->entries[i]); i++) {
             const entry *en = &l->entries[i];
             ts_code rc = TS_OK;
-            if (en > first && en[-1].role == en->role)
+            if (en > first && en[-1].is.role == en->is.role)
                 return ts_fail(e, TS_EFORMAT, "%.100s and %.100s are the same", en[-1].key, en->key);
-            if (en->role == DOWN)
+            if (en->is.role == TS_LORA_DOWN)
                 m->down = en->tensor;
-            else if (en->role == UP)
+            else if (en->is.role == TS_LORA_UP)
                 m->up = en->tensor;
             else
                 rc = read_alpha(en, &m->factor, e);
@@ -228,14 +139,15 @@ static ts_code read_modules(ts_lora *l, ts_error *e) {
     return TS_OK;
 }
 
-/* ---- alphas that the metadata tells ---- */
+/* ---- alphas that are told beside the tensors ---- */
 
-/* "unet.lora_alpha" and the like: PEFT's configuration of each part, its keys behind the part's name. */
-static const cJSON *setting(const cJSON *config, ts_lora_part part, const char *name) {
+/* PEFT's configuration: of an adapter as its own program writes it, in a file of one part; else in the
+ * metadata, where the part's name stands before each key. */
+static const cJSON *setting(const ts_lora *l, const cJSON *config, ts_lora_part part, const char *name) {
     static const char *const parts[] = {"unet", "text_encoder", "text_encoder_2"};
     char key[64];
     snprintf(key, sizeof key, "%s.%s", parts[part], name);
-    return cJSON_GetObjectItemCaseSensitive(config, key);
+    return cJSON_GetObjectItemCaseSensitive(config, l->adapter ? name : key);
 }
 
 /* A pattern's key names a layer or ends the names of several. */
@@ -247,36 +159,72 @@ static bool names_layer(const char *pattern, const char *layer) {
     return true;
 }
 
-static ts_code alpha_of(const cJSON *config, const ts_lora_module *m, double *ret, ts_error *e) {
-    const cJSON *v = setting(config, m->part, "lora_alpha"), *p;
-    cJSON_ArrayForEach(p, setting(config, m->part, "alpha_pattern")) {
+static ts_code alpha_of(const ts_lora *l, const cJSON *config, const ts_lora_module *m, double *ret,
+                        ts_error *e) {
+    const cJSON *v = setting(l, config, m->part, "lora_alpha"), *p;
+    cJSON_ArrayForEach(p, setting(l, config, m->part, "alpha_pattern")) {
         if (!names_layer(p->string, m->layer)) continue;
         v = p;
         break;
     }
     if (!v || cJSON_IsNull(v)) return TS_OK;
     if (!cJSON_IsNumber(v) || !isfinite(v->valuedouble))
-        return ts_fail(e, TS_EFORMAT, "lora_adapter_metadata: the alpha of %.200s is not a number", m->layer);
+        return ts_fail(e, TS_EFORMAT, "the alpha of %.200s is not a number", m->layer);
     *ret = v->valuedouble;
     return TS_OK;
 }
 
-static ts_code find_factors(ts_lora *l, ts_error *e) {
-    const char *text = ts_safetensors_metadata(l->file, "lora_adapter_metadata");
-    cJSON *config = NULL;
-    ts_code rc = text ? ts_json_parse(text, strlen(text), metadata_limits, &config, e) : TS_OK;
-    if (rc) return ts_error_context(e, rc == TS_EINVAL ? TS_EFORMAT : rc, "lora_adapter_metadata");
-    for (int part = 0; part < TS_LORA_PARTS && !rc; part++)
-        if (cJSON_IsTrue(setting(config, (ts_lora_part)part, "use_dora")))
-            rc = ts_fail(e, TS_EUNSUPPORTED, "lora_adapter_metadata: DoRA is not offered");
-    for (size_t i = 0; i < l->count && !rc; i++) {
+static ts_code read_factors(ts_lora *l, const cJSON *config, ts_error *e) {
+    const cJSON *kind = l->adapter ? cJSON_GetObjectItemCaseSensitive(config, "peft_type") : NULL;
+    if (kind && !(cJSON_IsString(kind) && !strcmp(kind->valuestring, "LORA")))
+        return ts_fail(e, TS_EUNSUPPORTED, "a peft_type other than LORA is not offered");
+    for (int part = 0; part < TS_LORA_PARTS; part++)
+        if (cJSON_IsTrue(setting(l, config, (ts_lora_part)part, "use_dora")))
+            return ts_fail(e, TS_EUNSUPPORTED, "DoRA is not offered");
+    for (size_t i = 0; i < l->count; i++) {
         ts_lora_module *m = &l->modules[i];
         const double rank = (double)m->down->shape[0];
-        if (isnan(m->factor)) rc = alpha_of(config, m, &m->factor, e);
+        ts_code rc = isnan(m->factor) ? alpha_of(l, config, m, &m->factor, e) : TS_OK;
+        if (rc) return rc;
         if (isnan(m->factor)) m->factor = rank;
-        m->factor /= cJSON_IsTrue(setting(config, m->part, "use_rslora")) ? sqrt(rank) : rank;
+        m->factor /= cJSON_IsTrue(setting(l, config, m->part, "use_rslora")) ? sqrt(rank) : rank;
     }
+    return TS_OK;
+}
+
+/* The text of PEFT's configuration and what to call it; *ret_text NULL where a file of another kind has none.
+ */
+static ts_code read_config(const ts_lora *l, char **ret_text, const char **ret_name, ts_error *e) {
+    *ret_text = NULL;
+    *ret_name = l->adapter ? ADAPTER_CONFIG : "lora_adapter_metadata";
+    if (!l->adapter) {
+        const char *text = ts_safetensors_metadata(l->file, *ret_name);
+        if (text && !(*ret_text = ts_strdup(text))) return ts_fail(e, TS_ENOMEM, "reading a LoRA");
+        return TS_OK;
+    }
+    const char *slash = strrchr(l->path, '/');
+    char *path = ts_format("%.*s%s", slash ? (int)(slash + 1 - l->path) : 0, l->path, ADAPTER_CONFIG);
+    if (!path) return ts_fail(e, TS_ENOMEM, "reading a LoRA");
+    ts_code rc = ts_read_file(path, CONFIG_BYTES, ret_text, NULL, e);
+    if (rc == TS_ENOTFOUND)
+        rc = ts_fail(e, TS_EFORMAT,
+                     "an adapter of PEFT, whose alpha is in the %s beside it, which is not there",
+                     ADAPTER_CONFIG);
+    free(path);
+    return rc;
+}
+
+static ts_code find_factors(ts_lora *l, ts_error *e) {
+    char *text;
+    const char *name;
+    cJSON *config = NULL;
+    ts_code rc = read_config(l, &text, &name, e);
+    if (rc) return rc;
+    if (text) rc = ts_json_parse(text, strlen(text), metadata_limits, &config, e);
+    if (!rc) rc = read_factors(l, config, e);
+    if (rc) rc = ts_error_context(e, rc == TS_EINVAL ? TS_EFORMAT : rc, "%s", name);
     cJSON_Delete(config);
+    free(text);
     return rc;
 }
 
@@ -302,10 +250,30 @@ static ts_code read_file(const char *path, ts_safetensors *file, ts_lora **ret, 
     return TS_OK;
 }
 
+char *ts_lora_find(const char *folder, const char *name) {
+    char *file = ts_format("%s.safetensors", name), *path = file ? ts_path_join(folder, file) : NULL;
+    free(file);
+    if (!path || ts_file_exists(path)) return path;
+    char *inside = ts_format("%s/%s", name, ADAPTER_FILE),
+         *other = inside ? ts_path_join(folder, inside) : NULL;
+    free(inside);
+    if (other && !ts_file_exists(other)) {
+        free(other);
+        return path;
+    }
+    free(path);
+    return other;
+}
+
 ts_code ts_lora_open(const char *path, ts_lora **ret, ts_error *e) {
     ts_safetensors *file = NULL;
-    ts_code rc = ts_safetensors_open(path, &file, e);
-    return rc ? rc : read_file(path, file, ret, e);
+    char *inside = ts_path_join(path, ADAPTER_FILE);
+    if (!inside) return ts_fail(e, TS_ENOMEM, "reading %s", path);
+    const char *from = ts_file_exists(inside) ? inside : path;
+    ts_code rc = ts_safetensors_open(from, &file, e);
+    if (!rc) rc = read_file(from, file, ret, e);
+    free(inside);
+    return rc;
 }
 
 ts_code ts_lora_parse(const char *path, const void *bytes, size_t size, ts_lora **ret, ts_error *e) {
@@ -320,7 +288,7 @@ ts_code ts_lora_check(const ts_lora *l, ts_error *e) {
 
 void ts_lora_free(ts_lora *l) {
     if (!l) return;
-    for (size_t i = 0; i < l->entry_count; i++) free(l->entries[i].layer);
+    for (size_t i = 0; i < l->entry_count; i++) free(l->entries[i].is.layer);
     free(l->entries);
     free(l->modules);
     free(l->path);

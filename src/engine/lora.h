@@ -7,9 +7,11 @@
  * Keys come as kohya's trainers write them ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", dots of the
  * layer's name turned into underscores, in diffusers' names or, for XL, in those of the LDM layout) or as
  * diffusers and PEFT do ("unet.", "text_encoder.", "text_encoder_2.", or none for the U-Net; lora_A/lora_B,
- * lora.down/lora.up, to_q_lora.down/to_q_lora.up; alpha as a tensor or in the metadata). Every tensor of a
- * file is used or named in an error: what is no LoRA (DoRA, LoHa, LoKr, ...) is refused. Nothing in it is
- * trusted. */
+ * lora.down/lora.up, to_q_lora.down/to_q_lora.up; alpha as a tensor or in the metadata). An adapter that PEFT
+ * itself has saved is a folder: adapter_model.safetensors, whose keys begin with "base_model.model." and say
+ * nothing of the part but by the layer's name (a text encoder is the first one), and adapter_config.json with
+ * the alpha. Every tensor of a file is used or named in an error: what is no LoRA (DoRA, LoHa, LoKr, ...) is
+ * refused. Nothing in it is trusted. */
 #ifndef TS_ENGINE_LORA_H
 #define TS_ENGINE_LORA_H
 
@@ -28,7 +30,7 @@ typedef struct ts_lora_module {
 
 typedef struct ts_lora ts_lora;
 
-/* TS_ENOTFOUND, TS_EIO, TS_ENOMEM; TS_EFORMAT naming the key, TS_EUNSUPPORTED for a known kind that is not
+/* A file or an adapter's folder. TS_ENOTFOUND, TS_EIO, TS_ENOMEM; TS_EFORMAT naming the key, TS_EUNSUPPORTED for a known kind that is not
  * offered. An open file is immutable: any thread may read it. */
 ts_code ts_lora_open(const char *path, ts_lora **ret, ts_error *e);
 /* The same from bytes of the caller's, which must outlive the result. */

@@ -38,10 +38,8 @@ static ts_code make(const ts_sched *s, ts_model *base, const ts_shape *shape, ts
     ts_lora_use uses[TS_MAX_LORAS] = {0};
     ts_code rc = TS_OK;
     for (int i = 0; i < shape->lora_count && !rc; i++) {
-        char *name = ts_format("%s.safetensors", shape->loras[i].name);
         uses[i] =
-            (ts_lora_use){name ? ts_path_join(s->config.lora_folder, name) : NULL, shape->loras[i].scale};
-        free(name);
+            (ts_lora_use){ts_lora_find(s->config.lora_folder, shape->loras[i].name), shape->loras[i].scale};
         if (!uses[i].path) rc = ts_fail(e, TS_ENOMEM, "there is no memory for the request");
     }
     if (!rc) rc = ts_model_vary(base, uses, (size_t)shape->lora_count, ret, e);

@@ -6,8 +6,8 @@
 #include <string.h>
 #include <sys/stat.h>
 #include "base/alloc.h"
-#include "base/file.h"
 #include "base/json.h"
+#include "engine/engine.h"
 
 static const char extension[] = ".safetensors";
 
@@ -25,12 +25,11 @@ ts_code ts_loras_find(const char *folder, const char *name, ts_lora_ref *ret, ts
         return ts_fail_param(e, TS_EINVAL, "loras",
                              "a name of 1 to %d bytes as GET /v1/loras lists it is wanted",
                              TS_LORA_NAME_BYTES - 1);
-    char *file = ts_format("%s%s", name, extension), *path = file ? ts_path_join(folder, file) : NULL;
+    char *path = ts_lora_find(folder, name);
     struct stat st = {0};
     ts_code rc = path ? TS_OK : ts_fail(e, TS_ENOMEM, "there is no memory for the request");
     if (!rc && (stat(path, &st) || !S_ISREG(st.st_mode)))
         rc = ts_fail_param(e, TS_ENOTFOUND, "loras", "there is no LoRA %s; GET /v1/loras lists them", name);
-    free(file);
     free(path);
     if (rc) return rc;
     strcpy(ret->name, name);
@@ -51,9 +50,10 @@ ts_code ts_loras_list(const char *folder, char ***ret, size_t *ret_count, ts_err
     DIR *d = opendir(folder);
     if (!d) return ts_fail_errno(e, TS_EIO, errno, "opening the folder of the LoRAs");
     for (const struct dirent *f; !rc && (f = readdir(d));) {
+        /* A file's name without the extension, or a folder's. */
         size_t n = strlen(f->d_name), k = sizeof extension - 1;
-        if (n <= k || strcmp(f->d_name + n - k, extension) != 0) continue;
-        char *name = ts_strndup(f->d_name, n - k);
+        const bool file = n > k && !strcmp(f->d_name + n - k, extension);
+        char *name = ts_strndup(f->d_name, file ? n - k : n);
         ts_lora_ref ignored;
         if (name && ts_loras_find(folder, name, &ignored, NULL)) {
             free(name);
@@ -73,6 +73,14 @@ ts_code ts_loras_list(const char *folder, char ***ret, size_t *ret_count, ts_err
         return rc;
     }
     if (count) qsort(names, count, sizeof *names, in_order);
+    size_t kept = 0; /* a file and a folder may have the same name */
+    for (size_t i = 0; i < count; i++) {
+        if (kept && !strcmp(names[i], names[kept - 1]))
+            free(names[i]);
+        else
+            names[kept++] = names[i];
+    }
+    count = kept;
     *ret = names;
     *ret_count = count;
     return TS_OK;

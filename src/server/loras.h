@@ -1,4 +1,4 @@
-/* The folder whose LoRA files requests can name: NAME.safetensors in it is NAME. */
+/* The folder whose LoRAs requests can name (ts_lora_find). */
 #ifndef TS_SERVER_LORAS_H
 #define TS_SERVER_LORAS_H
 

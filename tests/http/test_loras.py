@@ -56,7 +56,9 @@ def offering(tmp_path_factory):
     """A daemon with a folder of LoRAs, some of which are none."""
     folder = tmp_path_factory.mktemp("loras")
     for file in LORAS.iterdir():
-        shutil.copy(file, folder)
+        (shutil.copytree if file.is_dir() else shutil.copy)(file, folder / file.name)
+    (folder / "empty").mkdir()
+    shutil.copytree(LORAS / "adapter_text", folder / "kohya_sd1")  # the file has the name
     (folder / "broken.safetensors").write_bytes(b"no header")
     (folder / "readme.txt").write_text("not a LoRA")
     (folder / "a:b.safetensors").write_bytes(b"")
@@ -84,6 +86,11 @@ def test_a_lora_of_a_request_is_in_its_pictures_alone(offering, tmp_path):
     again = offering.pictures(**REQUEST)
     assert picture(again).pixels == plain.pixels != made.pixels
     assert "loras" not in again["tessera"]
+
+
+def test_an_adapter_that_peft_has_saved_is_a_folder(offering, tmp_path):
+    made = picture(offering.pictures(**REQUEST, loras=[{"name": "adapter_unet", "scale": 0.5}]))
+    assert made.pixels == generate(tmp_path, "--lora", f"{LORAS}/adapter_unet:0.5").pixels != generate(tmp_path).pixels
 
 
 def test_a_form_names_loras_too(offering):

@@ -2,6 +2,8 @@
  * are refused. */
 #include "pictures.h"
 
+#include <unistd.h>
+#include "base/file.h"
 #include "engine/lora.h"
 
 typedef struct lora_case {
@@ -210,6 +212,11 @@ static const refusal refusals[] = {
     {"{" PAIR(Q) "," METADATA("{") "}", 256, TS_EFORMAT, "lora_adapter_metadata"},
     {"{" PAIR(Q) "," METADATA("{\\\"unet.lora_alpha\\\":\\\"1\\\"}") "}", 256, TS_EFORMAT, "alpha"},
     {"{" PAIR(Q) "," METADATA("{\\\"unet.use_dora\\\":true}") "}", 256, TS_EUNSUPPORTED, "DoRA"},
+    {"{\"base_model.model.a.lora_A.weight\":" T(
+         "F16", "[2,32]", 0, 128) ",\"base_model.model.a.lora_B.weight\":" T("F16", "[32,2]", 128, 256) "}",
+     256, TS_EFORMAT, "adapter_config.json"},
+    {"{" PAIR(Q) ",\"base_model.model.a.lora_A.weight\":" T("F16", "[1]", 256, 258) "}", 258, TS_EFORMAT,
+     "of one layout"},
     /* What a model says to them. */
     {"{" PAIR("lora_unet_mid_block_attentions_9_transformer_blocks_0_attn1_to_q") "}", 256, TS_EFORMAT,
      "no such layer"},
@@ -239,6 +246,58 @@ static void a_file_is_taken_or_refused_with_the_reason(void **state) {
     ts_weights_free(base);
     ts_lora_free(l);
     free(file);
+}
+
+/* An adapter of PEFT's own, with another configuration beside it; text NULL: none. */
+typedef struct adapter_case {
+    const char *text;
+    ts_code code;
+    const char *word;
+} adapter_case;
+
+static const adapter_case adapters[] = {
+    {"{}", TS_OK, ""},
+    {"{\"lora_alpha\": 4, \"r\": 3}", TS_OK, ""},
+    {NULL, TS_EFORMAT, "adapter_config.json"},
+    {"{", TS_EFORMAT, "adapter_config.json"},
+    {"{\"lora_alpha\": \"4\"}", TS_EFORMAT, "alpha"},
+    {"{\"lora_alpha\": 4, \"peft_type\": \"LOHA\"}", TS_EUNSUPPORTED, "peft_type"},
+    {"{\"lora_alpha\": 4, \"peft_type\": 5}", TS_EUNSUPPORTED, "peft_type"},
+    {"{\"lora_alpha\": 4, \"use_dora\": true}", TS_EUNSUPPORTED, "DoRA"},
+};
+
+static void an_adapter_is_read_with_its_configuration(void **state) {
+    const adapter_case *c = *state;
+    char folder[] = "/tmp/tessera_adapter_XXXXXX";
+    assert_non_null(mkdtemp(folder));
+    char *from = fixture_path("loras/adapter_text/adapter_model.safetensors"), *bytes;
+    char *model = ts_path_join(folder, "adapter_model.safetensors"),
+         *config = ts_path_join(folder, "adapter_config.json");
+    size_t n;
+    ts_error e = {0};
+    must(ts_read_file(from, (size_t)1 << 20, &bytes, &n, &e), &e);
+    must(ts_write_file(model, bytes, n, &e), &e);
+    if (c->text) must(ts_write_file(config, c->text, strlen(c->text), &e), &e);
+    const char *const paths[] = {folder, model}; /* the folder, or the file in it */
+    for (int i = 0; i < 2; i++) {
+        ts_lora *l = NULL;
+        e = (ts_error){0};
+        ts_code rc = ts_lora_open(paths[i], &l, &e);
+        if (rc != c->code || (rc && (!strstr(e.message, c->word) || !strstr(e.message, folder))))
+            fail_msg("%s: \"%s\", without %s", ts_code_name(rc), e.message, c->word);
+        for (size_t k = 0; l && k < ts_lora_count(l); k++) {
+            assert_int_equal(ts_lora_at(l, k)->part, TS_LORA_TEXT);
+            assert_true(fabs(ts_lora_at(l, k)->factor - (strstr(c->text, "alpha") ? 4.0 / 3 : 1)) < 1e-9);
+        }
+        ts_lora_free(l);
+    }
+    unlink(config);
+    unlink(model);
+    rmdir(folder);
+    free(config);
+    free(model);
+    free(bytes);
+    free(from);
 }
 
 /* A file for another kind of model. */
@@ -277,6 +336,9 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < sizeof refusals / sizeof *refusals; i++)
         test_add(&tests, a_file_is_taken_or_refused_with_the_reason, &refusals[i], 0, "file %zu: %s", i,
                  refusals[i].code ? refusals[i].word : "taken");
+    for (size_t i = 0; i < sizeof adapters / sizeof *adapters; i++)
+        test_add(&tests, an_adapter_is_read_with_its_configuration, &adapters[i], 0, "adapter %zu: %s", i,
+                 adapters[i].code ? adapters[i].word : "taken");
     test_add(&tests, a_second_text_encoder_is_asked_for, NULL, 0,
              "a file for another kind of model is refused");
     int failed = test_run(&tests, "loras");

@@ -33,6 +33,10 @@ ts_code ts_group_check(const ts_group *group, const ts_model *model, const ts_sh
     return TS_OK;
 }
 
+char *ts_lora_find(const char *folder, const char *name) {
+    return ts_format("%s/%s.safetensors", folder, name);
+}
+
 void ts_lora_uses_free(ts_lora_use uses[TS_MAX_LORAS]) {
     for (int i = 0; i < TS_MAX_LORAS; i++) free((char *)(uintptr_t)uses[i].path);
 }

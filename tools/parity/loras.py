@@ -4,7 +4,8 @@ import json
 
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
@@ -100,7 +101,8 @@ def peft_adapters(pipe, parts, dtype):
                 seed += 1
                 p.copy_(common.randn(p.shape, seed, 0.25 if "lora_B" in n else p[0].numel() ** -0.5).to(dtype))
         found |= {f"{part}.{k}": v.to(dtype) for k, v in get_peft_model_state_dict(module).items()}
-        config = {k: sorted(v) if isinstance(v, set) else v for k, v in module.peft_config["default"].to_dict().items()}
+        config = module.peft_config["default"].to_dict() | {"base_model_name_or_path": part}
+        config = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
         metadata |= {f"{part}.{k}": v for k, v in config.items()}
     return found, metadata
 
@@ -134,6 +136,29 @@ def old_sd1(pipe):
     return out, None
 
 
+def save_adapter(module, path, seed, **config):
+    """A folder as peft's own save_pretrained writes it."""
+    adapted = get_peft_model(module, LoraConfig(**config))
+    for n, p in adapted.named_parameters():
+        if ".lora_" in n:
+            seed += 1
+            p.data.copy_(common.randn(p.shape, seed, 0.25 if "lora_B" in n else p[0].numel() ** -0.5).half())
+    adapted.half().save_pretrained(path)
+    (path / "README.md").unlink()
+    (path / "adapter_model.safetensors").chmod(0o644)
+    # What depends on the run: where the model lay, the order of a set.
+    config = path / "adapter_config.json"
+    told = json.loads(config.read_text())
+    told |= {"base_model_name_or_path": None, "target_modules": sorted(told["target_modules"])}
+    common.save_json(config, told)
+
+
+ADAPTERS = {
+    "adapter_unet": ("unet", dict(r=2, lora_alpha=3, target_modules=[*ATTENTION, "conv1"], use_rslora=True,
+                                  alpha_pattern={"down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": 1})),
+    "adapter_text": ("text_encoder", dict(r=3, lora_alpha=4, target_modules=["q_proj", "out_proj", "fc1"])),
+}
+
 FILES = {"kohya_sd1": kohya_sd1, "locon_sd1": locon_sd1, "sgm_xl": sgm_xl, "peft_sd1": peft_sd1, "peft_xl": peft_xl,
          "old_sd1": old_sd1}
 # name, pipeline, files with their scales
@@ -141,6 +166,7 @@ CASES = [("kohya", "sd1", {"kohya_sd1": 1.0}), ("kohya at -0.5", "sd1", {"kohya_
          ("locon", "sd1", {"locon_sd1": 0.75}), ("peft", "sd1", {"peft_sd1": 1.0}), ("old", "sd1", {"old_sd1": 0.8}),
          ("two files", "sd1", {"kohya_sd1": 0.6, "old_sd1": -0.3}), ("sgm", "xl", {"sgm_xl": 0.9}),
          ("peft of xl", "xl", {"peft_xl": 1.0})]
+ADAPTED = ("peft's own", "sd1", {"adapter_unet": 0.7, "adapter_text": 1.0})
 
 
 def fused(kind, files):
@@ -156,6 +182,20 @@ def fused(kind, files):
     return pipe
 
 
+def adapted(kind, folders):
+    """With the adapters merged by peft, whose scale is that of its layers."""
+    pipe = open_pipeline(kind)
+    for name, scale in folders.items():
+        part = ADAPTERS[name][0]
+        module = PeftModel.from_pretrained(getattr(pipe, part), common.folder("loras") / name)
+        for m in module.modules():
+            if isinstance(m, LoraLayer):
+                m.scale_layer(scale)
+        setattr(pipe, part, module.merge_and_unload())
+    unet_models.round_to_half(pipe.unet)
+    return pipe
+
+
 def main():
     cases, tensors, path = [], {}, common.folder("loras")
     for name, make in FILES.items():
@@ -165,8 +205,10 @@ def main():
         save_file({k: v.contiguous().clone() for k, v in state.items()}, path / f"{name}.safetensors",
                   metadata={"format": "pt", **metadata})
         (path / f"{name}.safetensors").chmod(0o644)
-    for name, kind, files in CASES:
-        pipe = fused(kind, files)
+    for name, (part, config) in ADAPTERS.items():
+        save_adapter(getattr(open_pipeline("sd1"), part), path / name, 4000, **config)
+    for name, kind, files in [*CASES, ADAPTED]:
+        pipe = adapted(kind, files) if name == ADAPTED[0] else fused(kind, files)
         plain = open_pipeline(kind)
         found = pipelines.run(pipe, CASE, kind == "xl")
         before = pipelines.run(plain, CASE, kind == "xl")
@@ -177,7 +219,8 @@ def main():
         changed = common.rel_l2(before["latents"][-1:], found["latents"][-1:])
         print(name, f"latents {found['latents'][-1].std():.2f}, changed by {changed:.2f}")
         cases.append({"name": name, "folder": f"pipeline_{kind}", "io": f"unet_{kind}.safetensors",
-                      "files": [{"file": f"loras/{f}.safetensors", "scale": s} for f, s in files.items()],
+                      "files": [{"file": f"loras/{f}" if f in ADAPTERS else f"loras/{f}.safetensors", "scale": s}
+                                for f, s in files.items()],
                       "request": CASE, "changed": changed})
     common.save_tensors(common.folder() / "loras.safetensors", tensors)
     common.save_json(common.folder() / "loras.json", cases)

@@ -1,0 +1,20 @@
+/* Keys of LoRA files, in all the ways that engine/lora.h lists. Private to lora.c. */
+#ifndef TS_ENGINE_LORA_KEY_H
+#define TS_ENGINE_LORA_KEY_H
+
+#include "engine/lora.h"
+
+typedef enum ts_lora_role { TS_LORA_DOWN, TS_LORA_UP, TS_LORA_ALPHA } ts_lora_role;
+
+typedef struct ts_lora_key {
+    ts_lora_part part;
+    ts_lora_role role;
+    char *layer;  /* free() it; the layer's name in today's words, its dots as underscores */
+    bool adapter; /* as PEFT itself writes it */
+} ts_lora_key;
+
+/* TS_EFORMAT for what is no key of a LoRA, TS_EUNSUPPORTED for one of a kind that is not offered, both naming
+ * it; TS_ENOMEM. *ret is good only after TS_OK. Any thread. */
+ts_code ts_lora_key_read(const char *key, ts_lora_key *ret, ts_error *e);
+
+#endif
