@@ -1,7 +1,6 @@
 /* The legs of a job: which images the U-Net runs from where to where, and how one leg goes on from another.
  */
 #include <math.h>
-#include <string.h>
 #include "base/clock.h"
 #include "engine/guidance.h"
 #include "engine/patch.h"
@@ -99,6 +98,7 @@ static void adopt(ts_run *run, ts_plan *plan, const int *keep, int count, bool g
     const bool halves = run->layout.branches == 1;
     const int had = halves && guided ? count : 0; /* unconditional images, which come first */
     const int has = halves && run->guided ? run->count : 0;
+    ts_assert(had || !has || run->next <= run->warmup || run->job->shape.parallel.mode == TS_MODE_NAIVE);
     for (int k = 0; k < has; k++) image[k] = had ? keep[k] : TS_NO_IMAGE;
     for (int k = 0; k < run->count; k++) image[has + k] = had + keep[k];
     for (int r = 0; r < run->ranks; r++) ts_program_adopt(plan->program[r], run->unet->program[r], image);
@@ -121,6 +121,7 @@ static ts_code next_leg(ts_run *run, ts_error *e) {
     if (!rc) rc = ts_model_check(run->model, e);
     run->job->stats.compile_s += ts_seconds(ts_now_ns() - t0);
     if (rc) return rc;
+    /* The same programs: one image each, or nothing that is stale. */
     if (run->unet && plan != run->unet) adopt(run, plan, keep, had, guided);
     run->unet = plan;
     return TS_OK;

@@ -1,7 +1,6 @@
 /* A rank's rows of a job: where they come from, what a mask keeps of them, where they go. */
 #include "engine/patch.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/alloc.h"

@@ -1,8 +1,8 @@
-/* What one rank has of a job: its own rows of everything that the sampler touches. Private to patch.c,
- * combine.c and denoise.c.
+/* What one rank has of a job: its own rows of everything that the sampler touches. Private to the parts of a run
+ * (engine/run.h).
  *
- * Arrays of rows are float32 [pictures of the leg][rows][w][channels]. All is used by the rank's own thread,
- * but for ts_patch_keep and ts_patch_free, when the ranks are idle. */
+ * Arrays of rows are float32 [pictures of the leg][rows][w][channels]. All is used by the rank's own thread, but for
+ * ts_patch_keep and ts_patch_free, when the ranks are idle. */
 #ifndef TS_ENGINE_PATCH_H
 #define TS_ENGINE_PATCH_H
 

@@ -169,7 +169,7 @@ static ts_plan *trim(ts_group *g) {
     ts_plan *keep = NULL; /* the last of the plans that fit */
     for (ts_plan *p = g->plans; p; keep = p, p = p->next) {
         bytes += p->bytes;
-        /* A job uses two plans at once: its U-Net's and its decoder's. */
+        /* A job uses two plans at once: its U-Net's and its decoder's, or those of two legs. */
         if (bytes <= PLAN_BUDGET || p == g->plans || p == g->plans->next) continue;
         keep->next = NULL;
         return p;

@@ -38,8 +38,8 @@ ts_code ts_program_run_once(ts_program *p, ts_error *e);
 ts_code ts_program_run(ts_program *p, ts_transport *transport, int rank, ts_evaluation evaluation, ts_error *e);
 
 /* Goes on where `from` stopped, with other images: image k of p is image[k] of from, or TS_NO_IMAGE for one that was not
- * there; then the next evaluation must be fresh. Both were built from the same model for the same rows and patch; what
- * peers have sent is taken over. Neither is running. */
+ * there; then the next evaluation must be fresh, unless nothing is exchanged. Both were built from the same model for the
+ * same rows and patch; what peers have sent is taken over. Neither is running. */
 #define TS_NO_IMAGE (-1)
 void ts_program_adopt(ts_program *p, const ts_program *from, const int *image);
 

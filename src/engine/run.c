@@ -2,7 +2,6 @@
 #include "engine/patch.h"
 
 #include <limits.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/alloc.h"

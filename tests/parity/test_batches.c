@@ -93,9 +93,10 @@ static void album_free(album *a) {
 
 static void hold_alone(const album *a, int i, studio s, const batch_case *k) {
     ts_shape shape = shape_of(k);
-    shot alone = studio_shoot(s, &shape, &requests[i]);
+    const ts_picture request = {.params = a->pictures[i].params};
+    shot alone = studio_shoot(s, &shape, &request);
     must(a->shots[i].error.code, &a->shots[i].error);
-    assert_close(requests[i].params.prompt, a->shots[i].latents, alone.latents, 1e-4);
+    assert_close(request.params.prompt, a->shots[i].latents, alone.latents, 1e-4);
     for (size_t n = 0; n < (size_t)32 * 256 * 3; n++)
         assert_true(abs(a->shots[i].rgb[n] - alone.rgb[n]) <= 1);
     shot_free(alone);
@@ -209,9 +210,29 @@ static void unconditional_images_run_only_where_they_count(void **state) {
     studio_close(s);
 }
 
+/* The first picture is guided throughout. When it leaves, those that stay move up, and their guidance ends,
+ * or begins later, at the same time. */
+static void a_batch_shrinks_where_guidance_ends(void **state) {
+    const interval_case *c = *state;
+    studio s = studio_open("pipeline_sd1", &ts_backend_cpu, c->k.ranks);
+    album a;
+    ts_error e = {0};
+    album_open(&a, c->k.leaves);
+    a.pictures[0].params.guidance_interval = (ts_interval){0};
+    a.pictures[1].params.guidance_interval = a.pictures[2].params.guidance_interval = c->interval;
+    must(album_run(&a, s, &c->k, &e), &e);
+    assert_int_equal(a.shots[0].error.code, TS_ECANCELLED);
+    for (int i = 1; i < COUNT; i++) hold_alone(&a, i, s, &c->k);
+    album_free(&a);
+    studio_close(s);
+}
+
 static void add_intervals(test_list *tests) {
-#define PCPP(w)                                                                                              \
-    { .mode = TS_MODE_PCPP, .partial = 0.3, .warmup = w, .cfg_split = TS_CFG_SPLIT_OFF }
+#define PCPP(w, norm)                                                                                        \
+    {                                                                                                        \
+        .mode = TS_MODE_PCPP, .partial = 0.3, .warmup = w, .group_norm = TS_GROUP_NORM_##norm,               \
+        .cfg_split = TS_CFG_SPLIT_OFF                                                                        \
+    }
     static const interval_case cases[] = {
         {{"one rank", 1, {.mode = TS_MODE_SINGLE}, "dpmpp_2m", 0}, {0.34, 0.67}, 3},
         {{"one rank", 1, {.mode = TS_MODE_SINGLE}, "euler_a", 0}, {0.45, 0.78}, 3 + 2},
@@ -222,17 +243,33 @@ static void add_intervals(test_list *tests) {
         {{"two ranks, naive", 2, {.mode = TS_MODE_NAIVE, .cfg_split = TS_CFG_SPLIT_OFF}, "ddim", 0},
          {0.34, 0.67},
          3},
-        {{"three ranks, pcpp, it begins in the warm-up", 3, PCPP(3), "ddim", 0}, {0.34, 0.67}, 3},
-        {{"three ranks, pcpp, it begins after the warm-up", 3, PCPP(2), "ddim", 0}, {0.34, 0.67}, 3 + 3},
+        {{"three ranks, pcpp, it begins in the warm-up", 3, PCPP(3, CORRECTED), "ddim", 0}, {0.34, 0.67}, 3},
+        {{"three ranks, pcpp, it begins after the warm-up", 3, PCPP(2, CORRECTED), "ddim", 0},
+         {0.34, 0.67},
+         3 + 3},
+        {{"three ranks, pcpp, stale", 3, PCPP(3, STALE), "ddim", 0}, {0.34, 0.67}, 3},
         {{"two branches", 2, {.mode = TS_MODE_PCPP, .cfg_split = TS_CFG_SPLIT_ON}, "ddim", 0},
          {0.34, 0.67},
          STEPS},
+    };
+    static const interval_case shrinking[] = {
+        {{"one rank", 1, {.mode = TS_MODE_SINGLE}, "euler", 3}, {0, 0.5}, 0},
+        {{"one rank", 1, {.mode = TS_MODE_SINGLE}, "euler", 1}, {0.78, 1}, 0},
+        {{"three ranks, pcpp, corrected", 3, PCPP(1, CORRECTED), "ddim", 3}, {0, 0.5}, 0},
+        {{"three ranks, pcpp, stale", 3, PCPP(1, STALE), "ddim", 3}, {0, 0.5}, 0},
+        {{"three ranks, pcpp, it begins in the warm-up", 3, PCPP(7, CORRECTED), "ddim", 1}, {0.78, 1}, 0},
+        {{"two branches", 2, {.mode = TS_MODE_PCPP, .cfg_split = TS_CFG_SPLIT_ON}, "ddim", 3}, {0, 0.5}, 0},
     };
 #undef PCPP
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         test_add(tests, unconditional_images_run_only_where_they_count, &cases[i], sizeof cases[i],
                  "%s, %s: guided from %g to %g", cases[i].k.how, cases[i].k.sampler, cases[i].interval.from,
                  cases[i].interval.to);
+    for (size_t i = 0; i < sizeof shrinking / sizeof *shrinking; i++)
+        test_add(tests, a_batch_shrinks_where_guidance_ends, &shrinking[i], sizeof shrinking[i],
+                 "%s, %s: one leaves after %d, the others are guided from %g to %g", shrinking[i].k.how,
+                 shrinking[i].k.sampler, shrinking[i].k.leaves, shrinking[i].interval.from,
+                 shrinking[i].interval.to);
 }
 
 int main(int argc, char **argv) {
