@@ -89,8 +89,9 @@ ts_code ts_plan_euler(const ts_schedule_config *c, const float *alphas, int step
 
 /* ---- DPM-Solver++ ---- */
 
-/* The SDE of the third order is k-diffusion's sample_dpmpp_3m_sde. In diffusers' the weight of D2 has another
- * sign in it and goes to 1 instead of to 0 as the steps get shorter. All else is diffusers'. */
+/* The SDE of the third order is k-diffusion's sample_dpmpp_3m_sde: its steps of the second order are of the
+ * other form, the last ones of no lower order, and the weight of D2 vanishes as the steps get shorter, where
+ * diffusers' has another sign in it and goes to 1. All else is diffusers'. */
 typedef struct dpm_solver {
     int order;
     bool sde;
@@ -101,7 +102,8 @@ typedef struct dpm_solver {
 /* known: predictions, that of row i included. */
 static int order_of_row(const ts_schedule_config *c, const ts_levels *l, dpm_solver s, int i, int known) {
     bool last = i == l->count - 1;
-    if (s.order == 1 || known == 1 ||
+    /* Karras' levels may end with the same one twice. */
+    if (s.order == 1 || known == 1 || l->sigma[i + 1] == l->sigma[i] ||
         (last && (c->euler_at_final || s.few || c->final_sigmas_type == TS_FINAL_ZERO)))
         return 1;
     return s.order == 2 || known == 2 || (s.few && i == l->count - 2) ? 2 : 3;

@@ -466,6 +466,16 @@ static void a_plan_has_rows_for_1_to_1000_steps_or_says_why_not(void **state) {
     ts_schedule_config c = config_text("{\"num_train_timesteps\":10,\"timestep_spacing\":\"leading\"}");
     ts_sampler_plan *plan = NULL;
     ts_error e = {0};
+    /* Karras' last level and the least of the schedule, which comes after it, are the same number. */
+    c = config_text("{\"final_sigmas_type\":\"sigma_min\",\"use_karras_sigmas\":true}");
+    static const char *const solvers[] = {"dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m_sde"};
+    for (int steps = 2; steps < 40; steps++)
+        for (size_t i = 0; i < 3; i++) {
+            must(ts_sampler_plan_new(ts_sampler_find(solvers[i]), &c, steps, 0, &plan, &e), &e);
+            free(plan);
+        }
+    plan = NULL;
+    c = config_text("{\"num_train_timesteps\":10,\"timestep_spacing\":\"leading\"}");
     assert_int_equal(ts_sampler_plan_new(ts_sampler_find("ddim"), &c, 11, 0, &plan, &e), TS_EINVAL);
     c = config_text("{\"timestep_spacing\":\"leading\",\"steps_offset\":1}");
     assert_int_equal(ts_sampler_plan_new(ts_sampler_find("ddim"), &c, 1000, 0, &plan, &e), TS_EINVAL);
