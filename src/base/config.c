@@ -52,7 +52,7 @@ static const ts_option options[] = {
     {"models", "lora", TS_OPTION_LIST, 0, 0, "", NULL,
      "file, or folder of an adapter, or that and :SCALE, of a LoRA that is fused into the first model; may come up to four times", AT(models, lora)},
     {"models", "lora_folder", TS_OPTION_TEXT, 0, 0, "", NULL,
-     "folder of the LoRA files that requests can name; empty: none", AT(models, lora_folder)},
+     "folder of the LoRAs that requests can name; empty: none", AT(models, lora_folder)},
     {"models", "embeddings_folder", TS_OPTION_TEXT, 0, 0, "", NULL,
      "folder of textual inversion embeddings (.safetensors) that prompts can name; empty: none",
      AT(models, embeddings_folder)},

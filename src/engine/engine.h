@@ -39,6 +39,9 @@ ts_code ts_model_replace_vae(ts_model *m, const char *path, ts_error *e);
  * it. That need not exist; then it is the first. free() it; NULL: no memory. Any thread. */
 char *ts_lora_find(const char *folder, const char *name);
 
+/* Where the configuration of the LoRA file would lie if it were an adapter's, beside it. free() it; NULL: no memory. */
+char *ts_lora_config(const char *path);
+
 /* A LoRA file or an adapter's folder (engine/lora.h) and how much of it. */
 typedef struct ts_lora_use {
     const char *path;

@@ -1,5 +1,4 @@
 /* Reading: from tensors to modules. */
-#include "engine/lora_key.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -8,6 +7,8 @@
 #include "base/alloc.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "engine/engine.h"
+#include "engine/lora_key.h"
 
 static const ts_json_limits metadata_limits = {.depth = 4, .values = 200000};
 
@@ -30,6 +31,7 @@ struct ts_lora {
     entry *entries; /* own the layers' names */
     size_t entry_count;
     ts_lora_module *modules;
+    const ts_lora_key **keys; /* by module, of one of its tensors */
     size_t count;
     bool adapter; /* of PEFT's own; then all keys are */
 };
@@ -114,10 +116,12 @@ static ts_code check_module(const ts_lora_module *m, ts_error *e) {
 /* Each module's factor is its alpha for now, or not a number where no tensor says it. */
 static ts_code read_modules(ts_lora *l, ts_error *e) {
     l->modules = ts_array0(ts_lora_module, l->entry_count);
-    if (!l->modules) return ts_fail(e, TS_ENOMEM, "reading a LoRA");
+    l->keys = ts_array0(const ts_lora_key *, l->entry_count);
+    if (!l->modules || !l->keys) return ts_fail(e, TS_ENOMEM, "reading a LoRA");
     for (size_t i = 0; i < l->entry_count;) {
         const entry *first = &l->entries[i];
-        ts_lora_module *m = &l->modules[l->count++];
+        ts_lora_module *m = &l->modules[l->count];
+        l->keys[l->count++] = &first->is;
         *m = (ts_lora_module){
             .part = first->is.part, .layer = first->is.layer, .key = first->key, .factor = NAN};
         for (; i < l->entry_count && !compare_layers(first, &l->entries[i]); i++) {
@@ -150,27 +154,55 @@ static const cJSON *setting(const ts_lora *l, const cJSON *config, ts_lora_part 
     return cJSON_GetObjectItemCaseSensitive(config, l->adapter ? name : key);
 }
 
-/* A pattern's key names a layer or ends the names of several. */
-static bool names_layer(const char *pattern, const char *layer) {
-    size_t n = strlen(layer), k = strlen(pattern);
-    if (!k || k > n || (k < n && layer[n - k - 1] != '_')) return false;
-    for (size_t i = 0; i < k; i++)
-        if ((pattern[i] == '.' ? '_' : pattern[i]) != layer[n - k + i]) return false;
-    return true;
+/* PEFT takes a pattern's key for a regular expression, which a layer's name, or its end behind a dot, has to
+ * match. Those that are a plain name are understood. */
+static bool is_plain(const char *pattern) {
+    return *pattern && strspn(pattern, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.") ==
+                           strlen(pattern);
 }
 
-static ts_code alpha_of(const ts_lora *l, const cJSON *config, const ts_lora_module *m, double *ret,
+static bool names_layer(const char *pattern, const ts_lora_key *layer) {
+    const size_t n = layer->name_bytes, k = strlen(pattern);
+    return k <= n && !memcmp(layer->name + n - k, pattern, k) && (k == n || layer->name[n - k - 1] == '.');
+}
+
+static ts_code alpha_of(const ts_lora *l, const cJSON *config, const ts_lora_key *layer, double *ret,
                         ts_error *e) {
-    const cJSON *v = setting(l, config, m->part, "lora_alpha"), *p;
-    cJSON_ArrayForEach(p, setting(l, config, m->part, "alpha_pattern")) {
-        if (!names_layer(p->string, m->layer)) continue;
+    const cJSON *v = setting(l, config, layer->part, "lora_alpha"), *p;
+    cJSON_ArrayForEach(p, setting(l, config, layer->part, "alpha_pattern")) {
+        if (!names_layer(p->string, layer)) continue;
         v = p;
         break;
     }
     if (!v || cJSON_IsNull(v)) return TS_OK;
     if (!cJSON_IsNumber(v) || !isfinite(v->valuedouble))
-        return ts_fail(e, TS_EFORMAT, "the alpha of %.200s is not a number", m->layer);
+        return ts_fail(e, TS_EFORMAT, "the alpha of %.200s is not a number", layer->layer);
     *ret = v->valuedouble;
+    return TS_OK;
+}
+
+/* What makes another kind of change of the same tensors: PEFT's settings that must be null or false, */
+static const char *const not_offered[] = {"use_dora",      "use_qalora",   "use_bdlora",
+                                          "lora_bias",     "kasa_config",  "monteclora_config",
+                                          "velora_config", "arrow_config", "layer_replication"};
+/* and beginnings that take away from the model's own weights what they put into the LoRA. */
+static const char *const initial[] = {"pissa", "olora", "corda", "lora_ga", "loftq"};
+
+static ts_code check_settings(const ts_lora *l, const cJSON *config, ts_lora_part part, ts_error *e) {
+    for (size_t i = 0; i < sizeof not_offered / sizeof *not_offered; i++) {
+        const cJSON *v = setting(l, config, part, not_offered[i]);
+        if (v && !cJSON_IsNull(v) && !cJSON_IsFalse(v))
+            return ts_fail(e, TS_EUNSUPPORTED, "%s is not offered", not_offered[i]);
+    }
+    const cJSON *init = setting(l, config, part, "init_lora_weights"), *patterns, *p;
+    for (size_t i = 0; i < sizeof initial / sizeof *initial; i++)
+        if (cJSON_IsString(init) && !strncmp(init->valuestring, initial[i], strlen(initial[i])))
+            return ts_fail(e, TS_EUNSUPPORTED, "init_lora_weights of %s is not offered", initial[i]);
+    patterns = setting(l, config, part, "alpha_pattern");
+    if (patterns && !cJSON_IsObject(patterns) && !cJSON_IsNull(patterns))
+        return ts_fail(e, TS_EFORMAT, "alpha_pattern is no object");
+    cJSON_ArrayForEach(p, patterns) if (!is_plain(p->string)) return ts_fail(
+        e, TS_EUNSUPPORTED, "alpha_pattern: %.100s is no plain name", p->string);
     return TS_OK;
 }
 
@@ -178,13 +210,15 @@ static ts_code read_factors(ts_lora *l, const cJSON *config, ts_error *e) {
     const cJSON *kind = l->adapter ? cJSON_GetObjectItemCaseSensitive(config, "peft_type") : NULL;
     if (kind && !(cJSON_IsString(kind) && !strcmp(kind->valuestring, "LORA")))
         return ts_fail(e, TS_EUNSUPPORTED, "a peft_type other than LORA is not offered");
-    for (int part = 0; part < TS_LORA_PARTS; part++)
-        if (cJSON_IsTrue(setting(l, config, (ts_lora_part)part, "use_dora")))
-            return ts_fail(e, TS_EUNSUPPORTED, "DoRA is not offered");
+    if (config && !cJSON_IsObject(config)) return ts_fail(e, TS_EFORMAT, "it is no object");
+    for (int part = 0; part < TS_LORA_PARTS; part++) {
+        ts_code rc = check_settings(l, config, (ts_lora_part)part, e);
+        if (rc) return rc;
+    }
     for (size_t i = 0; i < l->count; i++) {
         ts_lora_module *m = &l->modules[i];
         const double rank = (double)m->down->shape[0];
-        ts_code rc = isnan(m->factor) ? alpha_of(l, config, m, &m->factor, e) : TS_OK;
+        ts_code rc = isnan(m->factor) ? alpha_of(l, config, l->keys[i], &m->factor, e) : TS_OK;
         if (rc) return rc;
         if (isnan(m->factor)) m->factor = rank;
         m->factor /= cJSON_IsTrue(setting(l, config, m->part, "use_rslora")) ? sqrt(rank) : rank;
@@ -202,8 +236,7 @@ static ts_code read_config(const ts_lora *l, char **ret_text, const char **ret_n
         if (text && !(*ret_text = ts_strdup(text))) return ts_fail(e, TS_ENOMEM, "reading a LoRA");
         return TS_OK;
     }
-    const char *slash = strrchr(l->path, '/');
-    char *path = ts_format("%.*s%s", slash ? (int)(slash + 1 - l->path) : 0, l->path, ADAPTER_CONFIG);
+    char *path = ts_lora_config(l->path);
     if (!path) return ts_fail(e, TS_ENOMEM, "reading a LoRA");
     ts_code rc = ts_read_file(path, CONFIG_BYTES, ret_text, NULL, e);
     if (rc == TS_ENOTFOUND)
@@ -211,7 +244,7 @@ static ts_code read_config(const ts_lora *l, char **ret_text, const char **ret_n
                      "an adapter of PEFT, whose alpha is in the %s beside it, which is not there",
                      ADAPTER_CONFIG);
     free(path);
-    return rc;
+    return rc == TS_ETOOLARGE ? TS_EFORMAT : rc;
 }
 
 static ts_code find_factors(ts_lora *l, ts_error *e) {
@@ -248,6 +281,11 @@ static ts_code read_file(const char *path, ts_safetensors *file, ts_lora **ret, 
     }
     *ret = l;
     return TS_OK;
+}
+
+char *ts_lora_config(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return ts_format("%.*s%s", slash ? (int)(slash + 1 - path) : 0, path, ADAPTER_CONFIG);
 }
 
 char *ts_lora_find(const char *folder, const char *name) {
@@ -291,6 +329,7 @@ void ts_lora_free(ts_lora *l) {
     for (size_t i = 0; i < l->entry_count; i++) free(l->entries[i].is.layer);
     free(l->entries);
     free(l->modules);
+    free(l->keys);
     free(l->path);
     ts_safetensors_free(l->file);
     free(l);

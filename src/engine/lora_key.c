@@ -126,6 +126,8 @@ ts_code ts_lora_key_read(const char *key, ts_lora_key *ret, ts_error *e) {
     const char *end = key + n - strlen(endings[i].text);
     if (layer >= end) return ts_fail(e, TS_EFORMAT, "%.200s names no layer", key);
     ret->role = endings[i].role;
-    ret->layer = layer_of(layer, (size_t)(end - layer), ret->part);
+    ret->name = layer;
+    ret->name_bytes = (size_t)(end - layer);
+    ret->layer = layer_of(layer, ret->name_bytes, ret->part);
     return ret->layer ? TS_OK : ts_fail(e, TS_ENOMEM, "reading a LoRA");
 }

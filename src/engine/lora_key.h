@@ -10,6 +10,8 @@ typedef struct ts_lora_key {
     ts_lora_part part;
     ts_lora_role role;
     char *layer;  /* free() it; the layer's name in today's words, its dots as underscores */
+    const char *name; /* as it stands in the key, name_bytes long */
+    size_t name_bytes;
     bool adapter; /* as PEFT itself writes it */
 } ts_lora_key;
 

@@ -92,12 +92,24 @@ void ts_lora_uses_free(ts_lora_use uses[TS_MAX_LORAS]) {
     for (int i = 0; i < TS_MAX_LORAS; i++) free((char *)(uintptr_t)uses[i].path);
 }
 
-/* The file's name without its extension. */
+/* The last part of the path's first n bytes; *ret_n: its length. */
+static const char *last_part(const char *path, size_t n, size_t *ret_n) {
+    while (n > 1 && path[n - 1] == '/') n--;
+    size_t at = n;
+    while (at && path[at - 1] != '/') at--;
+    *ret_n = n - at;
+    return path + at;
+}
+
+/* The file's name without its extension; of an adapter, its folder's. */
 static void name_of(const char *path, char ret[TS_LORA_NAME_BYTES]) {
-    static const char extension[] = ".safetensors";
-    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-    size_t n = strlen(name), k = sizeof extension - 1;
-    if (n > k && !strcmp(name + n - k, extension)) n -= k;
+    static const char extension[] = ".safetensors", adapter[] = "adapter_model.safetensors";
+    size_t n, k = sizeof extension - 1;
+    const char *name = last_part(path, strlen(path), &n);
+    if (n == sizeof adapter - 1 && !memcmp(name, adapter, n) && name > path)
+        name = last_part(path, (size_t)(name - path), &n);
+    else if (n > k && !memcmp(name + n - k, extension, k))
+        n -= k;
     snprintf(ret, TS_LORA_NAME_BYTES, "%.*s", (int)(n < TS_LORA_NAME_BYTES ? n : TS_LORA_NAME_BYTES - 1),
              name);
 }

@@ -44,9 +44,9 @@ static ts_code make(const ts_sched *s, ts_model *base, const ts_shape *shape, ts
     }
     if (!rc) rc = ts_model_vary(base, uses, (size_t)shape->lora_count, ret, e);
     ts_lora_uses_free(uses);
+    if (rc) hide_folder(s, e);
     /* What is wrong with a file is wrong with the request that names it. */
     if (rc != TS_ENOTFOUND && rc != TS_EFORMAT && rc != TS_EUNSUPPORTED) return rc;
-    hide_folder(s, e);
     e->code = rc = rc == TS_EFORMAT ? TS_EINVAL : rc;
     strcpy(e->param, "loras");
     return rc;

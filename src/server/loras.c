@@ -20,23 +20,37 @@ static bool is_name(const char *name) {
     return true;
 }
 
+/* Tells a file from one that has taken its place. */
+static uint64_t stamp_of(const struct stat *st) {
+    return (uint64_t)st->st_mtim.tv_sec * 1000000000u + (uint64_t)st->st_mtim.tv_nsec + (uint64_t)st->st_ino;
+}
+
+/* Of what a LoRA consists of: an adapter's alpha is in another file. */
+static ts_code stamp_all(const char *path, uint64_t *ret, ts_error *e) {
+    struct stat st;
+    if (stat(path, &st) || !S_ISREG(st.st_mode)) return TS_ENOTFOUND;
+    *ret = stamp_of(&st);
+    char *config = ts_lora_config(path);
+    if (!config) return ts_fail(e, TS_ENOMEM, "there is no memory for the request");
+    if (!stat(config, &st)) *ret += stamp_of(&st);
+    free(config);
+    return TS_OK;
+}
+
 ts_code ts_loras_find(const char *folder, const char *name, ts_lora_ref *ret, ts_error *e) {
     if (!is_name(name))
         return ts_fail_param(e, TS_EINVAL, "loras",
                              "a name of 1 to %d bytes as GET /v1/loras lists it is wanted",
                              TS_LORA_NAME_BYTES - 1);
     char *path = ts_lora_find(folder, name);
-    struct stat st = {0};
-    ts_code rc = path ? TS_OK : ts_fail(e, TS_ENOMEM, "there is no memory for the request");
-    if (!rc && (stat(path, &st) || !S_ISREG(st.st_mode)))
+    /* Another file under the name is another LoRA: what was made of the old one is not used for it. */
+    ts_code rc =
+        path ? stamp_all(path, &ret->stamp, e) : ts_fail(e, TS_ENOMEM, "there is no memory for the request");
+    if (rc == TS_ENOTFOUND)
         rc = ts_fail_param(e, TS_ENOTFOUND, "loras", "there is no LoRA %s; GET /v1/loras lists them", name);
     free(path);
-    if (rc) return rc;
-    strcpy(ret->name, name);
-    /* Another file under the name is another LoRA: what was made of the old one is not used for it. */
-    ret->stamp =
-        (uint64_t)st.st_mtim.tv_sec * 1000000000u + (uint64_t)st.st_mtim.tv_nsec + (uint64_t)st.st_ino;
-    return TS_OK;
+    if (!rc) strcpy(ret->name, name);
+    return rc;
 }
 
 static int in_order(const void *a, const void *b) {

@@ -93,6 +93,26 @@ def test_an_adapter_that_peft_has_saved_is_a_folder(offering, tmp_path):
     assert made.pixels == generate(tmp_path, "--lora", f"{LORAS}/adapter_unet:0.5").pixels != generate(tmp_path).pixels
 
 
+def test_an_adapter_whose_alpha_is_changed_is_another(offering):
+    name, folder = {"loras": [{"name": "trained"}]}, offering.loras / "trained"
+    shutil.copytree(LORAS / "adapter_text", folder)
+    before = picture(offering.pictures(**REQUEST, **name)).pixels
+    config = (folder / "adapter_config.json").read_text()
+    (folder / "new").write_text(config.replace('"lora_alpha": 4', '"lora_alpha": 9'))
+    (folder / "new").rename(folder / "adapter_config.json")
+    assert picture(offering.pictures(**REQUEST, **name)).pixels != before
+    (folder / "adapter_config.json").write_text(" " * (1 << 20) + config)
+    error = check_error(offering.post({**REQUEST, **name}), 400, "loras", "invalid_value")
+    assert str(offering.loras) not in error["message"]
+    shutil.rmtree(folder)
+    check_error(offering.post({**REQUEST, **name}), 404, "loras", "not_found")
+
+
+@pytest.mark.parametrize("path", ["adapter_text", "adapter_text/", "adapter_text/adapter_model.safetensors"])
+def test_an_adapter_is_called_like_its_folder(tmp_path, path):
+    assert "<lora:adapter_text:0.5>" in generate(tmp_path, "--lora", f"{LORAS}/{path}:0.5").text["parameters"]
+
+
 def test_a_form_names_loras_too(offering):
     form = [("image", edits.picture()), *edits.BASE]
     made = edits.post(offering, [*form, ("loras[]", "kohya_sd1:0.5"), ("loras[]", "old_sd1")])

@@ -211,7 +211,9 @@ static const refusal refusals[] = {
     {"{" DOWN("[2,32,1]", 0, 128) "," UP("[32,2]", 128, 256) "}", 256, TS_EFORMAT, "fit together"},
     {"{" PAIR(Q) "," METADATA("{") "}", 256, TS_EFORMAT, "lora_adapter_metadata"},
     {"{" PAIR(Q) "," METADATA("{\\\"unet.lora_alpha\\\":\\\"1\\\"}") "}", 256, TS_EFORMAT, "alpha"},
-    {"{" PAIR(Q) "," METADATA("{\\\"unet.use_dora\\\":true}") "}", 256, TS_EUNSUPPORTED, "DoRA"},
+    {"{" PAIR(Q) "," METADATA("{\\\"unet.use_dora\\\":true}") "}", 256, TS_EUNSUPPORTED, "use_dora"},
+    {"{" PAIR(Q) "," METADATA("{\\\"unet.alpha_pattern\\\":[1]}") "}", 256, TS_EFORMAT, "alpha_pattern"},
+    {"{" PAIR(Q) "," METADATA("5") "}", 256, TS_EFORMAT, "object"},
     {"{\"base_model.model.a.lora_A.weight\":" T(
          "F16", "[2,32]", 0, 128) ",\"base_model.model.a.lora_B.weight\":" T("F16", "[32,2]", 128, 256) "}",
      256, TS_EFORMAT, "adapter_config.json"},
@@ -263,7 +265,16 @@ static const adapter_case adapters[] = {
     {"{\"lora_alpha\": \"4\"}", TS_EFORMAT, "alpha"},
     {"{\"lora_alpha\": 4, \"peft_type\": \"LOHA\"}", TS_EUNSUPPORTED, "peft_type"},
     {"{\"lora_alpha\": 4, \"peft_type\": 5}", TS_EUNSUPPORTED, "peft_type"},
-    {"{\"lora_alpha\": 4, \"use_dora\": true}", TS_EUNSUPPORTED, "DoRA"},
+    {"{\"lora_alpha\": 4, \"use_dora\": true}", TS_EUNSUPPORTED, "use_dora"},
+    {"{\"lora_alpha\": 4, \"use_dora\": false, \"kasa_config\": null, \"init_lora_weights\": \"gaussian\"}",
+     TS_OK, ""},
+    {"{\"lora_alpha\": 4, \"init_lora_weights\": \"pissa_niter_4\"}", TS_EUNSUPPORTED, "pissa"},
+    {"[]", TS_EFORMAT, "object"},
+    {"{\"alpha_pattern\": [1]}", TS_EFORMAT, "alpha_pattern"},
+    {"{\"alpha_pattern\": {\"q_(proj|x)\": 1}}", TS_EUNSUPPORTED, "alpha_pattern"},
+    {"{\"lora_alpha\": 4, \"alpha_pattern\": {\"proj\": 9, \"\u00e9\": 2}}", TS_EUNSUPPORTED,
+     "alpha_pattern"},
+    {"{\"lora_alpha\": 4, \"alpha_pattern\": {\"proj\": 9, \"c1\": 8}}", TS_OK, ""},
 };
 
 static void an_adapter_is_read_with_its_configuration(void **state) {
