@@ -226,19 +226,11 @@ static ts_code read_factors(ts_lora *l, const cJSON *config, ts_error *e) {
     return TS_OK;
 }
 
-/* The text of PEFT's configuration and what to call it; *ret_text NULL where a file of another kind has none.
- */
-static ts_code read_config(const ts_lora *l, char **ret_text, const char **ret_name, ts_error *e) {
-    *ret_text = NULL;
-    *ret_name = l->adapter ? ADAPTER_CONFIG : "lora_adapter_metadata";
-    if (!l->adapter) {
-        const char *text = ts_safetensors_metadata(l->file, *ret_name);
-        if (text && !(*ret_text = ts_strdup(text))) return ts_fail(e, TS_ENOMEM, "reading a LoRA");
-        return TS_OK;
-    }
-    char *path = ts_lora_config(l->path);
+/* The text of the configuration that lies beside an adapter. */
+static ts_code read_config(const char *lora, char **ret, ts_error *e) {
+    char *path = ts_lora_config(lora);
     if (!path) return ts_fail(e, TS_ENOMEM, "reading a LoRA");
-    ts_code rc = ts_read_file(path, CONFIG_BYTES, ret_text, NULL, e);
+    ts_code rc = ts_read_file(path, CONFIG_BYTES, ret, NULL, e);
     if (rc == TS_ENOTFOUND)
         rc = ts_fail(e, TS_EFORMAT,
                      "an adapter of PEFT, whose alpha is in the %s beside it, which is not there",
@@ -247,24 +239,27 @@ static ts_code read_config(const ts_lora *l, char **ret_text, const char **ret_n
     return rc == TS_ETOOLARGE ? TS_EFORMAT : rc;
 }
 
-static ts_code find_factors(ts_lora *l, ts_error *e) {
-    char *text;
-    const char *name;
+/* told: the configuration of an adapter, or NULL where it has to be found. */
+static ts_code find_factors(ts_lora *l, const char *told, ts_error *e) {
+    const char *name = l->adapter ? ADAPTER_CONFIG : "lora_adapter_metadata";
+    char *beside = NULL;
     cJSON *config = NULL;
-    ts_code rc = read_config(l, &text, &name, e);
+    ts_code rc = l->adapter && !told ? read_config(l->path, &beside, e) : TS_OK;
     if (rc) return rc;
+    const char *text = beside ? beside : l->adapter ? told : ts_safetensors_metadata(l->file, name);
     if (text) rc = ts_json_parse(text, strlen(text), metadata_limits, &config, e);
     if (!rc) rc = read_factors(l, config, e);
     if (rc) rc = ts_error_context(e, rc == TS_EINVAL ? TS_EFORMAT : rc, "%s", name);
     cJSON_Delete(config);
-    free(text);
+    free(beside);
     return rc;
 }
 
 /* ---- files ---- */
 
 /* The file is l's in any case. */
-static ts_code read_file(const char *path, ts_safetensors *file, ts_lora **ret, ts_error *e) {
+static ts_code read_file(const char *path, ts_safetensors *file, const char *config, ts_lora **ret,
+                         ts_error *e) {
     ts_lora *l = ts_new0(ts_lora);
     if (!l) {
         ts_safetensors_free(file);
@@ -274,7 +269,7 @@ static ts_code read_file(const char *path, ts_safetensors *file, ts_lora **ret, 
     l->path = ts_strdup(path);
     ts_code rc = l->path ? read_keys(l, e) : ts_fail(e, TS_ENOMEM, "reading a LoRA");
     if (!rc) rc = read_modules(l, e);
-    if (!rc) rc = find_factors(l, e);
+    if (!rc) rc = find_factors(l, config, e);
     if (rc) {
         ts_lora_free(l);
         return ts_error_context(e, rc, "%s", path);
@@ -309,15 +304,16 @@ ts_code ts_lora_open(const char *path, ts_lora **ret, ts_error *e) {
     if (!inside) return ts_fail(e, TS_ENOMEM, "reading %s", path);
     const char *from = ts_file_exists(inside) ? inside : path;
     ts_code rc = ts_safetensors_open(from, &file, e);
-    if (!rc) rc = read_file(from, file, ret, e);
+    if (!rc) rc = read_file(from, file, NULL, ret, e);
     free(inside);
     return rc;
 }
 
-ts_code ts_lora_parse(const char *path, const void *bytes, size_t size, ts_lora **ret, ts_error *e) {
+ts_code ts_lora_parse(const char *path, const void *bytes, size_t size, const char *config, ts_lora **ret,
+                      ts_error *e) {
     ts_safetensors *file = NULL;
     ts_code rc = ts_safetensors_parse(path, bytes, size, &file, e);
-    return rc ? rc : read_file(path, file, ret, e);
+    return rc ? rc : read_file(path, file, config, ret, e);
 }
 
 ts_code ts_lora_check(const ts_lora *l, ts_error *e) {

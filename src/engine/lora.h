@@ -33,8 +33,10 @@ typedef struct ts_lora ts_lora;
 /* A file or an adapter's folder. TS_ENOTFOUND, TS_EIO, TS_ENOMEM; TS_EFORMAT naming the key, TS_EUNSUPPORTED for a known kind that is not
  * offered. An open file is immutable: any thread may read it. */
 ts_code ts_lora_open(const char *path, ts_lora **ret, ts_error *e);
-/* The same from bytes of the caller's, which must outlive the result. */
-ts_code ts_lora_parse(const char *path, const void *bytes, size_t size, ts_lora **ret, ts_error *e);
+/* The same from bytes of the caller's, which must outlive the result; config: the text of the adapter's configuration, or
+ * NULL: it lies beside the path. */
+ts_code ts_lora_parse(const char *path, const void *bytes, size_t size, const char *config, ts_lora **ret,
+                      ts_error *e);
 ts_code ts_lora_check(const ts_lora *l, ts_error *e); /* ts_safetensors_check of it */
 void ts_lora_free(ts_lora *l);                        /* NULL is fine */
 

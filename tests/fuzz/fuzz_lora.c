@@ -1,15 +1,37 @@
-/* LoRA files, fused into the small model of the fixtures: what is changed keeps its shape. */
+/* LoRA files, fused into the small model of the fixtures: what is changed keeps its shape. And the
+ * configuration of an adapter ("{..."), which is only read. */
 #include "fuzz.h"
 
+#include <stdlib.h>
+#include <string.h>
+#include "base/file.h"
 #include "engine/lora.h"
+
+static ts_code parse(const uint8_t *data, size_t size, ts_lora **ret, ts_error *e) {
+    static char *adapter;
+    static size_t bytes;
+    if (!size || *data != '{') return ts_lora_parse("input", data, size, "{}", ret, e);
+    if (!adapter && ts_read_file(FUZZ_FIXTURES "/loras/adapter_text/adapter_model.safetensors",
+                                 (size_t)1 << 20, &adapter, &bytes, e))
+        fuzz_fail(e->message);
+    char *config = strndup((const char *)data, size);
+    if (!config) abort();
+    ts_code rc = ts_lora_parse("input", adapter, bytes, config, ret, e);
+    free(config);
+    return rc;
+}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static ts_weights *base;
     ts_error e = {0};
     if (!base && ts_weights_open(FUZZ_FIXTURES "/pipeline_sd1/unet", &base, &e)) fuzz_fail(e.message);
     ts_lora *l = NULL;
-    if (ts_lora_parse("input", data, size, &l, &e)) {
+    if (parse(data, size, &l, &e)) {
         if (!e.message[0]) fuzz_fail("an error without a word");
+        return 0;
+    }
+    if (*data == '{') {
+        ts_lora_free(l);
         return 0;
     }
     ts_weights *over = NULL;

@@ -85,6 +85,10 @@ put("lora", "peft", safetensors(
         {"unet.lora_alpha": 2, "unet.alpha_pattern": {"resnets.0.conv1": 3}, "unet.use_rslora": True})},
      f"{p}.lora_A.weight": tensor("F16", [1, 16, 3, 3], 0, 288), f"{p}.lora_B.weight": tensor("F16", [16, 1, 1, 1], 288, 320)},
     bytes(320)))
+put("lora", "adapter", json.dumps(
+    {"peft_type": "LORA", "lora_alpha": 3, "use_rslora": True, "use_dora": False, "init_lora_weights": True,
+     "kasa_config": None, "alpha_pattern": {"attn1.to_q": 1}}))
+put("lora", "list", '{"lora_alpha":null,"alpha_pattern":[1]}')
 put("lora", "ldm", safetensors(
     {"lora_unet_input_blocks_1_0_in_layers_2.lora_down.weight": tensor("F16", [1, 16, 3, 3], 0, 288),
      "lora_unet_input_blocks_1_0_in_layers_2.lora_up.weight": tensor("F16", [16, 1, 1, 1], 288, 320)}, bytes(320)))

@@ -238,7 +238,7 @@ static void a_file_is_taken_or_refused_with_the_reason(void **state) {
     memcpy(file + 8, r->header, length);
     ts_lora *l = NULL;
     ts_error e = {0};
-    ts_code rc = ts_lora_parse("a test", file, size, &l, &e);
+    ts_code rc = ts_lora_parse("a test", file, size, NULL, &l, &e);
     ts_weights *base = parity_weights_folder("pipeline_sd1/unet"), *over = NULL;
     must(ts_weights_over(base, &over, NULL), &e);
     if (!rc) rc = ts_lora_fuse(&(ts_lora_scaled){l, 1}, 1, TS_LORA_UNET, 1, base, over, &e);
