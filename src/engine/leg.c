@@ -86,8 +86,9 @@ static void plan_leg(ts_run *run) {
 
 /* The pictures of the leg become its pictures keep[0..count). */
 static void keep_pictures(ts_run *run, const int *keep, int count) {
+    if (count == run->count) return;
     for (int k = 0; k < count; k++) run->picture[k] = run->picture[keep[k]];
-    for (int r = 0; r < run->ranks && count < run->count; r++) ts_patch_keep(run->patch[r], keep, count);
+    for (int r = 0; r < run->ranks; r++) ts_patch_keep(run->patch[r], keep, count);
     run->count = count;
 }
 

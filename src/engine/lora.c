@@ -1,5 +1,4 @@
 /* Reading: from tensors to modules. */
-
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,10 +11,7 @@
 
 static const ts_json_limits metadata_limits = {.depth = 4, .values = 200000};
 
-/* What an adapter of PEFT's own consists of. */
-#define ADAPTER_FILE   "adapter_model.safetensors"
-#define ADAPTER_CONFIG "adapter_config.json"
-#define CONFIG_BYTES   ((size_t)1 << 20)
+#define CONFIG_BYTES ((size_t)1 << 20) /* of an adapter, at most */
 
 /* A tensor of the file and what its key says. */
 typedef struct entry {
@@ -155,15 +151,19 @@ static const cJSON *setting(const ts_lora *l, const cJSON *config, ts_lora_part 
 }
 
 /* PEFT takes a pattern's key for a regular expression, which a layer's name, or its end behind a dot, has to
- * match. Those that are a plain name are understood. */
+ * match. Those that are a plain name are understood, and the whole name behind "^", as diffusers writes it.
+ */
 static bool is_plain(const char *pattern) {
+    pattern += *pattern == '^';
     return *pattern && strspn(pattern, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.") ==
                            strlen(pattern);
 }
 
 static bool names_layer(const char *pattern, const ts_lora_key *layer) {
-    const size_t n = layer->name_bytes, k = strlen(pattern);
-    return k <= n && !memcmp(layer->name + n - k, pattern, k) && (k == n || layer->name[n - k - 1] == '.');
+    const bool whole = *pattern == '^';
+    const size_t n = layer->name_bytes, k = strlen(pattern += whole);
+    return k <= n && !memcmp(layer->name + n - k, pattern, k) &&
+           (k == n || (!whole && layer->name[n - k - 1] == '.'));
 }
 
 static ts_code alpha_of(const ts_lora *l, const cJSON *config, const ts_lora_key *layer, double *ret,
@@ -207,10 +207,10 @@ static ts_code check_settings(const ts_lora *l, const cJSON *config, ts_lora_par
 }
 
 static ts_code read_factors(ts_lora *l, const cJSON *config, ts_error *e) {
+    if (config && !cJSON_IsObject(config)) return ts_fail(e, TS_EFORMAT, "it is no object");
     const cJSON *kind = l->adapter ? cJSON_GetObjectItemCaseSensitive(config, "peft_type") : NULL;
     if (kind && !(cJSON_IsString(kind) && !strcmp(kind->valuestring, "LORA")))
         return ts_fail(e, TS_EUNSUPPORTED, "a peft_type other than LORA is not offered");
-    if (config && !cJSON_IsObject(config)) return ts_fail(e, TS_EFORMAT, "it is no object");
     for (int part = 0; part < TS_LORA_PARTS; part++) {
         ts_code rc = check_settings(l, config, (ts_lora_part)part, e);
         if (rc) return rc;
@@ -234,14 +234,14 @@ static ts_code read_config(const char *lora, char **ret, ts_error *e) {
     if (rc == TS_ENOTFOUND)
         rc = ts_fail(e, TS_EFORMAT,
                      "an adapter of PEFT, whose alpha is in the %s beside it, which is not there",
-                     ADAPTER_CONFIG);
+                     TS_ADAPTER_CONFIG);
     free(path);
     return rc == TS_ETOOLARGE ? TS_EFORMAT : rc;
 }
 
 /* told: the configuration of an adapter, or NULL where it has to be found. */
 static ts_code find_factors(ts_lora *l, const char *told, ts_error *e) {
-    const char *name = l->adapter ? ADAPTER_CONFIG : "lora_adapter_metadata";
+    const char *name = l->adapter ? TS_ADAPTER_CONFIG : "lora_adapter_metadata";
     char *beside = NULL;
     cJSON *config = NULL;
     ts_code rc = l->adapter && !told ? read_config(l->path, &beside, e) : TS_OK;
@@ -280,14 +280,14 @@ static ts_code read_file(const char *path, ts_safetensors *file, const char *con
 
 char *ts_lora_config(const char *path) {
     const char *slash = strrchr(path, '/');
-    return ts_format("%.*s%s", slash ? (int)(slash + 1 - path) : 0, path, ADAPTER_CONFIG);
+    return ts_format("%.*s%s", slash ? (int)(slash + 1 - path) : 0, path, TS_ADAPTER_CONFIG);
 }
 
 char *ts_lora_find(const char *folder, const char *name) {
     char *file = ts_format("%s.safetensors", name), *path = file ? ts_path_join(folder, file) : NULL;
     free(file);
     if (!path || ts_file_exists(path)) return path;
-    char *inside = ts_format("%s/%s", name, ADAPTER_FILE),
+    char *inside = ts_format("%s/%s", name, TS_ADAPTER_FILE),
          *other = inside ? ts_path_join(folder, inside) : NULL;
     free(inside);
     if (other && !ts_file_exists(other)) {
@@ -300,7 +300,7 @@ char *ts_lora_find(const char *folder, const char *name) {
 
 ts_code ts_lora_open(const char *path, ts_lora **ret, ts_error *e) {
     ts_safetensors *file = NULL;
-    char *inside = ts_path_join(path, ADAPTER_FILE);
+    char *inside = ts_path_join(path, TS_ADAPTER_FILE);
     if (!inside) return ts_fail(e, TS_ENOMEM, "reading %s", path);
     const char *from = ts_file_exists(inside) ? inside : path;
     ts_code rc = ts_safetensors_open(from, &file, e);

@@ -103,7 +103,7 @@ static const char *last_part(const char *path, size_t n, size_t *ret_n) {
 
 /* The file's name without its extension; of an adapter, its folder's. */
 static void name_of(const char *path, char ret[TS_LORA_NAME_BYTES]) {
-    static const char extension[] = ".safetensors", adapter[] = "adapter_model.safetensors";
+    static const char extension[] = ".safetensors", adapter[] = TS_ADAPTER_FILE;
     size_t n, k = sizeof extension - 1;
     const char *name = last_part(path, strlen(path), &n);
     if (n == sizeof adapter - 1 && !memcmp(name, adapter, n) && name > path)

@@ -33,9 +33,8 @@ typedef struct ts_run {
     ts_patch *patch[TS_MAX_RANKS];
 
     /* By picture of the job. */
-    float *noise; /* [pictures][channels][h][w], unit normal */
-    float
-        *image; /* [pictures][h][w][channels]: latents of the pictures to be changed; NULL: none are needed */
+    float *noise;   /* [pictures][channels][h][w], unit normal */
+    float *image;   /* [pictures][h][w][channels]: latents of those to be changed; NULL: none are needed */
     float *mask;    /* [pictures][h][w], 1 where it is painted, 0 where it is kept; NULL: there is none */
     float *masked;  /* latents of the pictures without what is painted, for a U-Net that is told; else NULL */
     ts_rng *rng;    /* [pictures]: as the starting noise left them; ranks draw from copies */

@@ -254,7 +254,7 @@ static void a_file_is_taken_or_refused_with_the_reason(void **state) {
 typedef struct adapter_case {
     const char *text;
     ts_code code;
-    const char *word;
+    const char *word; /* of the message; where there is none, the layer whose alpha is 9 */
 } adapter_case;
 
 static const adapter_case adapters[] = {
@@ -275,6 +275,12 @@ static const adapter_case adapters[] = {
     {"{\"lora_alpha\": 4, \"alpha_pattern\": {\"proj\": 9, \"\u00e9\": 2}}", TS_EUNSUPPORTED,
      "alpha_pattern"},
     {"{\"lora_alpha\": 4, \"alpha_pattern\": {\"proj\": 9, \"c1\": 8}}", TS_OK, ""},
+    {"{\"lora_alpha\": 4, \"alpha_pattern\": {\"^q_proj\": 9, \"^fc1\": 8}}", TS_OK, ""},
+    {"{\"lora_alpha\": 4, \"alpha_pattern\": {\"^encoder.layers.0.mlp.fc1\": 9}}", TS_OK,
+     "encoder_layers_0_mlp_fc1"},
+    {"{\"lora_alpha\": 4, \"alpha_pattern\": {\"1.self_attn.q_proj\": 9}}", TS_OK,
+     "encoder_layers_1_self_attn_q_proj"},
+    {"{\"lora_alpha\": 4, \"alpha_pattern\": {\"^\": 9}}", TS_EUNSUPPORTED, "alpha_pattern"},
 };
 
 static void an_adapter_is_read_with_its_configuration(void **state) {
@@ -298,7 +304,10 @@ static void an_adapter_is_read_with_its_configuration(void **state) {
             fail_msg("%s: \"%s\", without %s", ts_code_name(rc), e.message, c->word);
         for (size_t k = 0; l && k < ts_lora_count(l); k++) {
             assert_int_equal(ts_lora_at(l, k)->part, TS_LORA_TEXT);
-            assert_true(fabs(ts_lora_at(l, k)->factor - (strstr(c->text, "alpha") ? 4.0 / 3 : 1)) < 1e-9);
+            const double alpha = !strcmp(ts_lora_at(l, k)->layer, c->word) ? 9
+                                 : strstr(c->text, "alpha")                ? 4
+                                                                           : 3;
+            assert_true(fabs(ts_lora_at(l, k)->factor - alpha / 3) < 1e-9);
         }
         ts_lora_free(l);
     }
