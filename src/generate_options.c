@@ -9,8 +9,9 @@
 
 typedef struct row row;
 struct row {
-    const char *name, *value,
-        *help; /* value: what the option takes, as the help calls it; NULL: it is a switch */
+    const char *name;
+    const char *value; /* what the option takes, as the help calls it; NULL: it is a switch */
+    const char *help;
     bool (*take)(const row *r, const char *text, void *at); /* false: not acceptable */
     size_t offset;
     double low, high;

@@ -201,8 +201,10 @@ static ts_code check_settings(const ts_lora *l, const cJSON *config, ts_lora_par
     patterns = setting(l, config, part, "alpha_pattern");
     if (patterns && !cJSON_IsObject(patterns) && !cJSON_IsNull(patterns))
         return ts_fail(e, TS_EFORMAT, "alpha_pattern is no object");
-    cJSON_ArrayForEach(p, patterns) if (!is_plain(p->string)) return ts_fail(
-        e, TS_EUNSUPPORTED, "alpha_pattern: %.100s is no plain name", p->string);
+    cJSON_ArrayForEach(p, patterns) {
+        if (!is_plain(p->string))
+            return ts_fail(e, TS_EUNSUPPORTED, "alpha_pattern: %.100s is no plain name", p->string);
+    }
     return TS_OK;
 }
 
