@@ -83,17 +83,17 @@ static void on_picture(void *arg, ts_picture *p) {
 
 /* ---- latents ---- */
 
-static ts_code read_latents(const session *s, ts_safetensors **ret_file, float **ret, ts_error *e) {
+static ts_code read_latents(const session *s, ts_tensors **ret_file, float **ret, ts_error *e) {
     const ts_generate_options *o = s->o;
-    ts_safetensors *file = NULL;
-    ts_code rc = ts_safetensors_open(o->latents_in, &file, e);
+    ts_tensors *file = NULL;
+    ts_code rc = ts_tensors_open(o->latents_in, &file, e);
     if (rc) return rc;
-    const ts_file_tensor *t = ts_safetensors_find(file, "latents");
+    const ts_file_tensor *t = ts_tensors_find(file, "latents");
     if (!t || t->dtype != TS_F32 || t->rank != 4 ||
         ts_file_tensor_elements(t) != s->latent_elements * (size_t)o->batch || t->shape[0] != o->batch ||
         t->shape[1] != ts_model_get_info(s->model)->latent_channels || t->shape[2] != s->latent_h ||
         t->shape[3] != s->latent_w) {
-        ts_safetensors_free(file);
+        ts_tensors_free(file);
         return ts_fail(e, TS_EINVAL, "%s: no float32 tensor \"latents\" of %d x %d x %d x %d", o->latents_in,
                        o->batch, ts_model_get_info(s->model)->latent_channels, s->latent_h, s->latent_w);
     }
@@ -101,7 +101,7 @@ static ts_code read_latents(const session *s, ts_safetensors **ret_file, float *
     if (values) ts_file_tensor_to_f32(t, values);
     *ret = values;
     *ret_file = file;
-    return values ? ts_safetensors_check(file, e) : ts_fail(e, TS_ENOMEM, "reading %s", o->latents_in);
+    return values ? ts_tensors_check(file, e) : ts_fail(e, TS_ENOMEM, "reading %s", o->latents_in);
 }
 
 static ts_code write_latents(const session *s, ts_error *e) {
@@ -257,7 +257,7 @@ static ts_code run(const ts_generate_options *o, ts_error *e) {
     session s = {.o = o, .bar = isatty(STDERR_FILENO) == 1};
     ts_model *model = NULL;
     ts_group *group = NULL;
-    ts_safetensors *file = NULL;
+    ts_tensors *file = NULL;
     float *noise = NULL;
     ts_device_spec devices[TS_MAX_RANKS];
     int count;
@@ -298,7 +298,7 @@ done:
     ts_trace_free(&s.trace);
     ts_source_free(&s.source);
     free(noise);
-    ts_safetensors_free(file);
+    ts_tensors_free(file);
     ts_group_close(group);
     ts_model_free(model);
     return rc;

@@ -149,7 +149,7 @@ static bool take_dtype(const row *r, const char *text, void *at) {
 #define CHOICE(member, f)    take_choice, TO(member), .find = f
 
 static const row table[] = {
-    {"model", "MODEL", "a diffusers folder or a single .safetensors file; needed", TEXT(model)},
+    {"model", "MODEL", "a diffusers folder or a single .safetensors or .ckpt file; needed", TEXT(model)},
     {"prompt", "TEXT", "what the picture shows; needed", TEXT(prompt)},
     {"o", "OUT.png", "where it is written; needed", TEXT(out)},
     {"vae", "FILE", "an autoencoder in place of the model's", TEXT(vae)},

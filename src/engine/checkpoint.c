@@ -12,7 +12,7 @@
 
 #define BESIDE_BYTES ((size_t)1 << 20)
 static const ts_json_limits beside_limits = {.depth = 8, .values = 20000};
-static const char extension[] = ".safetensors";
+static const char *const extensions[] = {".safetensors", ".ckpt", ".pt"};
 
 /* ---- which model it is ---- */
 
@@ -35,18 +35,18 @@ bool checkpoint_text_is_openclip(checkpoint_kind kind, int encoder) {
     return kinds[kind].openclip[encoder];
 }
 
-static bool any_key(const ts_safetensors *s, const char *prefix) {
+static bool any_key(const ts_tensors *s, const char *prefix) {
     /* In order of name: the first one that is not before the prefix has it, if any has. */
-    size_t low = 0, high = ts_safetensors_count(s);
+    size_t low = 0, high = ts_tensors_count(s);
     while (low < high) {
         size_t mid = low + (high - low) / 2;
-        if (strcmp(ts_safetensors_at(s, mid)->name, prefix) < 0)
+        if (strcmp(ts_tensors_at(s, mid)->name, prefix) < 0)
             low = mid + 1;
         else
             high = mid;
     }
-    return low < ts_safetensors_count(s) &&
-           strncmp(ts_safetensors_at(s, low)->name, prefix, strlen(prefix)) == 0;
+    return low < ts_tensors_count(s) &&
+           strncmp(ts_tensors_at(s, low)->name, prefix, strlen(prefix)) == 0;
 }
 
 static ts_code recognise(ts_checkpoint *c, ts_error *e) {
@@ -68,8 +68,12 @@ static ts_code recognise(ts_checkpoint *c, ts_error *e) {
 /* ---- opening ---- */
 
 static ts_code read_beside(ts_checkpoint *c, ts_error *e) {
-    size_t n = strlen(c->path), k = sizeof extension - 1;
-    if (n > k && strcmp(c->path + n - k, extension) == 0) n -= k;
+    const size_t whole = strlen(c->path);
+    size_t n = whole;
+    for (size_t i = 0; i < sizeof extensions / sizeof *extensions && n == whole; i++) {
+        const size_t k = strlen(extensions[i]);
+        if (n > k && strcmp(c->path + n - k, extensions[i]) == 0) n -= k;
+    }
     char *path = ts_format("%.*s.json", (int)n, c->path);
     if (!path) return ts_fail(e, TS_ENOMEM, "opening %s", c->path);
     ts_code rc = TS_OK;
@@ -87,7 +91,7 @@ ts_code ts_checkpoint_open(const char *path, ts_checkpoint **ret, ts_error *e) {
     c->path = ts_strdup(path);
     c->folder = slash ? ts_strndup(path, slash == path ? 1 : (size_t)(slash - path)) : ts_strdup(".");
     ts_code rc = c->path && c->folder ? TS_OK : ts_fail(e, TS_ENOMEM, "opening %s", path);
-    if (!rc) rc = ts_safetensors_open(path, &c->file, e);
+    if (!rc) rc = ts_tensors_open(path, &c->file, e);
     if (!rc) rc = recognise(c, e);
     if (!rc) rc = read_beside(c, e);
     if (!rc) rc = checkpoint_configure(c, e);
@@ -103,18 +107,18 @@ void ts_checkpoint_free(ts_checkpoint *c) {
     if (!c) return;
     cJSON_Delete(c->config);
     cJSON_Delete(c->beside);
-    ts_safetensors_free(c->file);
+    ts_tensors_free(c->file);
     free(c->folder);
     free(c->path);
     free(c);
 }
 
 ts_code ts_checkpoint_check(const ts_checkpoint *c, ts_error *e) {
-    return ts_safetensors_check(c->file, e);
+    return ts_tensors_check(c->file, e);
 }
 
 void ts_checkpoint_rest(const ts_checkpoint *c) {
-    ts_safetensors_rest(c->file);
+    ts_tensors_rest(c->file);
 }
 
 bool ts_checkpoint_is_xl(const ts_checkpoint *c) {
@@ -194,8 +198,8 @@ ts_code ts_checkpoint_weights(const ts_checkpoint *c, const char *name, ts_weigh
     ts_weights *w = NULL;
     ts_code rc = ts_weights_new(c->path, &w, e);
     if (rc) return rc;
-    for (size_t i = 0; !rc && i < ts_safetensors_count(c->file); i++) {
-        const ts_file_tensor *t = ts_safetensors_at(c->file, i);
+    for (size_t i = 0; !rc && i < ts_tensors_count(c->file); i++) {
+        const ts_file_tensor *t = ts_tensors_at(c->file, i);
         if (strncmp(t->name, prefix, n) == 0) rc = add_tensor(c, which, w, t->name + n, t, e);
     }
     if (!rc) rc = ts_weights_seal(w, e);
@@ -209,15 +213,15 @@ ts_code ts_checkpoint_weights(const ts_checkpoint *c, const char *name, ts_weigh
 
 ts_code ts_checkpoint_open_vae(const char *path, int levels, ts_weights **ret, ts_error *e) {
     ts_weights *w = NULL;
-    ts_safetensors *file = NULL;
+    ts_tensors *file = NULL;
     ts_code rc = ts_weights_new(path, &w, e);
-    if (!rc) rc = ts_safetensors_open(path, &file, e);
+    if (!rc) rc = ts_tensors_open(path, &file, e);
     if (!rc) rc = ts_weights_hold(w, file, e);
     if (rc) goto fail;
     const bool diffusers = any_key(file, "decoder.up_blocks.");
     const size_t prefix = any_key(file, CHECKPOINT_VAE) ? sizeof CHECKPOINT_VAE - 1 : 0;
-    for (size_t i = 0; !rc && i < ts_safetensors_count(file); i++) {
-        const ts_file_tensor *t = ts_safetensors_at(file, i);
+    for (size_t i = 0; !rc && i < ts_tensors_count(file); i++) {
+        const ts_file_tensor *t = ts_tensors_at(file, i);
         char name[TS_KEY_BYTES];
         if (diffusers)
             rc = ts_weights_add(w, t->name, t, e);

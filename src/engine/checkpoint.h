@@ -1,9 +1,9 @@
-/* A single-file checkpoint: all components of a model in one safetensors file, in the LDM/SGM key layout in
- * which Stable Diffusion 1.x, 2.x and XL are shared.
+/* A single-file checkpoint: all components of a model in one file (engine/tensors.h), in the LDM/SGM key layout
+ * in which Stable Diffusion 1.x, 2.x and XL are shared.
  *
  * Which of the three it is shows in its keys. Such a file has no configuration: sizes are read from the
  * shapes, the rest is that of the published models. What differs can be said in NAME.json beside
- * NAME.safetensors:
+ * NAME.safetensors (or .ckpt, .pt):
  *     {"unet": {...}, "vae": {...}, "text_encoder": {...}, "text_encoder_2": {...}, "scheduler": {...},
  *      "tokenizer": "FOLDER", "tokenizer_2": "FOLDER"}
  * members of the first five go over the built-in ones and are named as in diffusers' folders; folders are
@@ -23,7 +23,7 @@ typedef struct ts_checkpoint ts_checkpoint;
 ts_code ts_checkpoint_open(const char *path, ts_checkpoint **ret, ts_error *e);
 void ts_checkpoint_free(ts_checkpoint *c); /* NULL is fine; weights of it die before it does */
 
-/* TS_EIO when the file has changed since it was opened (ts_safetensors_check). Any thread. */
+/* TS_EIO when the file has changed since it was opened (ts_tensors_check). Any thread. */
 ts_code ts_checkpoint_check(const ts_checkpoint *c, ts_error *e);
 void ts_checkpoint_rest(const ts_checkpoint *c); /* ts_map_rest of it */
 

@@ -16,7 +16,7 @@
 static const ts_file_tensor *find(const ts_checkpoint *c, const char *format, va_list args) {
     char name[256];
     vsnprintf(name, sizeof name, format, args);
-    return ts_safetensors_find(c->file, name);
+    return ts_tensors_find(c->file, name);
 }
 
 static bool has(const ts_checkpoint *c, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -3,13 +3,13 @@
 #define TS_ENGINE_CHECKPOINT_INTERNAL_H
 
 #include "engine/checkpoint.h"
-#include "engine/safetensors.h"
+#include "engine/tensors.h"
 
 typedef enum checkpoint_kind { CHECKPOINT_SD1, CHECKPOINT_SD2, CHECKPOINT_XL } checkpoint_kind;
 
 struct ts_checkpoint {
     char *path, *folder; /* the folder that the file is in */
-    ts_safetensors *file;
+    ts_tensors *file;
     checkpoint_kind kind;
     int unet_layers, vae_levels; /* what the names depend on */
     cJSON *config;               /* {component: config} */

@@ -8,11 +8,12 @@
 #include "base/alloc.h"
 #include "base/file.h"
 #include "engine/model.h"
-#include "engine/safetensors.h"
+#include "engine/tensors.h"
 
 #define MAXIMUM 1024 /* embeddings of a folder: every one is looked for in every prompt */
 
-static const char extension[] = ".safetensors";
+/* The same file may lie there in two forms; the first one counts. */
+static const char *const extensions[] = {".safetensors", ".pt", ".bin"};
 
 /* One file: the vectors for each encoder, whose number is `encoders`. */
 typedef struct embedding {
@@ -30,21 +31,25 @@ static int64_t width_of(const ts_file_tensor *t) {
     return t->shape[t->rank - 1];
 }
 
+/* What the web UI calls its only tensor in a file of PyTorch's, with the placeholder of the training behind.
+ */
+static const char web_ui_prefix[] = "string_to_param.";
+
 /* What the web UI and diffusers write: "emb_params" (or "*"), called as the file is; a tensor called as the
  * word is; a pair for XL's encoders. */
-static ts_code recognise(const ts_safetensors *file, const char *path, const char *stem, embedding *ret,
+static ts_code recognise(const ts_tensors *file, const char *path, const char *stem, embedding *ret,
                          ts_error *e) {
     static const char *const anonymous[] = {"emb_params", "*"};
     embedding m = {.name = stem, .encoders = 1};
-    for (size_t i = 0; i < 2 && !m.of[0]; i++) m.of[0] = ts_safetensors_find(file, anonymous[i]);
+    for (size_t i = 0; i < 2 && !m.of[0]; i++) m.of[0] = ts_tensors_find(file, anonymous[i]);
     if (!m.of[0]) {
-        m.of[0] = ts_safetensors_find(file, "clip_l");
-        m.of[1] = ts_safetensors_find(file, "clip_g");
+        m.of[0] = ts_tensors_find(file, "clip_l");
+        m.of[1] = ts_tensors_find(file, "clip_g");
         m.encoders = 2;
     }
-    if (!m.of[0] && !m.of[1] && ts_safetensors_count(file) == 1) {
-        m.of[0] = ts_safetensors_at(file, 0);
-        m.name = m.of[0]->name;
+    if (!m.of[0] && !m.of[1] && ts_tensors_count(file) == 1) {
+        m.of[0] = ts_tensors_at(file, 0);
+        if (strncmp(m.of[0]->name, web_ui_prefix, sizeof web_ui_prefix - 1) != 0) m.name = m.of[0]->name;
         m.encoders = 1;
     }
     for (int i = 0; i < m.encoders; i++) {
@@ -103,20 +108,42 @@ static ts_code add(ts_model *m, const embedding *of, const char *path, ts_error 
     return TS_OK;
 }
 
+/* Bytes of the name before its extension; 0 when it has none of these. */
+static size_t stem_of(const char *file_name, size_t *ret_extension) {
+    const size_t n = strlen(file_name);
+    for (size_t i = 0; i < sizeof extensions / sizeof *extensions; i++) {
+        const size_t k = strlen(extensions[i]);
+        *ret_extension = i;
+        if (n > k && strcmp(file_name + n - k, extensions[i]) == 0) return n - k;
+    }
+    return 0;
+}
+
 static ts_code add_file(ts_model *m, const char *folder, const char *file_name, ts_error *e) {
+    size_t extension;
     char *path = ts_path_join(folder, file_name);
-    char *stem = ts_strndup(file_name, strlen(file_name) - (sizeof extension - 1));
-    ts_safetensors *file = NULL;
+    char *stem = ts_strndup(file_name, stem_of(file_name, &extension));
+    ts_tensors *file = NULL;
     embedding of = {0};
     ts_code rc = path && stem ? TS_OK : ts_fail(e, TS_ENOMEM, "reading the embeddings");
-    if (!rc) rc = ts_safetensors_open(path, &file, e);
+    if (!rc) rc = ts_tensors_open(path, &file, e);
     if (!rc) rc = recognise(file, path, stem, &of, e);
     if (!rc && fits(m, &of)) rc = add(m, &of, path, e);
-    if (!rc) rc = ts_safetensors_check(file, e);
-    ts_safetensors_free(file);
+    if (!rc) rc = ts_tensors_check(file, e);
+    ts_tensors_free(file);
     free(stem);
     free(path);
     return rc;
+}
+
+/* Whether the same name is there with an extension that counts before this one's. */
+static bool is_second(char *const *names, size_t count, const char *file_name) {
+    size_t own, other;
+    const size_t n = stem_of(file_name, &own);
+    for (size_t i = 0; i < count; i++)
+        if (stem_of(names[i], &other) == n && other < own && strncmp(names[i], file_name, n) == 0)
+            return true;
+    return false;
 }
 
 static int in_order(const void *a, const void *b) {
@@ -130,8 +157,8 @@ ts_code ts_model_add_embeddings(ts_model *m, const char *folder, ts_error *e) {
     DIR *d = opendir(folder);
     if (!d) return ts_fail_errno(e, TS_ENOTFOUND, errno, "opening %s, the embeddings", folder);
     for (const struct dirent *f; !rc && (f = readdir(d));) {
-        const size_t n = strlen(f->d_name), k = sizeof extension - 1;
-        if (n <= k || strcmp(f->d_name + n - k, extension) != 0) continue;
+        size_t extension;
+        if (!stem_of(f->d_name, &extension)) continue;
         if (!ts_grow(&names, &capacity, count + 1, sizeof *names) || !(names[count] = ts_strdup(f->d_name)))
             rc = ts_fail(e, TS_ENOMEM, "listing the embeddings");
         else
@@ -139,7 +166,8 @@ ts_code ts_model_add_embeddings(ts_model *m, const char *folder, ts_error *e) {
     }
     closedir(d);
     if (count) qsort(names, count, sizeof *names, in_order);
-    for (size_t i = 0; i < count && !rc; i++) rc = add_file(m, folder, names[i], e);
+    for (size_t i = 0; i < count && !rc; i++)
+        if (!is_second(names, count, names[i])) rc = add_file(m, folder, names[i], e);
     while (count) free(names[--count]);
     free(names);
     return rc;

@@ -23,7 +23,7 @@ typedef struct entry {
 
 struct ts_lora {
     char *path;
-    ts_safetensors *file;
+    ts_tensors *file;
     entry *entries; /* own the layers' names */
     size_t entry_count;
     ts_lora_module *modules;
@@ -44,9 +44,9 @@ static int in_order(const void *a, const void *b) {
 }
 
 static ts_code read_keys(ts_lora *l, ts_error *e) {
-    const size_t tensors = ts_safetensors_count(l->file);
+    const size_t tensors = ts_tensors_count(l->file);
     size_t others = 0;
-    while (ts_safetensors_other(l->file, others)) others++;
+    while (ts_tensors_other(l->file, others)) others++;
     l->entries = ts_array0(entry, tensors + others);
     if (!l->entries) return ts_fail(e, TS_ENOMEM, "reading a LoRA");
     if (tensors + others == 0) return ts_fail(e, TS_EFORMAT, "there is nothing in it");
@@ -54,9 +54,9 @@ static ts_code read_keys(ts_lora *l, ts_error *e) {
     for (size_t i = 0; i < tensors + others && !rc; i++) {
         entry *to = &l->entries[l->entry_count];
         if (i < tensors)
-            to->tensor = ts_safetensors_at(l->file, i);
+            to->tensor = ts_tensors_at(l->file, i);
         else
-            to->other = ts_safetensors_other(l->file, i - tensors);
+            to->other = ts_tensors_other(l->file, i - tensors);
         to->key = to->tensor ? to->tensor->name : to->other->name;
         rc = ts_lora_key_read(to->key, &to->is, e);
         if (rc) break;
@@ -248,7 +248,7 @@ static ts_code find_factors(ts_lora *l, const char *told, ts_error *e) {
     cJSON *config = NULL;
     ts_code rc = l->adapter && !told ? read_config(l->path, &beside, e) : TS_OK;
     if (rc) return rc;
-    const char *text = beside ? beside : l->adapter ? told : ts_safetensors_metadata(l->file, name);
+    const char *text = beside ? beside : l->adapter ? told : ts_tensors_metadata(l->file, name);
     if (text) rc = ts_json_parse(text, strlen(text), metadata_limits, &config, e);
     if (!rc) rc = read_factors(l, config, e);
     if (rc) rc = ts_error_context(e, rc == TS_EINVAL ? TS_EFORMAT : rc, "%s", name);
@@ -260,11 +260,11 @@ static ts_code find_factors(ts_lora *l, const char *told, ts_error *e) {
 /* ---- files ---- */
 
 /* The file is l's in any case. */
-static ts_code read_file(const char *path, ts_safetensors *file, const char *config, ts_lora **ret,
+static ts_code read_file(const char *path, ts_tensors *file, const char *config, ts_lora **ret,
                          ts_error *e) {
     ts_lora *l = ts_new0(ts_lora);
     if (!l) {
-        ts_safetensors_free(file);
+        ts_tensors_free(file);
         return ts_fail(e, TS_ENOMEM, "reading %s", path);
     }
     l->file = file;
@@ -301,11 +301,11 @@ char *ts_lora_find(const char *folder, const char *name) {
 }
 
 ts_code ts_lora_open(const char *path, ts_lora **ret, ts_error *e) {
-    ts_safetensors *file = NULL;
+    ts_tensors *file = NULL;
     char *inside = ts_path_join(path, TS_ADAPTER_FILE);
     if (!inside) return ts_fail(e, TS_ENOMEM, "reading %s", path);
     const char *from = ts_file_exists(inside) ? inside : path;
-    ts_code rc = ts_safetensors_open(from, &file, e);
+    ts_code rc = ts_tensors_open(from, &file, e);
     if (!rc) rc = read_file(from, file, NULL, ret, e);
     free(inside);
     return rc;
@@ -313,13 +313,13 @@ ts_code ts_lora_open(const char *path, ts_lora **ret, ts_error *e) {
 
 ts_code ts_lora_parse(const char *path, const void *bytes, size_t size, const char *config, ts_lora **ret,
                       ts_error *e) {
-    ts_safetensors *file = NULL;
-    ts_code rc = ts_safetensors_parse(path, bytes, size, &file, e);
+    ts_tensors *file = NULL;
+    ts_code rc = ts_tensors_parse(path, bytes, size, &file, e);
     return rc ? rc : read_file(path, file, config, ret, e);
 }
 
 ts_code ts_lora_check(const ts_lora *l, ts_error *e) {
-    return ts_safetensors_check(l->file, e);
+    return ts_tensors_check(l->file, e);
 }
 
 void ts_lora_free(ts_lora *l) {
@@ -329,7 +329,7 @@ void ts_lora_free(ts_lora *l) {
     free(l->modules);
     free(l->keys);
     free(l->path);
-    ts_safetensors_free(l->file);
+    ts_tensors_free(l->file);
     free(l);
 }
 

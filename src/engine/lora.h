@@ -15,7 +15,7 @@
 #ifndef TS_ENGINE_LORA_H
 #define TS_ENGINE_LORA_H
 
-#include "engine/safetensors.h"
+#include "engine/tensors.h"
 #include "engine/weights.h"
 
 /* The files of an adapter that PEFT itself has saved. */
@@ -41,7 +41,7 @@ ts_code ts_lora_open(const char *path, ts_lora **ret, ts_error *e);
  * NULL: it lies beside the path. */
 ts_code ts_lora_parse(const char *path, const void *bytes, size_t size, const char *config, ts_lora **ret,
                       ts_error *e);
-ts_code ts_lora_check(const ts_lora *l, ts_error *e); /* ts_safetensors_check of it */
+ts_code ts_lora_check(const ts_lora *l, ts_error *e); /* ts_tensors_check of it */
 void ts_lora_free(ts_lora *l);                        /* NULL is fine */
 
 const char *ts_lora_path(const ts_lora *l);

@@ -7,40 +7,13 @@
 #include "base/buffer.h"
 #include "base/file.h"
 #include "base/json.h"
-#include "base/map.h"
-#include "engine/convert.h"
+#include "engine/tensors_internal.h"
 
 #define HEADER_MAXIMUM 100000000u /* the reference implementation's own limit */
 #define LENGTH_BYTES   8u
 
 /* A tensor takes nine values or so: room for a hundred thousand of them. */
 static const ts_json_limits limits = {.depth = 3, .values = 1000000, .integers = true};
-
-struct ts_safetensors {
-    ts_map map; /* empty when the bytes are the caller's */
-    ts_file_tensor *tensors;
-    size_t count;
-    ts_file_other *others;
-    size_t other_count;
-    cJSON *metadata;
-    char *names;
-};
-
-/* The format's types. bits: a few are smaller than a byte. used: it maps to a ts_dtype. */
-static const struct {
-    const char *name;
-    unsigned bits;
-    bool used;
-    ts_dtype dtype;
-} types[] = {
-    {"F32", 32, true, TS_F32},     {"F16", 16, true, TS_F16},     {"BF16", 16, true, TS_BF16},
-    {"F64", 64, false, TS_F32},    {"I64", 64, false, TS_F32},    {"U64", 64, false, TS_F32},
-    {"I32", 32, false, TS_F32},    {"U32", 32, false, TS_F32},    {"I16", 16, false, TS_F32},
-    {"U16", 16, false, TS_F32},    {"I8", 8, false, TS_F32},      {"U8", 8, false, TS_F32},
-    {"BOOL", 8, false, TS_F32},    {"F8_E4M3", 8, false, TS_F32}, {"F8_E5M2", 8, false, TS_F32},
-    {"F8_E8M0", 8, false, TS_F32}, {"C64", 64, false, TS_F32},    {"F4", 4, false, TS_F32},
-    {"F6_E2M3", 6, false, TS_F32}, {"F6_E3M2", 6, false, TS_F32},
-};
 
 typedef struct range {
     uint64_t begin, end;
@@ -53,10 +26,6 @@ static int by_offset(const void *a, const void *b) {
     return (x->end > y->end) - (x->end < y->end); /* an empty tensor before the one that starts there */
 }
 
-static int by_name(const void *a, const void *b) {
-    return strcmp(((const ts_file_tensor *)a)->name, ((const ts_file_tensor *)b)->name);
-}
-
 /* A JSON number that is a whole number below 2^53, where doubles are exact. */
 static bool whole(const cJSON *v, uint64_t *ret) {
     if (!cJSON_IsNumber(v) || !(v->valuedouble >= 0 && v->valuedouble <= 0x1p53)) return false;
@@ -66,18 +35,9 @@ static bool whole(const cJSON *v, uint64_t *ret) {
     return true;
 }
 
-static bool elements_of(const int64_t *shape, int rank, size_t *ret) {
-    size_t n = 1;
-    for (int i = 0; i < rank; i++) {
-        if (shape[i] < 0 || !ts_mul_size(n, (size_t)shape[i], &n)) return false;
-    }
-    *ret = n;
-    return true;
-}
-
-/* One entry of the header. Fills *t but for name and data, *r, and *ret_kind, its row in the table of types.
- */
-static ts_code read_entry(const cJSON *entry, ts_file_tensor *t, range *r, size_t *ret_kind, ts_error *e) {
+/* One entry of the header. Fills *t but for data, *r, and *ret_type. */
+static ts_code read_entry(const cJSON *entry, ts_file_tensor *t, range *r, const tensor_type **ret_type,
+                          ts_error *e) {
     const char *name = entry->string;
     const cJSON *dtype = cJSON_GetObjectItemCaseSensitive(entry, "dtype");
     const cJSON *shape = cJSON_GetObjectItemCaseSensitive(entry, "shape");
@@ -85,9 +45,8 @@ static ts_code read_entry(const cJSON *entry, ts_file_tensor *t, range *r, size_
     if (!cJSON_IsObject(entry) || !cJSON_IsString(dtype) || !cJSON_IsArray(shape) || !cJSON_IsArray(offsets))
         return ts_fail(e, TS_EFORMAT, "tensor %.200s has no dtype, shape and data_offsets", name);
 
-    size_t kind = 0, kinds = sizeof types / sizeof types[0];
-    while (kind < kinds && strcmp(types[kind].name, dtype->valuestring) != 0) kind++;
-    if (kind == kinds)
+    const tensor_type *type = tensors_type(dtype->valuestring);
+    if (!type)
         return ts_fail(e, TS_EFORMAT, "tensor %.200s has the unknown dtype %.32s", name, dtype->valuestring);
 
     const cJSON *v;
@@ -103,16 +62,15 @@ static ts_code read_entry(const cJSON *entry, ts_file_tensor *t, range *r, size_
         return ts_fail(e, TS_EFORMAT, "tensor %.200s has bad data_offsets", name);
 
     size_t elements, bits;
-    if (!elements_of(t->shape, t->rank, &elements) || !ts_mul_size(elements, types[kind].bits, &bits))
+    if (!tensors_elements(t->shape, t->rank, &elements) || !ts_mul_size(elements, type->bits, &bits))
         return ts_fail(e, TS_EFORMAT, "the shape of tensor %.200s overflows", name);
     if (bits % 8 || bits / 8 != r->end - r->begin)
         return ts_fail(e, TS_EFORMAT,
                        "tensor %.200s: shape and dtype ask for %zu bytes, the offsets give %llu", name,
                        bits / 8, (unsigned long long)(r->end - r->begin));
-    t->dtype = types[kind].dtype;
+    t->name = r->name = name;
     t->bytes = bits / 8;
-    r->name = name;
-    *ret_kind = kind;
+    *ret_type = type;
     return TS_OK;
 }
 
@@ -141,63 +99,37 @@ static ts_code check_metadata(const cJSON *metadata, ts_error *e) {
     return good ? TS_OK : ts_fail(e, TS_EFORMAT, "__metadata__ holds something else than strings");
 }
 
-static ts_code read_header(ts_safetensors *s, const cJSON *header, const unsigned char *data, size_t size,
+static ts_code read_header(ts_tensors *s, const cJSON *header, const unsigned char *data, size_t size,
                            ts_error *e) {
-    size_t n = 0, name_bytes = 0;
+    size_t n = 0, covered = 0;
     const cJSON *entry;
-    cJSON_ArrayForEach(entry, header) {
-        n++;
-        name_bytes += strlen(entry->string) + 1;
-    }
+    cJSON_ArrayForEach(entry, header) n++;
     range *ranges = ts_array0(range, n);
-    s->tensors = ts_array0(ts_file_tensor, n);
-    s->others = ts_array0(ts_file_other, n);
-    s->names = malloc(name_bytes ? name_bytes : 1);
+    if (!ranges) return ts_fail(e, TS_ENOMEM, "the table of %zu tensors", n);
     ts_code rc = TS_OK;
-    if (!ranges || !s->tensors || !s->others || !s->names) {
-        rc = ts_fail(e, TS_ENOMEM, "the table of %zu tensors", n);
-        goto done;
-    }
-    size_t covered = 0;
-    char *names = s->names;
     cJSON_ArrayForEach(entry, header) {
         if (strcmp(entry->string, "__metadata__") == 0) {
             rc = check_metadata(entry, e);
-            if (rc) goto done;
+            if (rc) break;
             continue;
         }
         ts_file_tensor t = {0};
-        range r = {0};
-        size_t kind = 0;
-        rc = read_entry(entry, &t, &r, &kind, e);
-        if (rc) goto done;
-        ranges[covered++] = r;
-        if (r.end > size) continue; /* too far: check_cover says so */
-        size_t length = strlen(entry->string) + 1;
-        memcpy(names, entry->string, length);
-        t.name = names;
-        names += length;
-        t.data = data + r.begin;
-        if (types[kind].used)
-            s->tensors[s->count++] = t;
-        else
-            s->others[s->other_count++] =
-                (ts_file_other){.name = t.name, .type = types[kind].name, .data = t.data, .bytes = t.bytes};
+        const tensor_type *type = NULL;
+        range *r = &ranges[covered];
+        rc = read_entry(entry, &t, r, &type, e);
+        if (rc) break;
+        covered++;
+        if (r->end > size) continue; /* too far: check_cover says so */
+        t.data = data + r->begin;
+        rc = tensors_add(s, type, &t, e);
+        if (rc) break;
     }
-    rc = check_cover(ranges, covered, size, e);
-    if (rc) goto done;
-    qsort(s->tensors, s->count, sizeof *s->tensors, by_name);
-    for (size_t i = 1; i < s->count; i++)
-        if (strcmp(s->tensors[i - 1].name, s->tensors[i].name) == 0) {
-            rc = ts_fail(e, TS_EFORMAT, "tensor %.200s comes twice", s->tensors[i].name);
-            goto done;
-        }
-done:
+    if (!rc) rc = check_cover(ranges, covered, size, e);
     free(ranges);
     return rc;
 }
 
-static ts_code parse(ts_safetensors *s, const unsigned char *bytes, size_t size, ts_error *e) {
+ts_code tensors_parse_safetensors(ts_tensors *s, const unsigned char *bytes, size_t size, ts_error *e) {
     if (size < LENGTH_BYTES) return ts_fail(e, TS_EFORMAT, "%zu bytes are too few for a header", size);
     uint64_t length = 0;
     for (unsigned i = 0; i < LENGTH_BYTES; i++) length |= (uint64_t)bytes[i] << (8 * i);
@@ -217,87 +149,6 @@ static ts_code parse(ts_safetensors *s, const unsigned char *bytes, size_t size,
     s->metadata = cJSON_DetachItemFromObjectCaseSensitive(header, "__metadata__");
     cJSON_Delete(header);
     return rc;
-}
-
-ts_code ts_safetensors_parse(const char *path, const void *bytes, size_t size, ts_safetensors **ret,
-                             ts_error *e) {
-    ts_safetensors *s = ts_new0(ts_safetensors);
-    if (!s) return ts_fail(e, TS_ENOMEM, "reading %s", path);
-    ts_code rc = parse(s, bytes, size, e);
-    if (rc) {
-        ts_safetensors_free(s);
-        return ts_error_context(e, rc, "%s", path);
-    }
-    *ret = s;
-    return TS_OK;
-}
-
-ts_code ts_safetensors_open(const char *path, ts_safetensors **ret, ts_error *e) {
-    ts_map map = {0};
-    ts_code rc = ts_map_open(path, &map, e);
-    if (rc) return rc;
-    ts_safetensors *s = NULL;
-    rc = ts_safetensors_parse(path, map.data, map.size, &s, e);
-    /* A header that was lost or changed under the parser says nothing of the file. */
-    ts_code changed = ts_map_check(&map, e);
-    if (changed) rc = changed;
-    if (rc) {
-        ts_safetensors_free(s);
-        ts_map_close(&map);
-        return rc;
-    }
-    s->map = map;
-    *ret = s;
-    return TS_OK;
-}
-
-ts_code ts_safetensors_check(const ts_safetensors *s, ts_error *e) {
-    return ts_map_check(&s->map, e);
-}
-
-void ts_safetensors_free(ts_safetensors *s) {
-    if (!s) return;
-    ts_map_close(&s->map);
-    cJSON_Delete(s->metadata);
-    free(s->tensors);
-    free(s->others);
-    free(s->names);
-    free(s);
-}
-
-size_t ts_safetensors_count(const ts_safetensors *s) {
-    return s->count;
-}
-
-const ts_file_tensor *ts_safetensors_at(const ts_safetensors *s, size_t i) {
-    ts_assert(i < s->count);
-    return &s->tensors[i];
-}
-
-const ts_file_tensor *ts_safetensors_find(const ts_safetensors *s, const char *name) {
-    if (!s->count) return NULL;
-    ts_file_tensor key = {.name = name};
-    return bsearch(&key, s->tensors, s->count, sizeof key, by_name);
-}
-
-void ts_safetensors_rest(const ts_safetensors *s) {
-    ts_map_rest(&s->map);
-}
-
-const ts_file_other *ts_safetensors_other(const ts_safetensors *s, size_t i) {
-    return i < s->other_count ? &s->others[i] : NULL;
-}
-
-const char *ts_safetensors_metadata(const ts_safetensors *s, const char *key) {
-    return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(s->metadata, key));
-}
-
-size_t ts_file_tensor_elements(const ts_file_tensor *t) {
-    return t->bytes / ts_dtype_size(t->dtype);
-}
-
-void ts_file_tensor_to_f32(const ts_file_tensor *t, float *out) {
-    ts_convert(t->dtype, t->data, TS_F32, out, ts_file_tensor_elements(t));
 }
 
 static const char *type_name(ts_dtype t) {
@@ -331,7 +182,7 @@ static ts_code check_writable(const ts_file_tensor *tensors, size_t n, ts_error 
         if (!t->name || !*t->name || strcmp(t->name, "__metadata__") == 0 ||
             !ts_utf8_valid(t->name, strlen(t->name)))
             return ts_fail(e, TS_EINVAL, "tensor %zu has no usable name", i);
-        if (t->rank < 0 || t->rank > TS_FILE_RANK || !elements_of(t->shape, t->rank, &elements) ||
+        if (t->rank < 0 || t->rank > TS_FILE_RANK || !tensors_elements(t->shape, t->rank, &elements) ||
             !ts_mul_size(elements, ts_dtype_size(t->dtype), &bytes) || bytes != t->bytes)
             return ts_fail(e, TS_EINVAL, "the bytes of tensor %.200s do not match its shape", t->name);
         for (size_t k = 0; k < i; k++)

@@ -22,7 +22,7 @@ struct ts_weights {
     char *path;
     ts_weights *base; /* of a layer */
     bool owns_base;
-    ts_safetensors **files;
+    ts_tensors **files;
     size_t file_count, file_capacity;
     void **kept;
     size_t kept_count, kept_capacity;
@@ -92,9 +92,9 @@ ts_code ts_weights_seal(ts_weights *w, ts_error *e) {
     return TS_OK;
 }
 
-ts_code ts_weights_hold(ts_weights *w, ts_safetensors *file, ts_error *e) {
-    if (!ts_grow(&w->files, &w->file_capacity, w->file_count + 1, sizeof(ts_safetensors *))) {
-        ts_safetensors_free(file);
+ts_code ts_weights_hold(ts_weights *w, ts_tensors *file, ts_error *e) {
+    if (!ts_grow(&w->files, &w->file_capacity, w->file_count + 1, sizeof(ts_tensors *))) {
+        ts_tensors_free(file);
         return ts_fail(e, TS_ENOMEM, "weights of %s", w->path);
     }
     w->files[w->file_count++] = file;
@@ -102,22 +102,26 @@ ts_code ts_weights_hold(ts_weights *w, ts_safetensors *file, ts_error *e) {
 }
 
 static ts_code add_file(ts_weights *w, const char *path, ts_error *e) {
-    ts_safetensors *s = NULL;
-    ts_code rc = ts_safetensors_open(path, &s, e);
+    ts_tensors *s = NULL;
+    ts_code rc = ts_tensors_open(path, &s, e);
     if (!rc) rc = ts_weights_hold(w, s, e);
     if (rc) return rc;
-    for (size_t i = 0; !rc && i < ts_safetensors_count(s); i++) {
-        const ts_file_tensor *t = ts_safetensors_at(s, i);
+    for (size_t i = 0; !rc && i < ts_tensors_count(s); i++) {
+        const ts_file_tensor *t = ts_tensors_at(s, i);
         rc = ts_weights_add(w, t->name, t, e);
     }
     return rc;
 }
 
+static bool ends_with(const char *name, const char *end) {
+    const size_t n = strlen(name), k = strlen(end);
+    return n > k && strcmp(name + n - k, end) == 0;
+}
+
 /* A shard lies beside its index: a name, never a way to somewhere else. */
 static bool is_shard_name(const char *name) {
-    static const char end[] = ".safetensors";
-    size_t n = strlen(name), k = sizeof end - 1;
-    return n > k && strcmp(name + n - k, end) == 0 && name[0] != '.' && !strchr(name, '/');
+    return name[0] != '.' && !strchr(name, '/') &&
+           (ends_with(name, ".safetensors") || ends_with(name, ".bin"));
 }
 
 static bool listed(char **names, size_t n, const char *name) {
@@ -160,9 +164,17 @@ static const struct {
     const char *format;
     bool index;
 } forms[] = {
-    {"diffusion_pytorch_model%s.safetensors", false},           {"model%s.safetensors", false},
-    {"diffusion_pytorch_model.safetensors.index%s.json", true}, {"model.safetensors.index%s.json", true},
-    {"diffusion_pytorch_model%s.safetensors.index.json", true}, {"model%s.safetensors.index.json", true},
+    {"diffusion_pytorch_model%s.safetensors", false},
+    {"model%s.safetensors", false},
+    {"diffusion_pytorch_model.safetensors.index%s.json", true},
+    {"model.safetensors.index%s.json", true},
+    {"diffusion_pytorch_model%s.safetensors.index.json", true},
+    {"model%s.safetensors.index.json", true},
+    /* What was published before safetensors was usual. */
+    {"diffusion_pytorch_model%s.bin", false},
+    {"pytorch_model%s.bin", false},
+    {"diffusion_pytorch_model.bin.index%s.json", true},
+    {"pytorch_model.bin.index%s.json", true},
 };
 static const char *const variants[] = {"", ".fp16", ".bf16", ".fp32"};
 
@@ -194,7 +206,8 @@ static ts_code open_folder(ts_weights *w, const char *folder, ts_error *e) {
             free(path);
         }
     return ts_fail(e, TS_ENOTFOUND,
-                   "%s holds neither diffusion_pytorch_model.safetensors nor model.safetensors", folder);
+                   "%s holds neither diffusion_pytorch_model.safetensors nor model.safetensors, nor a .bin",
+                   folder);
 }
 
 ts_code ts_weights_open(const char *folder, ts_weights **ret, ts_error *e) {
@@ -220,7 +233,7 @@ void ts_weights_free(ts_weights *w) {
     pthread_mutex_destroy(&w->lock);
     for (size_t i = 0; i < w->count; i++) free((char *)(uintptr_t)w->params[i].name);
     for (size_t i = 0; i < w->kept_count; i++) free(w->kept[i]);
-    for (size_t i = 0; i < w->file_count; i++) ts_safetensors_free(w->files[i]);
+    for (size_t i = 0; i < w->file_count; i++) ts_tensors_free(w->files[i]);
     if (w->owns_base) ts_weights_free(w->base);
     free(w->files);
     free(w->kept);
@@ -316,11 +329,11 @@ const char *ts_weights_path(const ts_weights *w) {
 
 void ts_weights_rest(const ts_weights *w) {
     if (w->base) ts_weights_rest(w->base);
-    for (size_t i = 0; i < w->file_count; i++) ts_safetensors_rest(w->files[i]);
+    for (size_t i = 0; i < w->file_count; i++) ts_tensors_rest(w->files[i]);
 }
 
 ts_code ts_weights_check(const ts_weights *w, ts_error *e) {
     ts_code rc = w->base ? ts_weights_check(w->base, e) : TS_OK;
-    for (size_t i = 0; i < w->file_count && !rc; i++) rc = ts_safetensors_check(w->files[i], e);
+    for (size_t i = 0; i < w->file_count && !rc; i++) rc = ts_tensors_check(w->files[i], e);
     return rc;
 }

@@ -8,14 +8,14 @@
 
 #include <stdbool.h>
 #include "base/error.h"
-#include "engine/safetensors.h"
+#include "engine/tensors.h"
 #include "kernels/op.h"
 
 typedef struct ts_weights ts_weights;
 
-/* Opens the component's safetensors in `folder`, as the libraries that write such folders name them: one file
- * or the shards that an index lists, of the plain kind or of a variant (fp16, bf16, fp32), the plain kind
- * first. TS_ENOTFOUND, TS_EFORMAT (also for a tensor that two shards hold), TS_ENOMEM. */
+/* Opens the component's tensors in `folder`, as the libraries that write such folders name them: one file or
+ * the shards that an index lists, of the plain kind or of a variant (fp16, bf16, fp32), the plain kind first,
+ * and in each safetensors before PyTorch's .bin. TS_ENOTFOUND, TS_EFORMAT (also for a tensor that two shards hold), TS_ENOMEM. */
 ts_code ts_weights_open(const char *folder, ts_weights **ret, ts_error *e);
 
 /* A set of one's own: new, add each, seal, and only then find. `path` is for messages. */
@@ -26,7 +26,7 @@ ts_code ts_weights_add(ts_weights *w, const char *name, const ts_file_tensor *t,
 /* Memory that w frees when it dies, for what was made rather than mapped; freed at once when it fails. */
 ts_code ts_weights_keep(ts_weights *w, void *bytes, ts_error *e);
 /* The file is w's from now on and dies with it; closed at once when that fails. TS_ENOMEM. */
-ts_code ts_weights_hold(ts_weights *w, ts_safetensors *file, ts_error *e);
+ts_code ts_weights_hold(ts_weights *w, ts_tensors *file, ts_error *e);
 /* A layer over `base`: a parameter that is added to it stands in place of base's of that name, the rest are
  * base's own, with their addresses and their joins, so that whatever was made of them is shared. base must
  * outlive it, unless the layer adopts it: then they die together. TS_ENOMEM. */
@@ -56,7 +56,7 @@ size_t ts_weights_bytes(const ts_weights *w);
 size_t ts_weights_elements(const ts_weights *w); /* in all parameters together */
 const char *ts_weights_path(const ts_weights *w);
 
-/* TS_EIO when one of the files that w holds has changed since it was opened (ts_safetensors_check). Any
+/* TS_EIO when one of the files that w holds has changed since it was opened (ts_tensors_check). Any
  * thread. */
 ts_code ts_weights_check(const ts_weights *w, ts_error *e);
 void ts_weights_rest(const ts_weights *w); /* ts_map_rest of each of them */

@@ -16,7 +16,7 @@ typedef struct tensor {
 } tensor;
 
 /* From the fixture, rank 1 to 4: [n][c][h][w], [n][tokens][c] (w counts the tokens), [n][c], [n]. */
-tensor tensor_of(const ts_safetensors *s, const char *format, ...) __attribute__((format(printf, 2, 3)));
+tensor tensor_of(const ts_tensors *s, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void tensor_free(tensor t);
 
 /* |a - b| / |b|; infinite when the shapes differ or anything is not a number. */

@@ -13,13 +13,13 @@ static void channels_before_tokens(tensor t) {
     free(image);
 }
 
-tensor tensor_of(const ts_safetensors *s, const char *format, ...) {
+tensor tensor_of(const ts_tensors *s, const char *format, ...) {
     char name[160];
     va_list args;
     va_start(args, format);
     vsnprintf(name, sizeof name, format, args);
     va_end(args);
-    const ts_file_tensor *t = ts_safetensors_find(s, name);
+    const ts_file_tensor *t = ts_tensors_find(s, name);
     if (!t) fail_msg("no tensor %s", name);
     const int64_t *d = t->shape;
     tensor r = {1, 1, 1, 1, fixture_floats(s, name, NULL)};

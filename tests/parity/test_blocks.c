@@ -14,7 +14,7 @@ struct block {
     const ts_backend *backend;
     int ranks;
     /* of the fixture, while building */
-    const ts_safetensors *io;
+    const ts_tensors *io;
     int w, c;
 };
 
@@ -53,10 +53,10 @@ static unet unet_of(ts_builder *b, const block *k, ts_unet_config *c) {
                           .norm_eps = eps(k)};
     c->down_attention[0] = c->up_attention[0] = strstr(k->class, "CrossAttn") != NULL;
     unet u = {.b = b, .c = c, .temb = TS_NO_BUF, .text = TS_NO_BUF};
-    if (ts_safetensors_find(k->io, "temb"))
+    if (ts_tensors_find(k->io, "temb"))
         u.temb =
             ts_activation(b, (ts_scope){.path = "temb"}, ts_input(b, "temb", 1, 64, TS_F32), TS_ACT_SILU);
-    if (ts_safetensors_find(k->io, "ehs")) u.text = ts_input(b, "ehs", 21, 32, TS_F32);
+    if (ts_tensors_find(k->io, "ehs")) u.text = ts_input(b, "ehs", 21, 32, TS_F32);
     return u;
 }
 
@@ -158,7 +158,7 @@ static bool doubles_rows(const block *k) {
 static void block_is_that_of_diffusers(void **state) {
     block k = *(const block *)*state;
     char *file = ts_format("blocks/%s", k.file);
-    ts_safetensors *io = fixture_tensors(file);
+    ts_tensors *io = fixture_tensors(file);
     tensor x = tensor_of(io, "%s", k.input);
     k.io = io;
     k.w = x.w, k.c = x.c;
@@ -170,14 +170,14 @@ static void block_is_that_of_diffusers(void **state) {
     assert_int_equal(ts_rows_split(x.h, doubles_rows(&k) ? 0 : 1, k.ranks, &spec.build.rows), k.ranks);
     parity *p = parity_new(&spec);
     parity_put(p, "x", x);
-    for (int i = 0; i < 2 && strstr(k.class, "Up") && ts_safetensors_find(io, "res0"); i++) {
+    for (int i = 0; i < 2 && strstr(k.class, "Up") && ts_tensors_find(io, "res0"); i++) {
         tensor r = tensor_of(io, "res%d", i);
         parity_put(p, i ? "res1" : "res0", r);
         tensor_free(r);
     }
     static const char *const flat[] = {"temb", "ehs"};
     for (int i = 0; i < 2; i++) {
-        if (!ts_safetensors_find(io, flat[i])) continue;
+        if (!ts_tensors_find(io, flat[i])) continue;
         size_t n;
         float *data = fixture_floats(io, flat[i], &n);
         parity_put_flat(p, flat[i], data, n);
@@ -194,7 +194,7 @@ static void block_is_that_of_diffusers(void **state) {
     tensor_free(x);
     parity_free(p);
     ts_weights_free(spec.weights);
-    ts_safetensors_free(io);
+    ts_tensors_free(io);
     free(file);
 }
 
@@ -212,7 +212,7 @@ static void build_time(ts_builder *b, void *arg) {
 }
 
 static void time_embedding_is_that_of_diffusers(void **state) {
-    ts_safetensors *io = fixture_tensors("blocks/time.safetensors");
+    ts_tensors *io = fixture_tensors("blocks/time.safetensors");
     size_t n;
     float *t = fixture_floats(io, "t", &n);
     parity_spec spec = {.backend = *state,
@@ -232,7 +232,7 @@ static void time_embedding_is_that_of_diffusers(void **state) {
     free(t);
     parity_free(p);
     ts_weights_free(spec.weights);
-    ts_safetensors_free(io);
+    ts_tensors_free(io);
 }
 
 #define OUTPUTS(...)                                                                                         \

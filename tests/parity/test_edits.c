@@ -3,7 +3,7 @@
 
 typedef struct edit {
     const cJSON *json;
-    const ts_safetensors *io;
+    const ts_tensors *io;
     const ts_backend *backend;
     int ranks;
 } edit;
@@ -30,16 +30,16 @@ static unsigned char *mask(int width, int height) {
 }
 
 /* The small U-Net with the fixture's first convolution, which sees mask and kept picture too. */
-static void tell(studio *s, const ts_safetensors *io, ts_safetensors **ret_file) {
+static void tell(studio *s, const ts_tensors *io, ts_tensors **ret_file) {
     ts_error e = {0};
     ts_weights *w = NULL;
     char *path = parity_path("pipeline_sd1/unet/diffusion_pytorch_model.safetensors");
-    must(ts_safetensors_open(path, ret_file, &e), &e);
+    must(ts_tensors_open(path, ret_file, &e), &e);
     must(ts_weights_new(path, &w, &e), &e);
-    for (size_t i = 0; i < ts_safetensors_count(*ret_file); i++) {
-        const ts_file_tensor *t = ts_safetensors_at(*ret_file, i);
-        if (!strcmp(t->name, "conv_in.weight")) t = ts_safetensors_find(io, "told.conv_in.weight");
-        must(ts_weights_add(w, ts_safetensors_at(*ret_file, i)->name, t, &e), &e);
+    for (size_t i = 0; i < ts_tensors_count(*ret_file); i++) {
+        const ts_file_tensor *t = ts_tensors_at(*ret_file, i);
+        if (!strcmp(t->name, "conv_in.weight")) t = ts_tensors_find(io, "told.conv_in.weight");
+        must(ts_weights_add(w, ts_tensors_at(*ret_file, i)->name, t, &e), &e);
     }
     must(ts_weights_seal(w, &e), &e);
     ts_weights_free(s->model->unet_weights);
@@ -56,7 +56,7 @@ static void the_latent_is_that_of_diffusers(void **state) {
     studio s = studio_open(json_text(c, "folder"), k->backend, k->ranks);
     const cJSON *scheduler = cJSON_GetObjectItemCaseSensitive(c, "scheduler");
     ts_error e = {0};
-    ts_safetensors *file = NULL;
+    ts_tensors *file = NULL;
     if (cJSON_IsObject(scheduler)) must(ts_schedule_config_read(scheduler, &s.model->schedule, &e), &e);
     if (cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(c, "told"))) tell(&s, k->io, &file);
     ts_shape shape = {
@@ -81,7 +81,7 @@ static void the_latent_is_that_of_diffusers(void **state) {
     tensor_free(want);
     shot_free(have);
     studio_close(s);
-    ts_safetensors_free(file);
+    ts_tensors_free(file);
     free(image);
     free(paint);
 }
@@ -114,9 +114,9 @@ static void run_album(studio s, const ts_shape *shape, album *a, int first, int 
 
 /* Two pictures of one request, which share their source, and one with a source of its own between them. */
 static void a_picture_of_a_batch_is_the_one_that_it_is_alone(void **state) {
-    const ts_safetensors *told = *state;
+    const ts_tensors *told = *state;
     studio s = studio_open("pipeline_sd1", &ts_backend_cpu, 1);
-    ts_safetensors *file = NULL;
+    ts_tensors *file = NULL;
     if (told) tell(&s, told, &file);
     const ts_shape shape = {.width = WIDTH,
                             .height = HEIGHT,
@@ -146,7 +146,7 @@ static void a_picture_of_a_batch_is_the_one_that_it_is_alone(void **state) {
         assert_true(relative_l2(next, want) > 0.1);
     }
     studio_close(s);
-    ts_safetensors_free(file);
+    ts_tensors_free(file);
     free(image), free(paint), free(other), free(inverse);
 }
 
@@ -158,7 +158,7 @@ int main(int argc, char **argv) {
                                    {.backend = &ts_backend_cpu, .ranks = 2}};
     test_list tests = {0};
     cJSON *json = fixture_json("edits.json");
-    ts_safetensors *io = fixture_tensors("edits.safetensors");
+    ts_tensors *io = fixture_tensors("edits.safetensors");
     const cJSON *c;
     for (size_t d = 0; d < sizeof devices / sizeof *devices; d++) cJSON_ArrayForEach(c, json) {
             edit k = devices[d];
@@ -172,6 +172,6 @@ int main(int argc, char **argv) {
              "a batch of a U-Net that is told");
     int failed = test_run(&tests, "edits");
     cJSON_Delete(json);
-    ts_safetensors_free(io);
+    ts_tensors_free(io);
     return failed;
 }

@@ -9,7 +9,7 @@
 
 typedef struct source {
     char *folder;
-    ts_safetensors *file;
+    ts_tensors *file;
 } source;
 
 typedef struct workshop {
@@ -32,7 +32,7 @@ static const cJSON *case_of(const char *kind) {
     return NULL;
 }
 
-static const ts_safetensors *source_of(const char *folder) {
+static const ts_tensors *source_of(const char *folder) {
     for (int i = 0; i < w.source_count; i++)
         if (!strcmp(w.sources[i].folder, folder)) return w.sources[i].file;
     assert_true(w.source_count < 16);
@@ -54,14 +54,14 @@ static char *room(size_t bytes) {
 
 /* The tensors named in `of` one behind the other. */
 static void put_tensor(const cJSON *entry) {
-    const ts_safetensors *from = source_of(json_text(entry, "folder"));
+    const ts_tensors *from = source_of(json_text(entry, "folder"));
     const cJSON *of = cJSON_GetObjectItemCaseSensitive(entry, "of"), *v;
     ts_file_tensor *t = &w.tensors[w.count++];
     assert_true(w.count < sizeof w.tensors / sizeof *w.tensors);
     *t = (ts_file_tensor){.name = json_text(entry, "key")};
     cJSON_ArrayForEach(v, cJSON_GetObjectItemCaseSensitive(entry, "shape")) t->shape[t->rank++] = v->valueint;
     cJSON_ArrayForEach(v, of) {
-        const ts_file_tensor *part = ts_safetensors_find(from, v->valuestring);
+        const ts_file_tensor *part = ts_tensors_find(from, v->valuestring);
         if (!part) fail_msg("no tensor %s", v->valuestring);
         t->dtype = part->dtype;
         t->bytes += part->bytes;
@@ -69,7 +69,7 @@ static void put_tensor(const cJSON *entry) {
     char *bytes = room(t->bytes), *at = bytes;
     t->data = bytes;
     cJSON_ArrayForEach(v, of) {
-        const ts_file_tensor *part = ts_safetensors_find(from, v->valuestring);
+        const ts_file_tensor *part = ts_tensors_find(from, v->valuestring);
         memcpy(at, part->data, part->bytes);
         at += part->bytes;
     }
@@ -150,9 +150,9 @@ static void same_weights(const ts_checkpoint *c, const char *component, const ch
     ts_error e = {0};
     ts_weights *have = NULL;
     must(ts_checkpoint_weights(c, component, &have, &e), &e);
-    const ts_safetensors *want = source_of(folder);
-    for (size_t i = 0; i < ts_safetensors_count(want); i++) {
-        const ts_file_tensor *t = ts_safetensors_at(want, i);
+    const ts_tensors *want = source_of(folder);
+    for (size_t i = 0; i < ts_tensors_count(want); i++) {
+        const ts_file_tensor *t = ts_tensors_at(want, i);
         if (strstr(t->name, "position_ids")) continue;
         const ts_param *p = ts_weights_find(have, t->name);
         if (!p && strncmp(t->name, "text_model.", 11)) { /* transformers 5 leaves it out */
@@ -470,7 +470,7 @@ int main(int argc, char **argv) {
     test_add(&tests, what_lies_beside_is_checked, NULL, 0, "what lies beside is checked");
     int failed = test_run(&tests, "files");
     for (int i = 0; i < w.source_count; i++) {
-        ts_safetensors_free(w.sources[i].file);
+        ts_tensors_free(w.sources[i].file);
         free(w.sources[i].folder);
     }
     for (size_t i = 0; i < w.made_count; i++) free(w.made[i]);

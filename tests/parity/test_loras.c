@@ -8,7 +8,7 @@
 
 typedef struct lora_case {
     const cJSON *json;
-    const ts_safetensors *want;
+    const ts_tensors *want;
     const ts_backend *backend;
 } lora_case;
 
@@ -82,7 +82,7 @@ static void build(ts_builder *b, void *arg) {
     ts_unet_build(b, m->config, m->width, m->tokens);
 }
 
-static void put_flat(parity *p, const char *name, const ts_safetensors *io, const char *key) {
+static void put_flat(parity *p, const char *name, const ts_tensors *io, const char *key) {
     size_t n;
     float *data = fixture_floats(io, key, &n);
     parity_put_flat(p, name, data, n);
@@ -92,7 +92,7 @@ static void put_flat(parity *p, const char *name, const ts_safetensors *io, cons
 static void a_fused_unet_is_that_of_diffusers(void **state) {
     const lora_case *k = *state;
     studio s = open_fused(k);
-    ts_safetensors *io = fixture_tensors(json_text(k->json, "io"));
+    ts_tensors *io = fixture_tensors(json_text(k->json, "io"));
     tensor sample = tensor_of(io, "16x16.sample"), t = tensor_of(io, "16x16.timestep");
     tensor text = tensor_of(io, "16x16.encoder_hidden_states");
     unet_model m = {.config = &s.model->unet, .width = sample.w, .tokens = text.w};
@@ -120,7 +120,7 @@ static void a_fused_unet_is_that_of_diffusers(void **state) {
     tensor_free(t);
     tensor_free(text);
     parity_free(p);
-    ts_safetensors_free(io);
+    ts_tensors_free(io);
     studio_close(s);
 }
 
@@ -339,7 +339,7 @@ int main(int argc, char **argv) {
     fixture_init(argc, argv);
     parity_init(argc, argv);
     cJSON *json = fixture_json("loras.json");
-    ts_safetensors *want = fixture_tensors("loras.safetensors");
+    ts_tensors *want = fixture_tensors("loras.safetensors");
     test_list tests = {0};
     const cJSON *c;
     cJSON_ArrayForEach(c, json) {
@@ -363,6 +363,6 @@ int main(int argc, char **argv) {
              "a file for another kind of model is refused");
     int failed = test_run(&tests, "loras");
     cJSON_Delete(json);
-    ts_safetensors_free(want);
+    ts_tensors_free(want);
     return failed;
 }

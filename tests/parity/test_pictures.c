@@ -4,7 +4,7 @@
 typedef struct picture_case {
     const cJSON *json;
     const char *folder;
-    const ts_safetensors *io;
+    const ts_tensors *io;
     const ts_backend *backend;
     int ranks, patches;
     ts_parallel parallel;
@@ -60,7 +60,7 @@ static void the_picture_is_that_of_diffusers(void **state) {
     assert_int_equal(have.stats.patches, k->patches);
     assert_close(name, have.latents, last, 1e-4);
     char *key = ts_format("%s.image", name);
-    if (ts_safetensors_find(k->io, key)) {
+    if (ts_tensors_find(k->io, key)) {
         tensor image = tensor_of(k->io, "%s", key);
         hold_image(name, have.rgb, image);
         tensor_free(image);
@@ -99,7 +99,7 @@ int main(int argc, char **argv) {
     static const int most_patches[] = {1, 2};
     test_list tests = {0};
     cJSON *json[2];
-    ts_safetensors *io[2];
+    ts_tensors *io[2];
     for (int f = 0; f < 2; f++) {
         char *name = ts_format("%s.json", folders[f]);
         json[f] = fixture_json(name);
@@ -127,7 +127,7 @@ int main(int argc, char **argv) {
     int failed = test_run(&tests, "pictures");
     for (int f = 0; f < 2; f++) {
         cJSON_Delete(json[f]);
-        ts_safetensors_free(io[f]);
+        ts_tensors_free(io[f]);
     }
     return failed;
 }

@@ -9,8 +9,9 @@
 
 typedef struct prompt_case {
     const cJSON *json;
-    const ts_safetensors *io;
+    const ts_tensors *io;
     const ts_backend *backend;
+    const char *embeddings; /* the folder */
 } prompt_case;
 
 static const char *text_or_null(const cJSON *object, const char *key) {
@@ -25,15 +26,15 @@ static ts_picture_params params_of(const cJSON *c) {
                                .clip_skip = (int)json_value(c, "clip_skip")};
 }
 
-static void add_embeddings(ts_model *m) {
-    char *folder = fixture_path("embeddings");
+static void add_embeddings(ts_model *m, const char *name) {
+    char *folder = fixture_path(name);
     ts_error e = {0};
     must(ts_model_add_embeddings(m, folder, &e), &e);
     free(folder);
 }
 
 /* have: [tokens][channels], as the fixture has it but for the order that the parity tensors ask for. */
-static void hold_text(const ts_safetensors *io, const char *name, const char *kind, const float *have) {
+static void hold_text(const ts_tensors *io, const char *name, const char *kind, const float *have) {
     tensor want = tensor_of(io, "%s.%s", name, kind), turned = want;
     turned.data = ts_array0(float, want.c *want.w);
     assert_non_null(turned.data);
@@ -54,7 +55,8 @@ static void the_unet_is_given_what_diffusers_gives(void **state) {
     ts_group *g = NULL;
     ts_error e = {0};
     must(ts_model_load(path, &m, &e), &e);
-    if (cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(k->json, "embeddings"))) add_embeddings(m);
+    if (cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(k->json, "embeddings")))
+        add_embeddings(m, k->embeddings);
     must(ts_group_open(&device, 1, &g, &e), &e);
     int chunks, count;
     must(ts_model_measure_prompts(m, &params, true, TS_MAX_CHUNKS, &chunks, &count, &e), &e);
@@ -220,14 +222,13 @@ static void a_prompt_of_too_many_chunks_is_refused(void **state) {
 /* ---- textual inversion ---- */
 
 static void embeddings_of_other_widths_are_left_out(void **state) {
-    (void)state;
     static const char *const sd[] = {"easyNegative", "<cat-toy>", "one word"}, *const xl[] = {"xl-thing"};
     for (int i = 0; i < 2; i++) {
         char *path = fixture_path(i ? "pipeline_xl" : "pipeline_sd1");
         ts_model *m = NULL;
         ts_error e = {0};
         must(ts_model_load(path, &m, &e), &e);
-        add_embeddings(m);
+        add_embeddings(m, *state);
         const ts_model_info *info = ts_model_get_info(m);
         assert_int_equal(info->embedding_count, i ? 1 : 3);
         for (int k = 0; k < info->embedding_count; k++)
@@ -544,13 +545,18 @@ int main(int argc, char **argv) {
     parity_init(argc, argv);
     static const ts_backend *const backends[] = {&ts_backend_ref, &ts_backend_cpu};
     cJSON *cases = fixture_json("prompts.json");
-    ts_safetensors *io = fixture_tensors("prompts.safetensors");
+    ts_tensors *io = fixture_tensors("prompts.safetensors");
     test_list tests = {0};
     const cJSON *entry;
-    cJSON_ArrayForEach(entry, cJSON_GetObjectItemCaseSensitive(cases, "cases")) for (int i = 0; i < 2; i++) {
-        const prompt_case k = {.json = entry, .io = io, .backend = backends[i]};
-        test_add(&tests, the_unet_is_given_what_diffusers_gives, &k, sizeof k, "%s on %s",
-                 json_text(entry, "name"), backends[i]->name);
+    static const char *const words[] = {"embeddings", "torch/embeddings"};
+    cJSON_ArrayForEach(entry, cJSON_GetObjectItemCaseSensitive(cases, "cases")) {
+        const bool named = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(entry, "embeddings"));
+        for (int i = 0; i < (named ? 4 : 2); i++) {
+            const prompt_case k = {
+                .json = entry, .io = io, .backend = backends[i % 2], .embeddings = words[i / 2]};
+            test_add(&tests, the_unet_is_given_what_diffusers_gives, &k, sizeof k, "%s on %s%s",
+                     json_text(entry, "name"), k.backend->name, i < 2 ? "" : ", PyTorch's files");
+        }
     }
     cJSON_ArrayForEach(entry, cJSON_GetObjectItemCaseSensitive(cases, "pictures")) for (int i = 0; i < 2;
                                                                                         i++) {
@@ -562,8 +568,9 @@ int main(int argc, char **argv) {
     for (int i = 0; i < 2; i++)
         test_add(&tests, prompts_are_cut_as_automatic1111_does, folders[i], 0,
                  "prompts are cut as AUTOMATIC1111 does, tokenizer %s", folders[i]);
-    test_add(&tests, embeddings_of_other_widths_are_left_out, NULL, 0,
-             "embeddings of other widths are left out");
+    for (int i = 0; i < 2; i++)
+        test_add(&tests, embeddings_of_other_widths_are_left_out, words[i], 0,
+                 "embeddings of other widths are left out, %s", words[i]);
     test_add(&tests, a_name_is_found_where_it_is_a_word, NULL, 0, "a name is found where it is a word");
     test_add(&tests, vectors_of_a_name_stay_together, NULL, 0, "vectors of a name stay together");
     test_add(&tests, files_that_are_no_embeddings_are_refused, NULL, 0,
@@ -577,7 +584,7 @@ int main(int argc, char **argv) {
              "any number of skips can follow each other");
     test_add(&tests, a_skip_beyond_the_layers_is_refused, NULL, 0, "a skip beyond the layers is refused");
     int failed = test_run(&tests, "prompts");
-    ts_safetensors_free(io);
+    ts_tensors_free(io);
     cJSON_Delete(cases);
     return failed;
 }

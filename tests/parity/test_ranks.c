@@ -3,7 +3,7 @@
 #include "pictures.h"
 
 static cJSON *fixture;
-static ts_safetensors *io;
+static ts_tensors *io;
 static studio the_studio;
 
 static double partial_of(const cJSON *c) {
@@ -145,7 +145,7 @@ int main(int argc, char **argv) {
         test_add(&tests, latents_are_those_of_the_simulation, c, 0, "%s", json_text(c, "name"));
     int failed = test_run(&tests, "ranks");
     studio_close(the_studio);
-    ts_safetensors_free(io);
+    ts_tensors_free(io);
     cJSON_Delete(fixture);
     return failed;
 }

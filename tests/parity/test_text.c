@@ -54,7 +54,7 @@ static void hidden_states_are_those_of_transformers(void **state) {
     ts_clip_config c;
     ts_error e = {0};
     must(ts_clip_config_read(json, k->projected, &c, &e), &e);
-    ts_safetensors *io = fixture_tensors(k->io);
+    ts_tensors *io = fixture_tensors(k->io);
     parity_spec spec = {
         .backend = k->backend,
         .weights = parity_weights_folder(k->folder),
@@ -75,7 +75,7 @@ static void hidden_states_are_those_of_transformers(void **state) {
     free(ids);
     parity_free(p);
     ts_weights_free(spec.weights);
-    ts_safetensors_free(io);
+    ts_tensors_free(io);
     cJSON_Delete(json);
     free(file);
 }
@@ -92,7 +92,7 @@ typedef struct pipeline {
 } pipeline;
 
 static void hold_column(const pipeline *k, int i, const float *text, int width, int *at) {
-    ts_safetensors *io = fixture_tensors(k->column[i].io);
+    ts_tensors *io = fixture_tensors(k->column[i].io);
     tensor want = tensor_of(io, "%s", k->column[i].key);
     tensor have = want;
     have.data = ts_array0(float, want.n *want.c *want.w);
@@ -105,7 +105,7 @@ static void hold_column(const pipeline *k, int i, const float *text, int width, 
     *at += want.c;
     tensor_free(have);
     tensor_free(want);
-    ts_safetensors_free(io);
+    ts_tensors_free(io);
 }
 
 static void the_unet_gets_what_diffusers_gives_it(void **state) {
@@ -132,11 +132,11 @@ static void the_unet_gets_what_diffusers_gives_it(void **state) {
     for (int i = 0; i < 2 && k->column[i].io; i++) hold_column(k, i, text, width, &at);
     assert_int_equal(at, width);
     if (k->pooled) {
-        ts_safetensors *io = fixture_tensors(k->column[1].io);
+        ts_tensors *io = fixture_tensors(k->column[1].io);
         tensor want = tensor_of(io, "%s", k->pooled);
         assert_close(k->pooled, (tensor){prompt_count(), pooled_width, 1, 1, pooled}, want, 1e-5);
         tensor_free(want);
-        ts_safetensors_free(io);
+        ts_tensors_free(io);
     }
     free(text);
     free(pooled);

@@ -32,7 +32,7 @@ static ts_unet_config config_of(const char *folder) {
 }
 
 /* The channels last of a tensor that no patch divides lie in the file as they lie in the program. */
-static void put_flat(parity *p, const char *name, const ts_safetensors *io, const char *size,
+static void put_flat(parity *p, const char *name, const ts_tensors *io, const char *size,
                      const char *key) {
     char *full = ts_format("%s.%s", size, key);
     size_t n;
@@ -43,7 +43,7 @@ static void put_flat(parity *p, const char *name, const ts_safetensors *io, cons
 }
 
 /* One evaluation of a fixture's inputs on so many ranks. */
-static tensor evaluate(const unet_case *k, const ts_safetensors *io) {
+static tensor evaluate(const unet_case *k, const ts_tensors *io) {
     model m = {.config = config_of(k->model)};
     tensor sample = tensor_of(io, "%s.sample", k->size), t = tensor_of(io, "%s.timestep", k->size);
     tensor text = tensor_of(io, "%s.encoder_hidden_states", k->size);
@@ -78,19 +78,19 @@ static tensor evaluate(const unet_case *k, const ts_safetensors *io) {
 
 static void unet_is_that_of_diffusers(void **state) {
     const unet_case *k = *state;
-    ts_safetensors *io = fixture_tensors(k->io);
+    ts_tensors *io = fixture_tensors(k->io);
     tensor have = evaluate(k, io), want = tensor_of(io, "%s.out", k->size);
     assert_close(k->size, have, want, 1e-4);
     tensor_free(have);
     tensor_free(want);
-    ts_safetensors_free(io);
+    ts_tensors_free(io);
 }
 
 /* Rounding to bf16 is no coarser than PyTorch's own bf16 model. */
 static void bf16_is_as_near_as_that_of_pytorch(void **state) {
     const unet_case *k = *state;
     if (!k->backend->supports(TS_BF16)) skip();
-    ts_safetensors *io = fixture_tensors(k->io);
+    ts_tensors *io = fixture_tensors(k->io);
     tensor have = evaluate(k, io), want = tensor_of(io, "%s.out", k->size);
     tensor theirs = tensor_of(io, "%s.out_bf16", k->size);
     assert_close(k->size, have, want, 3e-2);
@@ -98,7 +98,7 @@ static void bf16_is_as_near_as_that_of_pytorch(void **state) {
     tensor_free(have);
     tensor_free(want);
     tensor_free(theirs);
-    ts_safetensors_free(io);
+    ts_tensors_free(io);
 }
 
 static double peak(tensor t) {
@@ -112,14 +112,14 @@ static void synchronous_ranks_equal_one(void **state) {
     const unet_case *k = *state;
     unet_case alone = *k;
     alone.ranks = 1;
-    ts_safetensors *io = fixture_tensors(k->io);
+    ts_tensors *io = fixture_tensors(k->io);
     tensor have = evaluate(k, io), want = evaluate(&alone, io);
     assert_close(k->size, have, want, 2e-5);
     double db = psnr(have, want, peak(want));
     if (!(db >= 60)) fail_msg("%s: %.1f dB", k->size, db);
     tensor_free(have);
     tensor_free(want);
-    ts_safetensors_free(io);
+    ts_tensors_free(io);
 }
 
 static void add(test_list *tests, unet_case k, const char *kind) {

@@ -56,11 +56,11 @@ static tensor run(const vae_case *k, void (*builder)(ts_builder *b, void *arg), 
     return out;
 }
 
-static tensor encode(const vae_case *k, const ts_safetensors *io) {
+static tensor encode(const vae_case *k, const ts_tensors *io) {
     return run(k, build_encoder, "pixels", tensor_of(io, "%s.encode_in", k->name), "moments", 3);
 }
 
-static tensor decode(const vae_case *k, const ts_safetensors *io) {
+static tensor decode(const vae_case *k, const ts_tensors *io) {
     tensor latent = tensor_of(io, "%s.latent", k->name);
     const float factor = (float)config_of(k).scaling_factor;
     /* The fixture's latent is already divided by the factor; the engine takes the sampler's, which is not. */
@@ -71,18 +71,18 @@ static tensor decode(const vae_case *k, const ts_safetensors *io) {
 
 static void picture_is_that_of_diffusers(void **state) {
     const vae_case *k = *state;
-    ts_safetensors *io = fixture_tensors("vae.safetensors");
+    ts_tensors *io = fixture_tensors("vae.safetensors");
     tensor have = decode(k, io), want = tensor_of(io, "%s.image", k->name);
     assert_close(k->name, have, want, 1e-4);
     tensor_free(have);
     tensor_free(want);
-    ts_safetensors_free(io);
+    ts_tensors_free(io);
 }
 
 static void bf16_is_as_near_as_that_of_pytorch(void **state) {
     const vae_case *k = *state;
     if (!k->backend->supports(TS_BF16)) skip();
-    ts_safetensors *io = fixture_tensors("vae.safetensors");
+    ts_tensors *io = fixture_tensors("vae.safetensors");
     tensor have = decode(k, io), want = tensor_of(io, "%s.image", k->name);
     tensor theirs = tensor_of(io, "%s.image_bf16", k->name);
     assert_close(k->name, have, want, 3e-2);
@@ -90,31 +90,31 @@ static void bf16_is_as_near_as_that_of_pytorch(void **state) {
     tensor_free(have);
     tensor_free(want);
     tensor_free(theirs);
-    ts_safetensors_free(io);
+    ts_tensors_free(io);
 }
 
 static void ranks_share_the_decoder_without_a_trace(void **state) {
     const vae_case *k = *state;
     vae_case alone = *k;
     alone.ranks = 1;
-    ts_safetensors *io = fixture_tensors("vae.safetensors");
+    ts_tensors *io = fixture_tensors("vae.safetensors");
     tensor have = decode(k, io), want = decode(&alone, io);
     assert_close(k->name, have, want, 1e-5);
     double db = psnr(have, want, 2); /* -1..1 */
     if (!(db >= 60)) fail_msg("%s: %.1f dB", k->name, db);
     tensor_free(have);
     tensor_free(want);
-    ts_safetensors_free(io);
+    ts_tensors_free(io);
 }
 
 static void moments_are_those_of_diffusers(void **state) {
     const vae_case *k = *state;
-    ts_safetensors *io = fixture_tensors("vae.safetensors");
+    ts_tensors *io = fixture_tensors("vae.safetensors");
     tensor have = encode(k, io), want = tensor_of(io, "%s.moments", k->name);
     assert_close(k->name, have, want, k->dtype == TS_BF16 ? 3e-2 : 1e-4);
     tensor_free(have);
     tensor_free(want);
-    ts_safetensors_free(io);
+    ts_tensors_free(io);
 }
 
 int main(int argc, char **argv) {
@@ -122,13 +122,13 @@ int main(int argc, char **argv) {
     parity_init(argc, argv);
     static const ts_backend *const backends[] = {&ts_backend_ref, &ts_backend_cpu};
     cJSON *json = fixture_json("vae.json");
-    ts_safetensors *io = fixture_tensors("vae.safetensors");
+    ts_tensors *io = fixture_tensors("vae.safetensors");
     test_list tests = {0};
     const cJSON *entry;
     cJSON_ArrayForEach(entry, json) {
         vae_case k = {.name = json_text(entry, "name"), .model = json_text(entry, "model"), .ranks = 1};
         char *key = ts_format("%s.image_bf16", k.name), *moments = ts_format("%s.moments", k.name);
-        bool has_bf16 = ts_safetensors_find(io, key), has_moments = ts_safetensors_find(io, moments);
+        bool has_bf16 = ts_tensors_find(io, key), has_moments = ts_tensors_find(io, moments);
         free(key);
         free(moments);
         tensor latent = tensor_of(io, "%s.latent", k.name);
@@ -157,7 +157,7 @@ int main(int argc, char **argv) {
         tensor_free(latent);
     }
     int failed = test_run(&tests, "vae");
-    ts_safetensors_free(io);
+    ts_tensors_free(io);
     cJSON_Delete(json);
     return failed;
 }

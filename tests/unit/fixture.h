@@ -46,18 +46,18 @@ static inline cJSON *fixture_json(const char *name) {
     return v;
 }
 
-static inline ts_safetensors *fixture_tensors(const char *name) {
+static inline ts_tensors *fixture_tensors(const char *name) {
     char *path = fixture_path(name);
     ts_error e = {0};
-    ts_safetensors *s = NULL;
-    must(ts_safetensors_open(path, &s, &e), &e);
+    ts_tensors *s = NULL;
+    must(ts_tensors_open(path, &s, &e), &e);
     free(path);
     return s;
 }
 
 /* A tensor's elements as floats; free() them. */
-static inline float *fixture_floats(const ts_safetensors *s, const char *name, size_t *ret_count) {
-    const ts_file_tensor *t = ts_safetensors_find(s, name);
+static inline float *fixture_floats(const ts_tensors *s, const char *name, size_t *ret_count) {
+    const ts_file_tensor *t = ts_tensors_find(s, name);
     if (!t) fail_msg("no tensor %s", name);
     size_t n = ts_file_tensor_elements(t);
     float *f = ts_array0(float, n);

@@ -8,8 +8,8 @@
 #define PIXELS 100000
 
 /* float32 in the fixture, [height][width][channels] or [height][width]. */
-static ts_image image_of(const ts_safetensors *s, const char *name) {
-    const ts_file_tensor *t = ts_safetensors_find(s, name);
+static ts_image image_of(const ts_tensors *s, const char *name) {
+    const ts_file_tensor *t = ts_tensors_find(s, name);
     if (!t) fail_msg("there is no %s", name);
     ts_image image = {.width = (int)t->shape[1],
                       .height = (int)t->shape[0],
@@ -46,7 +46,7 @@ static void png_of_every_kind_is_what_pil_reads(void **state) {
     (void)state;
     static const char *const kinds[] = {
         "rgb", "rgba", "grey", "grey_alpha", "bits", "palette", "palette_transparent", "colour_transparent"};
-    ts_safetensors *s = fixture_tensors("images.safetensors");
+    ts_tensors *s = fixture_tensors("images.safetensors");
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         size_t size;
         char *bytes = read_png(kinds[i], &size), name[64];
@@ -64,7 +64,7 @@ static void png_of_every_kind_is_what_pil_reads(void **state) {
         ts_image_free(&want);
         free(bytes);
     }
-    ts_safetensors_free(s);
+    ts_tensors_free(s);
 }
 
 static void a_png_cut_anywhere_or_damaged_is_refused_or_read_but_never_more(void **state) {
@@ -109,7 +109,7 @@ static void a_png_of_too_many_pixels_is_refused(void **state) {
 
 static void resampling_is_that_of_pil_within_one(void **state) {
     (void)state;
-    ts_safetensors *s = fixture_tensors("images.safetensors");
+    ts_tensors *s = fixture_tensors("images.safetensors");
     for (int i = 0; i < 5; i++) {
         char from_name[32], to_name[32];
         snprintf(from_name, sizeof from_name, "resize.%d.from", i);
@@ -122,7 +122,7 @@ static void resampling_is_that_of_pil_within_one(void **state) {
         ts_image_free(&want);
         ts_image_free(&have);
     }
-    ts_safetensors_free(s);
+    ts_tensors_free(s);
 }
 
 static ts_image with_alpha(const ts_image *rgb, unsigned char alpha) {
@@ -138,7 +138,7 @@ static ts_image with_alpha(const ts_image *rgb, unsigned char alpha) {
 
 static void a_mask_is_where_it_is_transparent_or_else_its_luma(void **state) {
     (void)state;
-    ts_safetensors *s = fixture_tensors("images.safetensors");
+    ts_tensors *s = fixture_tensors("images.safetensors");
     ts_image rgb = image_of(s, "luma.from"), luma = image_of(s, "luma.to"), rgba = with_alpha(&rgb, 255),
              mask = {0};
     ts_error e = {0};
@@ -158,7 +158,7 @@ static void a_mask_is_where_it_is_transparent_or_else_its_luma(void **state) {
     ts_image_free(&rgba);
     ts_image_free(&rgb);
     ts_image_free(&luma);
-    ts_safetensors_free(s);
+    ts_tensors_free(s);
 }
 
 int main(int argc, char **argv) {

@@ -2,7 +2,7 @@
 
 #include "engine/random.h"
 
-static void expect(const ts_safetensors *s, const char *name, ts_torch_rng *rng) {
+static void expect(const ts_tensors *s, const char *name, ts_torch_rng *rng) {
     size_t n;
     float *want = fixture_floats(s, name, &n), *have = ts_array0(float, n);
     assert_non_null(have);
@@ -16,7 +16,7 @@ static void expect(const ts_safetensors *s, const char *name, ts_torch_rng *rng)
 
 static void a_picture_starts_from_torchs_noise(void **state) {
     (void)state;
-    ts_safetensors *s = fixture_tensors("torch_noise.safetensors");
+    ts_tensors *s = fixture_tensors("torch_noise.safetensors");
     cJSON *json = fixture_json("torch_noise.json");
     const cJSON *one;
     int cases = 0;
@@ -28,12 +28,12 @@ static void a_picture_starts_from_torchs_noise(void **state) {
     }
     assert_true(cases > 40);
     cJSON_Delete(json);
-    ts_safetensors_free(s);
+    ts_tensors_free(s);
 }
 
 static void draws_follow_one_another_as_torchs_do(void **state) {
     (void)state;
-    ts_safetensors *s = fixture_tensors("torch_noise.safetensors");
+    ts_tensors *s = fixture_tensors("torch_noise.safetensors");
     cJSON *json = fixture_json("torch_noise.json");
     const cJSON *one, *name;
     int cases = 0;
@@ -47,7 +47,7 @@ static void draws_follow_one_another_as_torchs_do(void **state) {
     }
     assert_true(cases > 20);
     cJSON_Delete(json);
-    ts_safetensors_free(s);
+    ts_tensors_free(s);
 }
 
 static void nothing_drawn_changes_nothing(void **state) {

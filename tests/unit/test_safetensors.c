@@ -15,40 +15,40 @@ static unsigned char *file_of(const char *header, size_t n, size_t *ret_size) {
     return f;
 }
 
-static ts_code parse(const char *header, size_t n, ts_safetensors **ret, ts_error *e) {
+static ts_code parse(const char *header, size_t n, ts_tensors **ret, ts_error *e) {
     size_t size;
     unsigned char *f = file_of(header, n, &size);
-    ts_code rc = ts_safetensors_parse("a test", f, size, ret, e);
+    ts_code rc = ts_tensors_parse("a test", f, size, ret, e);
     free(f);
     return rc;
 }
 
 static void a_file_of_the_reference_library_is_read(void **state) {
     (void)state;
-    ts_safetensors *s = fixture_tensors("torch_noise.safetensors");
-    assert_true(ts_safetensors_count(s) > 50);
-    const ts_file_tensor *t = ts_safetensors_find(s, "seed42_13x17");
+    ts_tensors *s = fixture_tensors("torch_noise.safetensors");
+    assert_true(ts_tensors_count(s) > 50);
+    const ts_file_tensor *t = ts_tensors_find(s, "seed42_13x17");
     assert_non_null(t);
     assert_int_equal(t->dtype, TS_F32);
     assert_int_equal(t->rank, 4);
     assert_true(t->shape[0] == 1 && t->shape[1] == 4 && t->shape[2] == 13 && t->shape[3] == 17);
     assert_int_equal(ts_file_tensor_elements(t), 4 * 13 * 17);
-    assert_null(ts_safetensors_find(s, "seed42_13x1"));
-    assert_null(ts_safetensors_find(s, ""));
-    for (size_t i = 0; i < ts_safetensors_count(s); i++) {
-        const ts_file_tensor *each = ts_safetensors_at(s, i);
-        assert_ptr_equal(ts_safetensors_find(s, each->name), each);
+    assert_null(ts_tensors_find(s, "seed42_13x1"));
+    assert_null(ts_tensors_find(s, ""));
+    for (size_t i = 0; i < ts_tensors_count(s); i++) {
+        const ts_file_tensor *each = ts_tensors_at(s, i);
+        assert_ptr_equal(ts_tensors_find(s, each->name), each);
     }
     /* The first value that torch.manual_seed(42); torch.randn(1, 4, 64, 64) prints. */
     float *x = fixture_floats(s, "seed42_64x64", NULL);
     assert_float_equal(x[0], 1.9269153f, 1e-6f);
     free(x);
-    ts_safetensors_free(s);
+    ts_tensors_free(s);
 }
 
 static void other_types_are_checked_and_left_out(void **state) {
     (void)state;
-    ts_safetensors *s = NULL;
+    ts_tensors *s = NULL;
     ts_error e = {0};
     must(parse("{\"__metadata__\":{\"format\":\"pt\"},"
                "\"b\":{\"dtype\":\"BF16\",\"shape\":[2,1],\"data_offsets\":[16,20]},"
@@ -57,12 +57,12 @@ static void other_types_are_checked_and_left_out(void **state) {
                "\"scalar\":{\"dtype\":\"F16\",\"shape\":[],\"data_offsets\":[20,22]}}   ",
                22, &s, &e),
          &e);
-    assert_int_equal(ts_safetensors_count(s), 3);
-    assert_null(ts_safetensors_find(s, "position_ids"));
-    assert_int_equal(ts_safetensors_find(s, "empty")->bytes, 0);
-    assert_int_equal(ts_file_tensor_elements(ts_safetensors_find(s, "scalar")), 1);
-    assert_string_equal(ts_safetensors_at(s, 0)->name, "b");
-    ts_safetensors_free(s);
+    assert_int_equal(ts_tensors_count(s), 3);
+    assert_null(ts_tensors_find(s, "position_ids"));
+    assert_int_equal(ts_tensors_find(s, "empty")->bytes, 0);
+    assert_int_equal(ts_file_tensor_elements(ts_tensors_find(s, "scalar")), 1);
+    assert_string_equal(ts_tensors_at(s, 0)->name, "b");
+    ts_tensors_free(s);
 
     s = NULL;
     assert_int_equal(parse("{\"p\":{\"dtype\":\"I64\",\"shape\":[1,2],\"data_offsets\":[0,8]}}", 8, &s, &e),
@@ -112,7 +112,7 @@ static void hostile_headers_are_refused_with_the_reason(void **state) {
     };
 #undef T
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        ts_safetensors *s = NULL;
+        ts_tensors *s = NULL;
         ts_error e = {0};
         ts_code rc = parse(cases[i].header, cases[i].bytes, &s, &e);
         if (rc != TS_EFORMAT || s || e.code != rc || !strstr(e.message, cases[i].why))
@@ -131,26 +131,26 @@ static void every_truncation_and_every_flipped_byte_is_survived(void **state) {
     for (size_t n = 0; n < size; n++) {
         unsigned char *cut = malloc(n ? n : 1); /* its own block, so that a read beyond it is seen */
         memcpy(cut, f, n);
-        ts_safetensors *s = NULL;
-        assert_int_equal(ts_safetensors_parse("cut", cut, n, &s, &e), TS_EFORMAT);
+        ts_tensors *s = NULL;
+        assert_int_equal(ts_tensors_parse("cut", cut, n, &s, &e), TS_EFORMAT);
         free(cut);
     }
     for (size_t n = 0; n < size; n++)
         for (unsigned bit = 0; bit < 8; bit++) {
             f[n] ^= (unsigned char)(1u << bit);
-            ts_safetensors *s = NULL;
+            ts_tensors *s = NULL;
             float out[8];
-            if (!ts_safetensors_parse("flipped", f, size, &s, &e)) {
-                for (size_t i = 0; i < ts_safetensors_count(s); i++)
-                    if (ts_file_tensor_elements(ts_safetensors_at(s, i)) <= 8)
-                        ts_file_tensor_to_f32(ts_safetensors_at(s, i), out);
-                ts_safetensors_free(s);
+            if (!ts_tensors_parse("flipped", f, size, &s, &e)) {
+                for (size_t i = 0; i < ts_tensors_count(s); i++)
+                    if (ts_file_tensor_elements(ts_tensors_at(s, i)) <= 8)
+                        ts_file_tensor_to_f32(ts_tensors_at(s, i), out);
+                ts_tensors_free(s);
             }
             f[n] ^= (unsigned char)(1u << bit);
         }
     unsigned char huge[16] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
-    ts_safetensors *s = NULL;
-    assert_int_equal(ts_safetensors_parse("huge", huge, sizeof huge, &s, &e), TS_EFORMAT);
+    ts_tensors *s = NULL;
+    assert_int_equal(ts_tensors_parse("huge", huge, sizeof huge, &s, &e), TS_EFORMAT);
     free(f);
 }
 
@@ -167,9 +167,9 @@ static unsigned char *unhex(const char *text, size_t *ret_size) {
 }
 
 static bool opens(const unsigned char *bytes, size_t size, ts_error *e) {
-    ts_safetensors *s = NULL;
-    ts_code rc = ts_safetensors_parse("a test", bytes, size, &s, e);
-    ts_safetensors_free(s);
+    ts_tensors *s = NULL;
+    ts_code rc = ts_tensors_parse("a test", bytes, size, &s, e);
+    ts_tensors_free(s);
     if (rc && (rc != TS_EFORMAT || strlen(e->message) < sizeof "a test: ")) fail_msg("%s", e->message);
     return !rc;
 }
@@ -225,24 +225,24 @@ static void what_is_written_is_read_back(void **state) {
     };
     ts_error e = {0};
     must(ts_safetensors_write(path, tensors, 3, &e), &e);
-    ts_safetensors *s = NULL;
-    must(ts_safetensors_open(path, &s, &e), &e);
-    assert_int_equal(ts_safetensors_count(s), 3);
-    const ts_file_tensor *t = ts_safetensors_find(s, "latents");
+    ts_tensors *s = NULL;
+    must(ts_tensors_open(path, &s, &e), &e);
+    assert_int_equal(ts_tensors_count(s), 3);
+    const ts_file_tensor *t = ts_tensors_find(s, "latents");
     assert_int_equal((uintptr_t)t->data % 8, 0);
     assert_memory_equal(t->data, f, sizeof f);
-    t = ts_safetensors_find(s, tensors[0].name);
+    t = ts_tensors_find(s, tensors[0].name);
     assert_non_null(t);
     float out[2];
     ts_file_tensor_to_f32(t, out);
     assert_true(out[0] == 1 && out[1] == -2);
-    ts_safetensors_free(s);
+    ts_tensors_free(s);
 
     must(ts_safetensors_write(path, NULL, 0, &e), &e);
-    must(ts_safetensors_open(path, &s, &e), &e);
-    assert_int_equal(ts_safetensors_count(s), 0);
-    assert_null(ts_safetensors_find(s, "a"));
-    ts_safetensors_free(s);
+    must(ts_tensors_open(path, &s, &e), &e);
+    assert_int_equal(ts_tensors_count(s), 0);
+    assert_null(ts_tensors_find(s, "a"));
+    ts_tensors_free(s);
 
     ts_file_tensor bad[2] = {tensors[1], tensors[1]};
     assert_int_equal(ts_safetensors_write(path, bad, 2, &e), TS_EINVAL);
@@ -250,7 +250,7 @@ static void what_is_written_is_read_back(void **state) {
     assert_int_equal(ts_safetensors_write(path, bad, 1, &e), TS_EINVAL);
     assert_int_equal(ts_safetensors_write("/nonexistent/x", tensors, 2, &e), TS_EIO);
     unlink(path);
-    assert_int_equal(ts_safetensors_open(path, &s, &e), TS_ENOTFOUND);
+    assert_int_equal(ts_tensors_open(path, &s, &e), TS_ENOTFOUND);
 }
 
 /* binary16 by its definition (IEEE 754-2019, 3.4). */

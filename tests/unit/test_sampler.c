@@ -47,7 +47,7 @@ static double distance(const float *a, const float *b, size_t n) {
 
 static void alphas_are_those_of_diffusers(void **state) {
     (void)state;
-    ts_safetensors *s = fixture_tensors("samplers.safetensors");
+    ts_tensors *s = fixture_tensors("samplers.safetensors");
     static const char *const kinds[][2] = {
         {"alphas_cumprod_linear", "{\"beta_schedule\":\"linear\"}"},
         {"alphas_cumprod_linear_zero_snr", "{\"beta_schedule\":\"linear\",\"rescale_betas_zero_snr\":true}"},
@@ -71,7 +71,7 @@ static void alphas_are_those_of_diffusers(void **state) {
         if (!(worst < (c.rescale_betas_zero_snr ? 1e-5 : 1e-7))) fail_msg("%s: %g", kinds[i][0], worst);
         free(want);
     }
-    ts_safetensors_free(s);
+    ts_tensors_free(s);
 }
 
 static void alphas_of_any_length_are_numbers_that_fall(void **state) {
@@ -131,7 +131,7 @@ static void close_to(const char *name, const char *what, int row, const float *h
 }
 
 /* The timesteps, the first sigma, and each step's latents. The worst relative L2 of a step. */
-static double distance_to_case(const ts_safetensors *s, const cJSON *one, const ts_sampler_plan *plan) {
+static double distance_to_case(const ts_tensors *s, const cJSON *one, const ts_sampler_plan *plan) {
     enum { N = 16 };
     assert_int_equal(plan->rows, (int)json_value(one, "evaluations"));
     double scale = json_value(one, "init_noise_sigma"), worst = 0, rounding = 0;
@@ -168,7 +168,7 @@ static double distance_to_case(const ts_safetensors *s, const cJSON *one, const 
 
 static void every_step_is_that_of_diffusers(void **state) {
     (void)state;
-    ts_safetensors *s = fixture_tensors("samplers.safetensors");
+    ts_tensors *s = fixture_tensors("samplers.safetensors");
     cJSON *json = fixture_json("samplers.json");
     const cJSON *configs = cJSON_GetObjectItemCaseSensitive(json, "configs"), *one;
     int cases = 0;
@@ -188,13 +188,13 @@ static void every_step_is_that_of_diffusers(void **state) {
     print_message("# %d cases, worst relative L2 of a step %.3g\n", cases, worst);
     assert_true(cases > 480);
     cJSON_Delete(json);
-    ts_safetensors_free(s);
+    ts_tensors_free(s);
 }
 
 /* What ts_schedule_place puts in place of the file's levels: its own schedules and lists. */
 static void placed_levels_are_those_of_diffusers(void **state) {
     (void)state;
-    ts_safetensors *s = fixture_tensors("samplers_placed.safetensors");
+    ts_tensors *s = fixture_tensors("samplers_placed.safetensors");
     cJSON *json = fixture_json("samplers_placed.json");
     const cJSON *one;
     int cases = 0;
@@ -230,12 +230,12 @@ static void placed_levels_are_those_of_diffusers(void **state) {
     print_message("# %d cases, worst relative L2 of a step %.3g\n", cases, worst);
     assert_true(cases > 70);
     cJSON_Delete(json);
-    ts_safetensors_free(s);
+    ts_tensors_free(s);
 }
 
 static void momentum_is_that_of_its_paper(void **state) {
     (void)state;
-    ts_safetensors *s = fixture_tensors("samplers_momentum.safetensors");
+    ts_tensors *s = fixture_tensors("samplers_momentum.safetensors");
     cJSON *json = fixture_json("samplers_momentum.json");
     const cJSON *one;
     int cases = 0;
@@ -257,7 +257,7 @@ static void momentum_is_that_of_its_paper(void **state) {
     print_message("# %d cases, worst relative L2 of a step %.3g\n", cases, worst);
     assert_true(cases > 30);
     cJSON_Delete(json);
-    ts_safetensors_free(s);
+    ts_tensors_free(s);
 }
 
 static double variance_of(const float *x, size_t n) {
@@ -270,7 +270,7 @@ static double variance_of(const float *x, size_t n) {
 static void time_shift_is_that_of_its_paper(void **state) {
     (void)state;
     enum { N = 16 };
-    ts_safetensors *s = fixture_tensors("samplers_shift.safetensors");
+    ts_tensors *s = fixture_tensors("samplers_shift.safetensors");
     cJSON *json = fixture_json("samplers_shift.json");
     const cJSON *one;
     int cases = 0, shifted = 0;
@@ -306,7 +306,7 @@ static void time_shift_is_that_of_its_paper(void **state) {
     }
     assert_true(cases > 40 && shifted > 100);
     cJSON_Delete(json);
-    ts_safetensors_free(s);
+    ts_tensors_free(s);
 }
 
 static void a_list_that_is_none_is_named(void **state) {
@@ -345,7 +345,7 @@ static void a_list_that_is_none_is_named(void **state) {
 /* The noisy picture that a shortened plan begins with, its steps, and the noisy picture of each level. */
 static void a_plan_without_its_first_steps_is_that_of_diffusers(void **state) {
     (void)state;
-    ts_safetensors *s = fixture_tensors("samplers_begin.safetensors");
+    ts_tensors *s = fixture_tensors("samplers_begin.safetensors");
     cJSON *json = fixture_json("samplers_begin.json");
     const cJSON *configs = cJSON_GetObjectItemCaseSensitive(json, "configs"), *one;
     enum { N = 16 };
@@ -393,7 +393,7 @@ static void a_plan_without_its_first_steps_is_that_of_diffusers(void **state) {
     }
     assert_true(cases > 100);
     cJSON_Delete(json);
-    ts_safetensors_free(s);
+    ts_tensors_free(s);
 }
 
 static void samplers_are_found_by_the_names_of_other_front_ends(void **state) {

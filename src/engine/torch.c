@@ -1,0 +1,245 @@
+/* The files of torch.save (PyTorch 1.6 and later): a zip with NAME/data.pkl, a pickle in which tensors name
+ * their storage, and the storages, NAME/data/KEY, as they lie in memory. */
+#include <stdio.h>
+#include <string.h>
+#include "base/alloc.h"
+#include "base/json.h"
+#include "base/zip.h"
+#include "engine/pickle.h"
+#include "engine/tensors_internal.h"
+
+#define PICKLE_MAXIMUM ((size_t)64 << 20) /* that of a checkpoint with its optimiser has 2 MB */
+#define NAME_MAXIMUM   512u
+#define DEPTH_MAXIMUM  16
+#define VISITS_MAXIMUM 1000000u /* values may be part of many others */
+
+typedef struct reader {
+    ts_tensors *s;
+    ts_zip zip;
+    const char *folder; /* of the entries, with its slash; not terminated */
+    size_t folder_length;
+    size_t visits;
+    ts_error *e;
+} reader;
+
+static const struct {
+    const char *global, *type;
+} storages[] = {
+    {
+        "torch.FloatStorage",
+        "F32",
+    },
+    {"torch.HalfStorage", "F16"},
+    {"torch.BFloat16Storage", "BF16"},
+    {"torch.DoubleStorage", "F64"},
+    {"torch.LongStorage", "I64"},
+    {"torch.IntStorage", "I32"},
+    {"torch.ShortStorage", "I16"},
+    {"torch.CharStorage", "I8"},
+    {"torch.ByteStorage", "U8"},
+    {"torch.BoolStorage", "BOOL"},
+    {"torch.ComplexFloatStorage", "C64"},
+};
+
+static bool is_text(const ts_pickle_value *v, const char *text) {
+    return (v->kind == TS_PICKLE_TEXT || v->kind == TS_PICKLE_GLOBAL) && strcmp(v->text, text) == 0;
+}
+
+static bool is_call(const ts_pickle_value *v, const char *global) {
+    return v->kind == TS_PICKLE_OBJECT && v->callable->kind == TS_PICKLE_GLOBAL &&
+           strcmp(v->callable->text, global) == 0;
+}
+
+/* The i-th of a tuple or list of at least i + 1 items; NULL for anything else. */
+static const ts_pickle_value *item_of(const ts_pickle_value *v, size_t i) {
+    if ((v->kind != TS_PICKLE_TUPLE && v->kind != TS_PICKLE_LIST) || i >= v->count) return NULL;
+    const ts_pickle_item *item = v->first;
+    while (i--) item = item->next;
+    return item->value;
+}
+
+static const ts_pickle_value *member(const ts_pickle_value *dict, const char *name) {
+    for (const ts_pickle_item *i = dict->first; i; i = i->next)
+        if (i->key && is_text(i->key, name)) return i->value;
+    return NULL;
+}
+
+static bool is_dict(const ts_pickle_value *v) {
+    return v->kind == TS_PICKLE_DICT || is_call(v, "collections.OrderedDict");
+}
+
+/* ---- tensors ---- */
+
+/* The persistent id of a storage: ("storage", its class, its key, where it was, its elements). */
+static ts_code find_storage(const reader *r, const char *name, const ts_pickle_value *v,
+                            const tensor_type **ret_type, const ts_zip_entry **ret, ts_error *e) {
+    const ts_pickle_value *kind = NULL, *key = NULL, *word = NULL;
+    if (v->kind == TS_PICKLE_PERSISTENT) {
+        word = item_of(v->arguments, 0);
+        kind = item_of(v->arguments, 1);
+        key = item_of(v->arguments, 2);
+    }
+    if (!word || !is_text(word, "storage") || !kind || kind->kind != TS_PICKLE_GLOBAL || !key ||
+        key->kind != TS_PICKLE_TEXT || key->length > NAME_MAXIMUM)
+        return ts_fail(e, TS_EFORMAT, "tensor %.200s has no storage", name);
+    const tensor_type *type = NULL;
+    for (size_t i = 0; i < sizeof storages / sizeof *storages; i++)
+        if (is_text(kind, storages[i].global)) type = tensors_type(storages[i].type);
+    if (!type) return ts_fail(e, TS_EUNSUPPORTED, "tensor %.200s: a %.100s is not read", name, kind->text);
+
+    char path[2 * NAME_MAXIMUM + 8];
+    const int n = snprintf(path, sizeof path, "%.*sdata/%s", (int)r->folder_length, r->folder, key->text);
+    const ts_zip_entry *entry = ts_zip_find(&r->zip, path, (size_t)n);
+    if (!entry)
+        return ts_fail(e, TS_EFORMAT, "tensor %.200s: its storage %.100s is not in the file", name,
+                       key->text);
+    *ret_type = type;
+    *ret = entry;
+    return TS_OK;
+}
+
+/* Sizes and strides. Only what lies row by row is a tensor of a file; a size of 1 may have any stride. */
+static ts_code read_shape(const char *name, const ts_pickle_value *sizes, const ts_pickle_value *strides,
+                          ts_file_tensor *t, size_t *ret_elements, ts_error *e) {
+    if (sizes->kind != TS_PICKLE_TUPLE || strides->kind != TS_PICKLE_TUPLE || sizes->count != strides->count)
+        return ts_fail(e, TS_EFORMAT, "tensor %.200s has no shape", name);
+    if (sizes->count > TS_FILE_RANK)
+        return ts_fail(e, TS_EFORMAT, "tensor %.200s has more than %d dimensions", name, TS_FILE_RANK);
+    for (const ts_pickle_item *i = sizes->first; i; i = i->next) {
+        if (i->value->kind != TS_PICKLE_INTEGER)
+            return ts_fail(e, TS_EFORMAT, "tensor %.200s has no shape", name);
+        t->shape[t->rank++] = i->value->integer;
+    }
+    if (!tensors_elements(t->shape, t->rank, ret_elements))
+        return ts_fail(e, TS_EFORMAT, "the shape of tensor %.200s overflows", name);
+    size_t after = *ret_elements; /* of the dimensions behind this one */
+    int k = 0;
+    for (const ts_pickle_item *i = strides->first; i && *ret_elements; i = i->next, k++) {
+        after /= (size_t)t->shape[k];
+        if (i->value->kind != TS_PICKLE_INTEGER)
+            return ts_fail(e, TS_EFORMAT, "tensor %.200s has no strides", name);
+        if (t->shape[k] != 1 && (i->value->integer < 0 || (uint64_t)i->value->integer != after))
+            return ts_fail(e, TS_EUNSUPPORTED, "tensor %.200s does not lie row by row, which is not read",
+                           name);
+    }
+    return TS_OK;
+}
+
+/* _rebuild_tensor_v2(storage, offset, size, stride, ...). */
+static ts_code add_tensor(reader *r, const char *name, const ts_pickle_value *arguments) {
+    const ts_pickle_value *storage = item_of(arguments, 0), *offset = item_of(arguments, 1),
+                          *sizes = item_of(arguments, 2), *strides = item_of(arguments, 3);
+    if (!strides || offset->kind != TS_PICKLE_INTEGER || offset->integer < 0)
+        return ts_fail(r->e, TS_EFORMAT, "tensor %.200s is broken", name);
+    const tensor_type *type = NULL;
+    const ts_zip_entry *entry = NULL;
+    ts_file_tensor t = {.name = name};
+    size_t elements = 0, begin = 0;
+    ts_code rc = find_storage(r, name, storage, &type, &entry, r->e);
+    if (!rc) rc = read_shape(name, sizes, strides, &t, &elements, r->e);
+    if (rc) return rc;
+    const size_t width = type->bits / 8;
+    if (!ts_mul_size(elements, width, &t.bytes) || !ts_mul_size((size_t)offset->integer, width, &begin) ||
+        begin > entry->size || t.bytes > entry->size - begin)
+        return ts_fail(r->e, TS_EFORMAT, "tensor %.200s is longer than its storage", name);
+    t.data = entry->data + begin;
+    return tensors_add(r->s, type, &t, r->e);
+}
+
+/* ---- the tree ---- */
+
+static ts_code walk(reader *r, char name[NAME_MAXIMUM + 1], size_t length, int depth,
+                    const ts_pickle_value *v);
+
+/* Every member under its name, behind the names of what it is in. What has no text for a name is no tensor of
+ * a model. */
+static ts_code walk_members(reader *r, char name[NAME_MAXIMUM + 1], size_t length, int depth,
+                            const ts_pickle_value *dict) {
+    ts_code rc = TS_OK;
+    for (const ts_pickle_item *i = dict->first; i && !rc; i = i->next) {
+        if (!i->key || i->key->kind != TS_PICKLE_TEXT) continue;
+        const size_t dot = length > 0, n = i->key->length;
+        if (!ts_utf8_valid(i->key->text, n)) return ts_fail(r->e, TS_EFORMAT, "a name that is no UTF-8");
+        if (n > NAME_MAXIMUM - length - dot)
+            return ts_fail(r->e, TS_EFORMAT, "a name of more than %u bytes", NAME_MAXIMUM);
+        if (dot) name[length] = '.';
+        memcpy(name + length + dot, i->key->text, n + 1);
+        rc = walk(r, name, length + dot + n, depth + 1, i->value);
+        name[length] = 0;
+    }
+    return rc;
+}
+
+static ts_code walk(reader *r, char name[NAME_MAXIMUM + 1], size_t length, int depth,
+                    const ts_pickle_value *v) {
+    if (depth > DEPTH_MAXIMUM || ++r->visits > VISITS_MAXIMUM)
+        return ts_fail(r->e, TS_ETOOLARGE, "a pickle of too many values in values");
+    if (is_dict(v)) return walk_members(r, name, length, depth, v);
+    if (v->kind != TS_PICKLE_OBJECT) return TS_OK;
+    if (is_call(v, "torch._utils._rebuild_tensor_v2"))
+        return length ? add_tensor(r, name, v->arguments) : TS_OK;
+    if (is_call(v, "torch._utils._rebuild_parameter") ||
+        is_call(v, "torch._utils._rebuild_parameter_with_state")) {
+        const ts_pickle_value *of = item_of(v->arguments, 0);
+        return of ? walk(r, name, length, depth + 1, of) : TS_OK;
+    }
+    /* A module that was saved whole: a ParameterDict is one. */
+    const ts_pickle_value *parameters =
+        v->state && is_dict(v->state) ? member(v->state, "_parameters") : NULL;
+    return parameters && is_dict(parameters) ? walk_members(r, name, length, depth, parameters) : TS_OK;
+}
+
+static ts_code walk_root(reader *r, const ts_pickle_value *root) {
+    char name[NAME_MAXIMUM + 1] = "";
+    /* A checkpoint of a training: the model is only a part of it. */
+    const ts_pickle_value *model = is_dict(root) ? member(root, "state_dict") : NULL;
+    ts_code rc = walk(r, name, 0, 0, model && is_dict(model) ? model : root);
+    if (!rc && !r->s->count && !r->s->other_count)
+        rc = ts_fail(r->e, TS_EFORMAT, "it holds no tensors by name");
+    return rc;
+}
+
+/* ---- the file ---- */
+
+static const ts_zip_entry *find_pickle(reader *r) {
+    static const char name[] = "/data.pkl";
+    const size_t k = sizeof name - 1;
+    for (size_t i = 0; i < r->zip.count; i++) {
+        const ts_zip_entry *at = &r->zip.entries[i];
+        if (at->name_length <= k || at->name_length > NAME_MAXIMUM ||
+            memcmp(at->name + at->name_length - k, name, k) != 0)
+            continue;
+        r->folder = at->name;
+        r->folder_length = at->name_length - k + 1;
+        return at;
+    }
+    return NULL;
+}
+
+/* Files of before 2.1 do not say. */
+static bool is_little_endian(const reader *r) {
+    char path[NAME_MAXIMUM + 16];
+    const int n = snprintf(path, sizeof path, "%.*sbyteorder", (int)r->folder_length, r->folder);
+    const ts_zip_entry *order = ts_zip_find(&r->zip, path, (size_t)n);
+    return !order || (order->size == 6 && memcmp(order->data, "little", 6) == 0);
+}
+
+ts_code tensors_parse_torch(ts_tensors *s, const unsigned char *bytes, size_t size, ts_error *e) {
+    reader r = {.s = s, .e = e};
+    ts_pickle *pickle = NULL;
+    ts_code rc = ts_zip_open(bytes, size, &r.zip, e);
+    if (rc) return rc;
+    const ts_zip_entry *entry = find_pickle(&r);
+    if (!entry)
+        rc = ts_fail(e, TS_EFORMAT, "a zip file that torch.save did not write: there is no data.pkl");
+    else if (entry->size > PICKLE_MAXIMUM)
+        rc = ts_fail(e, TS_ETOOLARGE, "data.pkl has %zu bytes; at most %zu are read", entry->size,
+                     PICKLE_MAXIMUM);
+    else if (!is_little_endian(&r))
+        rc = ts_fail(e, TS_EUNSUPPORTED, "its numbers are big-endian, which is not read");
+    if (!rc) rc = ts_pickle_parse(entry->data, entry->size, &pickle, e);
+    if (!rc) rc = walk_root(&r, ts_pickle_root(pickle));
+    ts_pickle_free(pickle);
+    ts_zip_free(&r.zip);
+    return rc;
+}

@@ -1,0 +1,89 @@
+"""torch/: what torch.save writes, and the same tensors from the safetensors library.
+
+The embeddings of `prompts.py` again, as the web UI and the libraries of that time saved them; a folder whose weights are a
+.bin; and files of which each part is refused.
+"""
+import collections
+import io
+import zipfile
+
+import torch
+from safetensors.torch import load_file
+
+import common
+
+
+def save(path, value, **options):
+    """torch.save with a fixed name inside, so that a second run gives the same bytes."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer, **options)
+    path.write_bytes(buffer.getvalue())
+
+
+def state():
+    base = common.randn((6, 4), 1)
+    module = torch.nn.Module()
+    module.weights = torch.nn.ParameterDict({"*": torch.nn.Parameter(common.randn((2, 3), 2))})
+    return collections.OrderedDict([
+        ("f32", base), ("view.rows", base[2:5]), ("view.one", base[3, 1]), ("f16", common.randn((3, 2, 1, 1), 3).half()),
+        ("bf16", common.randn((5,), 4).bfloat16()), ("scalar", torch.tensor(2.5)), ("empty", torch.zeros(0, 5)),
+        ("parameter", torch.nn.Parameter(common.randn((2, 2), 5))), ("strided.one", base[:, :1][:1]),
+        ("i64", torch.arange(7)), ("f64", torch.zeros(2, dtype=torch.float64)), ("flag", torch.tensor([True, False])),
+        ("nested", {"a": common.randn((2,), 6), "b": {"c": common.randn((1, 2), 7)}, 5: torch.zeros(1), "n": 3}),
+        ("list", [torch.zeros(1)]), ("module", module.weights), ("é", common.randn((1,), 8))])
+
+
+def flat(value, prefix=""):
+    for name, v in value.items():
+        if isinstance(v, torch.nn.ParameterDict):
+            v = dict(v.items())
+        if isinstance(v, dict):
+            yield from flat({k: each for k, each in v.items() if isinstance(k, str)}, f"{prefix}{name}.")
+        elif isinstance(v, torch.Tensor):
+            yield prefix + name, v.detach().contiguous().clone()
+
+
+def embeddings(where):
+    """As the web UI saves them, as its predecessor did, as diffusers did, and a pair."""
+    old = common.folder("embeddings")
+    easy = load_file(old / "easyNegative.safetensors")["emb_params"]
+    save(where / "easyNegative.pt", {"string_to_token": {"*": 265}, "string_to_param": {"*": easy}, "name": "another name",
+                                     "step": 7500, "sd_checkpoint": None, "sd_checkpoint_name": "x"})
+    third = load_file(old / "third.safetensors")["one word"]
+    save(where / "one word.pt", {"string_to_token": {"*": torch.tensor(265)},
+                                 "string_to_param": torch.nn.ParameterDict({"*": torch.nn.Parameter(third[None])})})
+    save(where / "learned_embeds.bin", {k: v for k, v in load_file(old / "learned_embeds.safetensors").items()})
+    save(where / "xl-thing.pt", load_file(old / "xl-thing.safetensors"))
+    # Not read: a .pt of that name is there.
+    save(where / "easyNegative.bin", {"easyNegative": torch.zeros(1, 32)})
+
+
+def refused(where):
+    turned = torch.arange(6.0).reshape(2, 3).t()
+    save(where / "turned.pt", {"a": turned})
+    save(where / "list.pt", [torch.zeros(2)])
+    save(where / "alone.pt", torch.zeros(2))
+    save(where / "old.pt", {"a": torch.zeros(2)}, _use_new_zipfile_serialization=False)
+    save(where / "quantised.pt", {"a": torch.quantize_per_tensor(torch.ones(2), 0.5, 0, torch.quint8)})
+    with zipfile.ZipFile(where / "packed.pt", "w", zipfile.ZIP_DEFLATED) as to, zipfile.ZipFile(where / "turned.pt") as of:
+        for name in of.namelist():
+            to.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), of.read(name), zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(where / "big.pt", "w") as to, zipfile.ZipFile(where / "list.pt") as of:
+        for name in of.namelist():
+            to.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), b"big" if name.endswith("byteorder") else of.read(name))
+    with zipfile.ZipFile(where / "other.zip", "w") as to:
+        to.writestr(zipfile.ZipInfo("a/b", (2020, 1, 1, 0, 0, 0)), b"c")
+
+
+def main():
+    where = common.folder("torch")
+    value = state()
+    save(where / "state.pt", {"epoch": 3, "state_dict": value, "optimizer": {"x": torch.zeros(3)}})
+    save(where / "protocol4.pt", value, pickle_protocol=4)
+    from safetensors.torch import save_file
+    save_file(dict(flat(value)), str(where / "state.safetensors"))
+    (where / "state.safetensors").chmod(0o644)
+    folder = common.folder("torch", "component")
+    save(folder / "diffusion_pytorch_model.bin", value)
+    refused(common.folder("torch", "refused"))
+    embeddings(common.folder("torch", "embeddings"))
