@@ -1,20 +1,21 @@
-/* safetensors: whatever opens must lie inside the file, tensor by tensor, and be found by its name. */
+/* Files of tensors, safetensors and torch.save's: whatever opens must lie inside the file, tensor by tensor,
+ * and be found by its name. */
 #include "fuzz.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include "engine/safetensors.h"
+#include "engine/tensors.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    ts_safetensors *s = NULL;
+    ts_tensors *s = NULL;
     ts_error e = {0};
-    if (ts_safetensors_parse("input", data, size, &s, &e)) return 0;
-    for (size_t i = 0; i < ts_safetensors_count(s); i++) {
-        const ts_file_tensor *t = ts_safetensors_at(s, i);
+    if (ts_tensors_parse("input", data, size, &s, &e)) return 0;
+    for (size_t i = 0; i < ts_tensors_count(s); i++) {
+        const ts_file_tensor *t = ts_tensors_at(s, i);
         const uint8_t *from = t->data;
         if (t->bytes && (from < data || from > data + size || t->bytes > (size_t)(data + size - from)))
             fuzz_fail("a tensor outside the file");
-        if (ts_safetensors_find(s, t->name) != t) fuzz_fail("a tensor that is not found");
+        if (ts_tensors_find(s, t->name) != t) fuzz_fail("a tensor that is not found");
         size_t n = ts_file_tensor_elements(t), product = 1;
         for (int k = 0; k < t->rank; k++) product *= (size_t)t->shape[k];
         if (product != n) fuzz_fail("a shape that is not the bytes'");
@@ -22,6 +23,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         if (values) ts_file_tensor_to_f32(t, values);
         free(values);
     }
-    ts_safetensors_free(s);
+    ts_tensors_free(s);
     return 0;
 }

@@ -1,6 +1,7 @@
 /* model.safetensors.index.json, in a folder with one shard. */
 #include "fuzz.h"
 
+#include "engine/safetensors.h"
 #include "engine/weights.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
