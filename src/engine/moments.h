@@ -10,14 +10,14 @@
 
 typedef struct ts_moments {
     int batch, groups;
-    const double *own; /* [batch][groups][2], of this evaluation */
-    double own_count;  /* elements of a group in the own patch */
-    int others;        /* 0: local statistics */
+    const double *own;                 /* [batch][groups][2], of this evaluation */
+    double own_count;                  /* elements of a group in the own patch */
+    int others;                        /* 0: local statistics */
     const double *other[TS_MAX_RANKS]; /* all of the same evaluation */
     double other_count[TS_MAX_RANKS];
     /* NULL: own and others are simply added. Else the own sums of the evaluation that the others' are of:
-     * E[x] and E[x^2] are the global ones of then, plus the full change of the own ones since; where that
-     * leaves a negative variance, the own one is taken. */
+     * E[x] and E[x^2] are the global ones of then, plus the full change of the own ones since; but a variance
+     * is at least three quarters of that of own and others simply added. */
     const double *own_before;
 } ts_moments;
 

@@ -88,9 +88,9 @@ static void corrected_statistics_are_the_old_ones_plus_the_full_own_change(void 
     close_to(ret[1], square - mean * mean);
 }
 
-static void a_negative_variance_is_replaced_by_the_own_one(void **state) {
+static void a_corrected_variance_keeps_three_quarters_of_what_is_known(void **state) {
     (void)state;
-    /* Own elements fall from +-10 to 1 and 3: E[x^2] loses more than it had. */
+    /* Own elements fall from +-10 to 1 and 3, others' stay at 0: E[x^2] loses more than it had. */
     double own_before[2] = {0, 200}, own[2] = {4, 10}, other[2] = {0, 0}, ret[2];
     ts_moments m = {.batch = 1,
                     .groups = 1,
@@ -102,7 +102,15 @@ static void a_negative_variance_is_replaced_by_the_own_one(void **state) {
                     .own_before = own_before};
     ts_moments_merge(&m, ret);
     close_to(ret[0], 2);
-    close_to(ret[1], 1); /* of 1 and 3 */
+    close_to(ret[1], 0.75 * 1.5); /* of 1, 3, 0 and 0 */
+    /* From +-2 to 1 and 1, others' stay at +-sqrt 8: E[x^2] falls from 6 to 3, the mean rises to 1. */
+    double small_before[2] = {0, 8}, small[2] = {2, 2}, wide[2] = {0, 16};
+    m.own = small;
+    m.own_before = small_before;
+    m.other[0] = wide;
+    ts_moments_merge(&m, ret);
+    close_to(ret[0], 1);
+    close_to(ret[1], 0.75 * (4.5 - 0.25));
 }
 
 static void local_statistics_know_of_nobody(void **state) {
@@ -120,7 +128,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(fresh_statistics_are_those_of_all_elements),
         cmocka_unit_test(corrected_statistics_are_the_old_ones_plus_the_full_own_change),
-        cmocka_unit_test(a_negative_variance_is_replaced_by_the_own_one),
+        cmocka_unit_test(a_corrected_variance_keeps_three_quarters_of_what_is_known),
         cmocka_unit_test(local_statistics_know_of_nobody),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

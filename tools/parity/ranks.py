@@ -69,7 +69,7 @@ def main():
                 "steps": STEPS, "guidance": GUIDANCE, **more}
         trace, ranks = run(unet, scheduler, tensors[f"noise_{size}"], ehs, case)
         case["deepest_rows"] = ranks.plan.deepest
-        case["negative_variances"] = sum(ranks.negatives)
+        case["raised_variances"] = sum(ranks.raised)
         alone = single[size]
         if more:
             alone = denoise(lambda x, t, e, i: unet(x, t, e).sample, scheduler, tensors[f"noise_{size}"], ehs, STEPS,
@@ -85,7 +85,7 @@ def main():
             for i, latents in enumerate(trace):
                 tensors[f"{case['name']}.step{i}"] = latents
         listed.append(case)
-        print(case["name"], case["deepest_rows"], f"{case['distance_to_single']:.2e}", case["negative_variances"])
+        print(case["name"], case["deepest_rows"], f"{case['distance_to_single']:.2e}", case["raised_variances"])
     common.save_tensors(common.folder() / "ranks.safetensors", tensors)
     common.save_json(common.folder() / "ranks.json", {"model": MODEL, "scheduler": dict(scheduler.config),
                                                       "cases": listed})

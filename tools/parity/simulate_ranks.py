@@ -74,7 +74,7 @@ class Ranks:
         self.plan = Plan(height, width, self.levels, self.n)
         self.exchange, self.local = Exchange(self.n), threading.local()
         self.synchronous = True
-        self.negatives = []  # how many variances came out negative, by layer and rank
+        self.raised = []  # how many variances came out too low, by layer and rank
         self.patched = []
         for name, module in unet.named_modules():
             method = self.replacement(name, module)
@@ -158,6 +158,7 @@ class Ranks:
             return sum(a * c for a, _, c in parts) / total, sum(b * c for _, b, c in parts) / total
 
         mode = self.settings["group_norm"]
+        least = torch.zeros_like(own[0])
         if self.naive:
             mean, square = own[:2]
         else:
@@ -172,13 +173,14 @@ class Ranks:
                 mean, square = pooled(found)
                 mean = mean + (own[0] - found[rank][0])
                 square = square + (own[1] - found[rank][1])
+                known, known_square = pooled([own if i == rank else part for i, part in enumerate(found)])
+                least = 0.75 * (known_square - known.square())
             else:
                 raise ValueError(mode)
         variance = square - mean.square()
-        negative = variance < 0
-        if negative.any():
-            self.negatives.append(int(negative.sum()))
-            variance = torch.where(negative, own[1] - own[0].square(), variance)
+        low = variance < least
+        self.raised.append(int(low.sum()))
+        variance = torch.where(low, least, variance)
         mean, scale = mean.float(), (variance + m.eps).rsqrt().float()
         normal = ((grouped - mean[:, :, None]) * scale[:, :, None]).reshape(x.shape)
         return normal * m.weight[None, :, None, None] + m.bias[None, :, None, None]
