@@ -140,7 +140,7 @@ static ts_code add_file(ts_model *m, const char *folder, const char *file_name, 
 static bool is_second(char *const *names, size_t count, const char *file_name) {
     size_t own, other;
     const size_t n = stem_of(file_name, &own);
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; own && i < count; i++)
         if (stem_of(names[i], &other) == n && other < own && strncmp(names[i], file_name, n) == 0)
             return true;
     return false;

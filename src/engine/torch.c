@@ -11,7 +11,7 @@
 #define PICKLE_MAXIMUM ((size_t)64 << 20) /* that of a checkpoint with its optimiser has 2 MB */
 #define NAME_MAXIMUM   512u
 #define DEPTH_MAXIMUM  16
-#define VISITS_MAXIMUM 1000000u /* values may be part of many others */
+#define VISITS_MAXIMUM 4000000u
 
 typedef struct reader {
     ts_tensors *s;
@@ -58,8 +58,13 @@ static const ts_pickle_value *item_of(const ts_pickle_value *v, size_t i) {
     return item->value;
 }
 
-static const ts_pickle_value *member(const ts_pickle_value *dict, const char *name) {
-    for (const ts_pickle_item *i = dict->first; i; i = i->next)
+/* Values may be part of many others, so that what is looked at is counted and not what is there. */
+static bool visit(reader *r) {
+    return ++r->visits <= VISITS_MAXIMUM;
+}
+
+static const ts_pickle_value *member(reader *r, const ts_pickle_value *dict, const char *name) {
+    for (const ts_pickle_item *i = dict->first; i && visit(r); i = i->next)
         if (i->key && is_text(i->key, name)) return i->value;
     return NULL;
 }
@@ -148,6 +153,10 @@ static ts_code add_tensor(reader *r, const char *name, const ts_pickle_value *ar
 
 /* ---- the tree ---- */
 
+static ts_code too_many(reader *r) {
+    return ts_fail(r->e, TS_ETOOLARGE, "a pickle of too many values in values");
+}
+
 static ts_code walk(reader *r, char name[NAME_MAXIMUM + 1], size_t length, int depth,
                     const ts_pickle_value *v);
 
@@ -157,6 +166,7 @@ static ts_code walk_members(reader *r, char name[NAME_MAXIMUM + 1], size_t lengt
                             const ts_pickle_value *dict) {
     ts_code rc = TS_OK;
     for (const ts_pickle_item *i = dict->first; i && !rc; i = i->next) {
+        if (!visit(r)) return too_many(r);
         if (!i->key || i->key->kind != TS_PICKLE_TEXT) continue;
         const size_t dot = length > 0, n = i->key->length;
         if (!ts_utf8_valid(i->key->text, n)) return ts_fail(r->e, TS_EFORMAT, "a name that is no UTF-8");
@@ -172,8 +182,7 @@ static ts_code walk_members(reader *r, char name[NAME_MAXIMUM + 1], size_t lengt
 
 static ts_code walk(reader *r, char name[NAME_MAXIMUM + 1], size_t length, int depth,
                     const ts_pickle_value *v) {
-    if (depth > DEPTH_MAXIMUM || ++r->visits > VISITS_MAXIMUM)
-        return ts_fail(r->e, TS_ETOOLARGE, "a pickle of too many values in values");
+    if (depth > DEPTH_MAXIMUM || !visit(r)) return too_many(r);
     if (is_dict(v)) return walk_members(r, name, length, depth, v);
     if (v->kind != TS_PICKLE_OBJECT) return TS_OK;
     if (is_call(v, "torch._utils._rebuild_tensor_v2"))
@@ -185,14 +194,14 @@ static ts_code walk(reader *r, char name[NAME_MAXIMUM + 1], size_t length, int d
     }
     /* A module that was saved whole: a ParameterDict is one. */
     const ts_pickle_value *parameters =
-        v->state && is_dict(v->state) ? member(v->state, "_parameters") : NULL;
+        v->state && is_dict(v->state) ? member(r, v->state, "_parameters") : NULL;
     return parameters && is_dict(parameters) ? walk_members(r, name, length, depth, parameters) : TS_OK;
 }
 
 static ts_code walk_root(reader *r, const ts_pickle_value *root) {
     char name[NAME_MAXIMUM + 1] = "";
     /* A checkpoint of a training: the model is only a part of it. */
-    const ts_pickle_value *model = is_dict(root) ? member(root, "state_dict") : NULL;
+    const ts_pickle_value *model = is_dict(root) ? member(r, root, "state_dict") : NULL;
     ts_code rc = walk(r, name, 0, 0, model && is_dict(model) ? model : root);
     if (!rc && !r->s->count && !r->s->other_count)
         rc = ts_fail(r->e, TS_EFORMAT, "it holds no tensors by name");

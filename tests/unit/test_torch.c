@@ -223,6 +223,71 @@ static void a_pickle_of_too_many_values_is_refused(void **state) {
     free(bytes);
 }
 
+/* A zip file with one stored entry, a/data.pkl. free() it. */
+static char *zip_of(const char *pickle, size_t n, size_t *ret_size) {
+    static const char name[] = "a/data.pkl";
+    const unsigned k = sizeof name - 1, directory = 30 + k + (unsigned)n;
+    const unsigned char length[4] = {(unsigned char)n, (unsigned char)(n >> 8), (unsigned char)(n >> 16), 0};
+    const unsigned char at[4] = {(unsigned char)directory, (unsigned char)(directory >> 8),
+                                 (unsigned char)(directory >> 16), 0};
+    unsigned char *f = calloc(1, directory + 46 + k + 22);
+    assert_non_null(f);
+    unsigned char *entry = f + directory, *end = entry + 46 + k;
+    memcpy(f, "PK\3\4", 4);
+    memcpy(entry, "PK\1\2", 4);
+    memcpy(end, "PK\5\6", 4);
+    memcpy(f + 18, length, 4);
+    memcpy(f + 22, length, 4);
+    memcpy(entry + 20, length, 4);
+    memcpy(entry + 24, length, 4);
+    f[26] = entry[28] = (unsigned char)k;
+    end[8] = end[10] = 1;
+    end[12] = (unsigned char)(46 + k);
+    memcpy(end + 16, at, 4);
+    memcpy(f + 30, name, k);
+    memcpy(entry + 46, name, k);
+    memcpy(f + 30 + k, pickle, n);
+    *ret_size = directory + 46 + k + 22;
+    return (char *)f;
+}
+
+static void values_in_values_without_end_are_refused(void **state) {
+    (void)state;
+    /* d = {"a": d}; and ten dicts of ten times the one before. */
+    static const char itself[] = "}q\0X\1\0\0\0ah\0s.";
+    char wide[4096], *bytes;
+    size_t n = 0, size;
+    n += (size_t)snprintf(wide + n, sizeof wide - n, "}q%c", 1);
+    for (char level = 2; level < 12; level++) {
+        n += (size_t)snprintf(wide + n, sizeof wide - n, "}q%c", level);
+        for (int i = 0; i < 10; i++) {
+            memcpy(wide + n, "X\1\0\0\0", 5);
+            n += 5;
+            wide[n++] = (char)('a' + i);
+            wide[n++] = 'h';
+            wide[n++] = (char)(level - 1);
+            wide[n++] = 's';
+        }
+        wide[n++] = '0'; /* both off, and the new one back from the memo: one value is to be left */
+        wide[n++] = '0';
+        wide[n++] = 'h';
+        wide[n++] = level;
+    }
+    wide[n++] = '.';
+    const struct {
+        const char *pickle;
+        size_t size;
+    } cases[] = {{itself, sizeof itself - 1}, {wide, n}};
+    for (size_t i = 0; i < 2; i++) {
+        ts_tensors *s = NULL;
+        ts_error e = {0};
+        bytes = zip_of(cases[i].pickle, cases[i].size, &size);
+        const ts_code rc = ts_tensors_parse("a test", bytes, size, &s, &e);
+        if (rc != TS_ETOOLARGE || s) fail_msg("case %zu: %s, %s", i, ts_code_name(rc), e.message);
+        free(bytes);
+    }
+}
+
 int main(int argc, char **argv) {
     fixture_init(argc, argv);
     const struct CMUnitTest tests[] = {
@@ -233,6 +298,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(pickles_that_are_broken_are_refused),
         cmocka_unit_test(a_pickle_is_read_as_python_would),
         cmocka_unit_test(a_pickle_of_too_many_values_is_refused),
+        cmocka_unit_test(values_in_values_without_end_are_refused),
     };
     return cmocka_run_group_tests_name("torch", tests, NULL, NULL);
 }
