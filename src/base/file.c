@@ -107,3 +107,15 @@ char *ts_path_join(const char *dir, const char *name) {
     size_t n = strlen(dir);
     return ts_format(n && dir[n - 1] == '/' ? "%s%s" : "%s/%s", dir, name);
 }
+
+int ts_path_extension(const char *name, const char *const extensions[], size_t *ret_stem) {
+    const size_t n = strlen(name);
+    for (int i = 0; extensions[i]; i++) {
+        const size_t k = strlen(extensions[i]);
+        if (n <= k || strcmp(name + n - k, extensions[i]) != 0) continue;
+        *ret_stem = n - k;
+        return i;
+    }
+    *ret_stem = n;
+    return -1;
+}

@@ -12,7 +12,6 @@
 
 #define BESIDE_BYTES ((size_t)1 << 20)
 static const ts_json_limits beside_limits = {.depth = 8, .values = 20000};
-static const char *const extensions[] = {".safetensors", ".ckpt", ".pt"};
 
 /* ---- which model it is ---- */
 
@@ -45,8 +44,7 @@ static bool any_key(const ts_tensors *s, const char *prefix) {
         else
             high = mid;
     }
-    return low < ts_tensors_count(s) &&
-           strncmp(ts_tensors_at(s, low)->name, prefix, strlen(prefix)) == 0;
+    return low < ts_tensors_count(s) && strncmp(ts_tensors_at(s, low)->name, prefix, strlen(prefix)) == 0;
 }
 
 static ts_code recognise(ts_checkpoint *c, ts_error *e) {
@@ -68,12 +66,8 @@ static ts_code recognise(ts_checkpoint *c, ts_error *e) {
 /* ---- opening ---- */
 
 static ts_code read_beside(ts_checkpoint *c, ts_error *e) {
-    const size_t whole = strlen(c->path);
-    size_t n = whole;
-    for (size_t i = 0; i < sizeof extensions / sizeof *extensions && n == whole; i++) {
-        const size_t k = strlen(extensions[i]);
-        if (n > k && strcmp(c->path + n - k, extensions[i]) == 0) n -= k;
-    }
+    size_t n;
+    ts_path_extension(c->path, ts_tensors_extensions, &n);
     char *path = ts_format("%.*s.json", (int)n, c->path);
     if (!path) return ts_fail(e, TS_ENOMEM, "opening %s", c->path);
     ts_code rc = TS_OK;

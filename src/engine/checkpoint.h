@@ -3,7 +3,7 @@
  *
  * Which of the three it is shows in its keys. Such a file has no configuration: sizes are read from the
  * shapes, the rest is that of the published models. What differs can be said in NAME.json beside
- * NAME.safetensors (or .ckpt, .pt):
+ * NAME.safetensors (or .ckpt, .pt, .bin):
  *     {"unet": {...}, "vae": {...}, "text_encoder": {...}, "text_encoder_2": {...}, "scheduler": {...},
  *      "tokenizer": "FOLDER", "tokenizer_2": "FOLDER"}
  * members of the first five go over the built-in ones and are named as in diffusers' folders; folders are

@@ -13,7 +13,7 @@
 #define MAXIMUM 1024 /* embeddings of a folder: every one is looked for in every prompt */
 
 /* The same file may lie there in two forms; the first one counts. */
-static const char *const extensions[] = {".safetensors", ".pt", ".bin"};
+static const char *const extensions[] = {".safetensors", ".pt", ".bin", NULL};
 
 /* One file: the vectors for each encoder, whose number is `encoders`. */
 typedef struct embedding {
@@ -31,8 +31,7 @@ static int64_t width_of(const ts_file_tensor *t) {
     return t->shape[t->rank - 1];
 }
 
-/* What the web UI calls its only tensor in a file of PyTorch's, with the placeholder of the training behind.
- */
+/* What the web UI calls its only tensor in a file of PyTorch's; the word of the training comes behind. */
 static const char web_ui_prefix[] = "string_to_param.";
 
 /* What the web UI and diffusers write: "emb_params" (or "*"), called as the file is; a tensor called as the
@@ -108,21 +107,11 @@ static ts_code add(ts_model *m, const embedding *of, const char *path, ts_error 
     return TS_OK;
 }
 
-/* Bytes of the name before its extension; 0 when it has none of these. */
-static size_t stem_of(const char *file_name, size_t *ret_extension) {
-    const size_t n = strlen(file_name);
-    for (size_t i = 0; i < sizeof extensions / sizeof *extensions; i++) {
-        const size_t k = strlen(extensions[i]);
-        *ret_extension = i;
-        if (n > k && strcmp(file_name + n - k, extensions[i]) == 0) return n - k;
-    }
-    return 0;
-}
-
 static ts_code add_file(ts_model *m, const char *folder, const char *file_name, ts_error *e) {
-    size_t extension;
+    size_t n;
+    ts_path_extension(file_name, extensions, &n);
     char *path = ts_path_join(folder, file_name);
-    char *stem = ts_strndup(file_name, stem_of(file_name, &extension));
+    char *stem = ts_strndup(file_name, n);
     ts_tensors *file = NULL;
     embedding of = {0};
     ts_code rc = path && stem ? TS_OK : ts_fail(e, TS_ENOMEM, "reading the embeddings");
@@ -138,10 +127,10 @@ static ts_code add_file(ts_model *m, const char *folder, const char *file_name, 
 
 /* Whether the same name is there with an extension that counts before this one's. */
 static bool is_second(char *const *names, size_t count, const char *file_name) {
-    size_t own, other;
-    const size_t n = stem_of(file_name, &own);
+    size_t n, k;
+    const int own = ts_path_extension(file_name, extensions, &n);
     for (size_t i = 0; own && i < count; i++)
-        if (stem_of(names[i], &other) == n && other < own && strncmp(names[i], file_name, n) == 0)
+        if (ts_path_extension(names[i], extensions, &k) < own && k == n && !strncmp(names[i], file_name, n))
             return true;
     return false;
 }
@@ -157,8 +146,8 @@ ts_code ts_model_add_embeddings(ts_model *m, const char *folder, ts_error *e) {
     DIR *d = opendir(folder);
     if (!d) return ts_fail_errno(e, TS_ENOTFOUND, errno, "opening %s, the embeddings", folder);
     for (const struct dirent *f; !rc && (f = readdir(d));) {
-        size_t extension;
-        if (!stem_of(f->d_name, &extension)) continue;
+        size_t n;
+        if (ts_path_extension(f->d_name, extensions, &n) < 0) continue;
         if (!ts_grow(&names, &capacity, count + 1, sizeof *names) || !(names[count] = ts_strdup(f->d_name)))
             rc = ts_fail(e, TS_ENOMEM, "listing the embeddings");
         else

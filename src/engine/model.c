@@ -173,10 +173,10 @@ static const char *last_name(const char *path) {
 
 /* The folder's name, or the file's without its extension. */
 static char *id_of(const char *path) {
-    static const char extension[] = ".safetensors";
     const char *name = last_name(path);
-    size_t n = strlen(name), k = sizeof extension - 1;
-    return ts_strndup(name, n > k && !strcmp(name + n - k, extension) ? n - k : n);
+    size_t n;
+    ts_path_extension(name, ts_tensors_extensions, &n);
+    return ts_strndup(name, n);
 }
 
 ts_code ts_model_load(const char *path, ts_model **ret, ts_error *e) {

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/alloc.h"
+#include "base/file.h"
 #include "engine/lora.h"
 #include "engine/model.h"
 
@@ -103,13 +104,13 @@ static const char *last_part(const char *path, size_t n, size_t *ret_n) {
 
 /* The file's name without its extension; of an adapter, its folder's. */
 static void name_of(const char *path, char ret[TS_LORA_NAME_BYTES]) {
-    static const char extension[] = ".safetensors", adapter[] = TS_ADAPTER_FILE;
-    size_t n, k = sizeof extension - 1;
+    static const char adapter[] = TS_ADAPTER_FILE;
+    size_t n;
     const char *name = last_part(path, strlen(path), &n);
     if (n == sizeof adapter - 1 && !memcmp(name, adapter, n) && name > path)
         name = last_part(path, (size_t)(name - path), &n);
-    else if (n > k && !memcmp(name + n - k, extension, k))
-        n -= k;
+    else if (!name[n])
+        ts_path_extension(name, ts_tensors_extensions, &n);
     snprintf(ret, TS_LORA_NAME_BYTES, "%.*s", (int)(n < TS_LORA_NAME_BYTES ? n : TS_LORA_NAME_BYTES - 1),
              name);
 }

@@ -6,6 +6,8 @@
 #include "engine/convert.h"
 #include "engine/tensors_internal.h"
 
+const char *const ts_tensors_extensions[] = {".safetensors", ".ckpt", ".pt", ".bin", NULL};
+
 static const tensor_type types[] = {
     {"F32", 32, true, TS_F32},     {"F16", 16, true, TS_F16},     {"BF16", 16, true, TS_BF16},
     {"F64", 64, false, TS_F32},    {"I64", 64, false, TS_F32},    {"U64", 64, false, TS_F32},

@@ -19,6 +19,9 @@
 
 #define TS_FILE_RANK 8 /* the most dimensions of a tensor */
 
+/* How the names of such files end; for ts_path_extension. */
+extern const char *const ts_tensors_extensions[];
+
 /* `data` is row-major, little-endian and may lie at any address, odd ones included: read it through memcpy,
  * ts_file_tensor_to_f32 or ts_convert, never through a float pointer. */
 typedef struct ts_file_tensor {

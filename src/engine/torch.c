@@ -25,20 +25,10 @@ typedef struct reader {
 static const struct {
     const char *global, *type;
 } storages[] = {
-    {
-        "torch.FloatStorage",
-        "F32",
-    },
-    {"torch.HalfStorage", "F16"},
-    {"torch.BFloat16Storage", "BF16"},
-    {"torch.DoubleStorage", "F64"},
-    {"torch.LongStorage", "I64"},
-    {"torch.IntStorage", "I32"},
-    {"torch.ShortStorage", "I16"},
-    {"torch.CharStorage", "I8"},
-    {"torch.ByteStorage", "U8"},
-    {"torch.BoolStorage", "BOOL"},
-    {"torch.ComplexFloatStorage", "C64"},
+    {"torch.FloatStorage", "F32"},  {"torch.HalfStorage", "F16"},         {"torch.BFloat16Storage", "BF16"},
+    {"torch.DoubleStorage", "F64"}, {"torch.LongStorage", "I64"},         {"torch.IntStorage", "I32"},
+    {"torch.ShortStorage", "I16"},  {"torch.CharStorage", "I8"},          {"torch.ByteStorage", "U8"},
+    {"torch.BoolStorage", "BOOL"},  {"torch.ComplexFloatStorage", "C64"},
 };
 
 static bool is_text(const ts_pickle_value *v, const char *text) {

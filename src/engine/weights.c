@@ -113,15 +113,10 @@ static ts_code add_file(ts_weights *w, const char *path, ts_error *e) {
     return rc;
 }
 
-static bool ends_with(const char *name, const char *end) {
-    const size_t n = strlen(name), k = strlen(end);
-    return n > k && strcmp(name + n - k, end) == 0;
-}
-
 /* A shard lies beside its index: a name, never a way to somewhere else. */
 static bool is_shard_name(const char *name) {
-    return name[0] != '.' && !strchr(name, '/') &&
-           (ends_with(name, ".safetensors") || ends_with(name, ".bin"));
+    size_t stem;
+    return name[0] != '.' && !strchr(name, '/') && ts_path_extension(name, ts_tensors_extensions, &stem) >= 0;
 }
 
 static bool listed(char **names, size_t n, const char *name) {

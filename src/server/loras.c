@@ -6,10 +6,11 @@
 #include <string.h>
 #include <sys/stat.h>
 #include "base/alloc.h"
+#include "base/file.h"
 #include "base/json.h"
 #include "engine/engine.h"
 
-static const char extension[] = ".safetensors";
+static const char *const extensions[] = {".safetensors", NULL};
 
 /* Not a way to somewhere else, and nothing that <lora:NAME:SCALE> could not hold. */
 static bool is_name(const char *name) {
@@ -65,9 +66,9 @@ ts_code ts_loras_list(const char *folder, char ***ret, size_t *ret_count, ts_err
     if (!d) return ts_fail_errno(e, TS_EIO, errno, "opening the folder of the LoRAs");
     for (const struct dirent *f; !rc && (f = readdir(d));) {
         /* A file's name without the extension, or a folder's. */
-        size_t n = strlen(f->d_name), k = sizeof extension - 1;
-        const bool file = n > k && !strcmp(f->d_name + n - k, extension);
-        char *name = ts_strndup(f->d_name, file ? n - k : n);
+        size_t n;
+        ts_path_extension(f->d_name, extensions, &n);
+        char *name = ts_strndup(f->d_name, n);
         ts_lora_ref ignored;
         if (name && ts_loras_find(folder, name, &ignored, NULL)) {
             free(name);

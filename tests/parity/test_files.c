@@ -421,6 +421,20 @@ static void a_projection_that_is_not_three_is_refused(void **state) {
     refused("143 rows", TS_EFORMAT, "in_proj_bias");
 }
 
+static void a_ckpt_has_its_name_and_what_lies_beside_without_the_extension(void **state) {
+    (void)state;
+    char *path = make("sd1"), *other = ts_format("%s/sd1.ckpt", w.folder);
+    ts_model *m = NULL;
+    ts_error e = {0};
+    assert_int_equal(rename(path, other), 0);
+    must(ts_model_load(other, &m, &e), &e);
+    assert_string_equal(ts_model_get_info(m)->id, "sd1");
+    ts_model_free(m);
+    assert_int_equal(rename(other, path), 0);
+    discard(path);
+    free(other);
+}
+
 static void what_lies_beside_is_checked(void **state) {
     (void)state;
     static const struct {
@@ -467,6 +481,8 @@ int main(int argc, char **argv) {
              "a file that is no model says what it lacks");
     test_add(&tests, a_projection_that_is_not_three_is_refused, NULL, 0,
              "a projection that is not three is refused");
+    test_add(&tests, a_ckpt_has_its_name_and_what_lies_beside_without_the_extension, NULL, 0,
+             "a ckpt has its name and what lies beside without the extension");
     test_add(&tests, what_lies_beside_is_checked, NULL, 0, "what lies beside is checked");
     int failed = test_run(&tests, "files");
     for (int i = 0; i < w.source_count; i++) {

@@ -116,6 +116,15 @@ static void sharded_variants_open(void **state) {
     holds("a", 3);
 }
 
+static void shards_may_be_of_pytorch(void **state) {
+    (void)state;
+    put_tensor("1.bin", "a", 4);
+    put_text("pytorch_model.bin.index.json", "{\"weight_map\":{\"a\":\"1.bin\"}}");
+    holds("a", 4);
+    put_tensor("model.safetensors", "a", 5); /* counts before it */
+    holds("a", 5);
+}
+
 static void a_missing_shard_is_named(void **state) {
     (void)state;
     put_text("model.safetensors.index.json", "{\"weight_map\":{\"a\":\"model-00009.safetensors\"}}");
@@ -161,6 +170,7 @@ int main(void) {
         claim(any_published_name_opens),
         claim(the_plain_file_wins_over_a_variant),
         claim(the_shards_of_an_index_are_one_set),
+        claim(shards_may_be_of_pytorch),
         claim(sharded_variants_open),
         claim(a_missing_shard_is_named),
         claim(a_tensor_of_two_shards_is_refused),
