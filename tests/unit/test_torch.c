@@ -223,32 +223,58 @@ static void a_pickle_of_too_many_values_is_refused(void **state) {
     free(bytes);
 }
 
-/* A zip file with one stored entry, a/data.pkl. free() it. */
-static char *zip_of(const char *pickle, size_t n, size_t *ret_size) {
+/* A zip file with one stored entry, a/data.pkl, of the n < 2^24 bytes of a pickle. big: its numbers are in a
+ * ZIP64 field, of so many bytes. free() it. */
+static char *zip_of(const char *pickle, size_t n, unsigned big, size_t *ret_size) {
     static const char name[] = "a/data.pkl";
-    const unsigned k = sizeof name - 1, directory = 30 + k + (unsigned)n;
-    const unsigned char length[4] = {(unsigned char)n, (unsigned char)(n >> 8), (unsigned char)(n >> 16), 0};
-    const unsigned char at[4] = {(unsigned char)directory, (unsigned char)(directory >> 8),
-                                 (unsigned char)(directory >> 16), 0};
-    unsigned char *f = calloc(1, directory + 46 + k + 22);
+    const unsigned k = sizeof name - 1, extra = big ? 4 + big : 0;
+    const size_t directory = 30 + k + n, size = directory + 46 + k + extra + 22;
+    unsigned char *f = calloc(1, size);
     assert_non_null(f);
-    unsigned char *entry = f + directory, *end = entry + 46 + k;
+    unsigned char *entry = f + directory, *field = entry + 46 + k, *end = field + extra;
     memcpy(f, "PK\3\4", 4);
     memcpy(entry, "PK\1\2", 4);
     memcpy(end, "PK\5\6", 4);
-    memcpy(f + 18, length, 4);
-    memcpy(f + 22, length, 4);
-    memcpy(entry + 20, length, 4);
-    memcpy(entry + 24, length, 4);
     f[26] = entry[28] = (unsigned char)k;
-    end[8] = end[10] = 1;
-    end[12] = (unsigned char)(46 + k);
-    memcpy(end + 16, at, 4);
     memcpy(f + 30, name, k);
     memcpy(entry + 46, name, k);
     memcpy(f + 30 + k, pickle, n);
-    *ret_size = directory + 46 + k + 22;
+    for (unsigned i = 0; i < 3; i++) {
+        entry[20 + i] = entry[24 + i] = (unsigned char)(n >> (8 * i));
+        end[16 + i] = (unsigned char)(directory >> (8 * i));
+    }
+    if (big) {
+        memset(entry + 20, 0xff, 8);
+        memset(entry + 42, 0xff, 4);
+        entry[30] = (unsigned char)extra;
+        field[0] = 1;
+        field[2] = (unsigned char)big;
+        for (unsigned i = 0; i < 3 && big >= 24; i++)
+            field[4 + i] = field[12 + i] = (unsigned char)(n >> (8 * i)); /* and 0: where it begins */
+    }
+    end[8] = end[10] = 1;
+    end[12] = (unsigned char)(46 + k + extra);
+    *ret_size = size;
     return (char *)f;
+}
+
+static void numbers_may_be_in_a_zip64_field(void **state) {
+    (void)state;
+    static const char pickle[] = "]."; /* no tensors: it has been read, then */
+    static const struct {
+        unsigned big;
+        const char *why;
+    } cases[] = {{0, "no tensors"}, {24, "no tensors"}, {32, "no tensors"}, {16, "ZIP64"}, {1, "ZIP64"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        size_t size;
+        char *bytes = zip_of(pickle, sizeof pickle - 1, cases[i].big, &size);
+        ts_tensors *s = NULL;
+        ts_error e = {0};
+        const ts_code rc = ts_tensors_parse("a test", bytes, size, &s, &e);
+        if (rc != TS_EFORMAT || !strstr(e.message, cases[i].why))
+            fail_msg("%u: %s, %s", cases[i].big, ts_code_name(rc), e.message);
+        free(bytes);
+    }
 }
 
 static void values_in_values_without_end_are_refused(void **state) {
@@ -281,7 +307,7 @@ static void values_in_values_without_end_are_refused(void **state) {
     for (size_t i = 0; i < 2; i++) {
         ts_tensors *s = NULL;
         ts_error e = {0};
-        bytes = zip_of(cases[i].pickle, cases[i].size, &size);
+        bytes = zip_of(cases[i].pickle, cases[i].size, 0, &size);
         const ts_code rc = ts_tensors_parse("a test", bytes, size, &s, &e);
         if (rc != TS_ETOOLARGE || s) fail_msg("case %zu: %s, %s", i, ts_code_name(rc), e.message);
         free(bytes);
@@ -298,6 +324,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(pickles_that_are_broken_are_refused),
         cmocka_unit_test(a_pickle_is_read_as_python_would),
         cmocka_unit_test(a_pickle_of_too_many_values_is_refused),
+        cmocka_unit_test(numbers_may_be_in_a_zip64_field),
         cmocka_unit_test(values_in_values_without_end_are_refused),
     };
     return cmocka_run_group_tests_name("torch", tests, NULL, NULL);
