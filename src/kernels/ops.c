@@ -107,6 +107,7 @@ static ts_code check_attention(const ts_op *op, ts_error *e) {
     if (!same(&op->in[0], &op->out)) return bad(op, e, "the output differs from the queries");
     if (heads < 1 || op->out.c % heads) return bad(op, e, "the heads do not divide the channels");
     if (op->attention.max_tokens < 1) return bad(op, e, "max_tokens is not positive");
+    if (!(op->scale > 0)) return bad(op, e, "the scale is not positive");
     return TS_OK;
 }
 

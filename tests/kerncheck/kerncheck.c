@@ -135,16 +135,19 @@ static bool check(const kc_case *c, const result *want, ts_device *device, const
 }
 
 /* The products do not use the vector table: one is enough for them. */
-static int tables_for(ts_op_kind kind, const ts_vec *tables[4]) {
+static int tables_for(ts_op_kind kind, const ts_vec *emulated, const ts_vec *tables[TS_VEC_TABLES + 1]) {
     int n = ts_vec_all(tables);
-    if (kind != TS_OP_CONV2D && kind != TS_OP_LINEAR) return n;
-    tables[0] = tables[n - 1];
-    return 1;
+    if (kind == TS_OP_CONV2D || kind == TS_OP_LINEAR) {
+        tables[0] = tables[n - 1];
+        return 1;
+    }
+    if (emulated && kind == TS_OP_ATTENTION) tables[n++] = emulated;
+    return n;
 }
 
-static void check_seed(ts_op_kind kind, uint64_t seed, ts_device *ref, ts_device *cpu, bool verbose,
-                       int *passed, int *failed) {
-    const ts_vec *tables[4];
+static void check_seed(ts_op_kind kind, uint64_t seed, const ts_vec *emulated, ts_device *ref, ts_device *cpu,
+                       bool verbose, int *passed, int *failed) {
+    const ts_vec *tables[TS_VEC_TABLES + 1];
     kc_case c;
     kc_case_make(&c, kind, seed);
     if (verbose) printf("%llu %s\n", (unsigned long long)seed, c.text);
@@ -156,10 +159,11 @@ static void check_seed(ts_op_kind kind, uint64_t seed, ts_device *ref, ts_device
                (unsigned long long)seed);
         ++*failed;
     } else {
-        int n = tables_for(kind, tables);
+        int n = tables_for(kind, emulated, tables);
         for (int i = 0; i < n; i++) {
             char name[32];
-            snprintf(name, sizeof name, "cpu (%s)", tables[i]->name);
+            snprintf(name, sizeof name, "cpu (%s%s)", tables[i]->name,
+                     tables[i] == emulated ? ", emulated" : "");
             ((ts_cpu_device *)cpu)->vec = tables[i];
             ++*(check(&c, &want, cpu, name, seed) ? passed : failed);
         }
@@ -202,6 +206,7 @@ int main(int argc, char **argv) {
         }
     if (bench) return kc_bench(only_name, threads > 0 ? threads : 2);
     if (count <= 0) count = seeded ? 1 : 150;
+    const ts_vec *emulated = kc_emulated_amx();
     ts_device *ref = NULL, *cpu[2] = {0};
     if (ts_backend_ref.open(0, 1, &ref, NULL) || ts_backend_cpu.open(0, 1, &cpu[0], NULL) ||
         ts_backend_cpu.open(1, threads > 0 ? threads : 2, &cpu[1], NULL))
@@ -210,7 +215,8 @@ int main(int argc, char **argv) {
         for (int i = 0; i < count && (only == TS_OP_COUNT || only == (ts_op_kind)kind); i++) {
             ts_device *device = cpu[(seed + (uint64_t)i) & 1]; /* a seed is always on as many threads */
             device->backend->thread_begin(device);
-            check_seed((ts_op_kind)kind, seed + (uint64_t)i, ref, device, verbose, &passed, &failed);
+            check_seed((ts_op_kind)kind, seed + (uint64_t)i, emulated, ref, device, verbose, &passed,
+                       &failed);
         }
     for (int i = 0; i < 2; i++) ts_backend_cpu.close(cpu[i]);
     ts_backend_ref.close(ref);

@@ -38,6 +38,9 @@ static inline void *kc_at(const kc_tensor *t) {
 /* A tensor of random values of the given magnitude; what is between its pixels and images is NaN. */
 kc_tensor kc_tensor_make(ts_view view, float magnitude);
 
+/* The table for AMX where only AMX is missing, whose instructions are emulated from then on; else NULL. */
+const ts_vec *kc_emulated_amx(void);
+
 int kc_bench(const char *only, int threads);
 
 #endif

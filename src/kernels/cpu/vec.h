@@ -35,7 +35,7 @@ typedef struct ts_attend {
 
 typedef struct ts_vec {
     const char *name;
-    bool fast_bf16; /* the products of attention run on bf16 pairs */
+    bool fast_bf16; /* the products of attention run in bf16 */
 
     /* sum[i] += x + add, square[i] += (x + add)^2 over the rows, for each channel; add may be NULL */
     void (*stats)(const ts_rows *rows, const float *add, double *sum, double *square);
@@ -56,7 +56,15 @@ typedef struct ts_vec {
 /* The best table for this processor. */
 const ts_vec *ts_vec_best(void);
 
-/* All tables that this processor can run, best last; for the tests. */
-int ts_vec_all(const ts_vec *ret[4]);
+enum { TS_VEC_TABLES = 5 };
+
+/* All tables that this processor can run, best last; for the tests. Returns how many. */
+int ts_vec_all(const ts_vec *ret[TS_VEC_TABLES]);
+
+#ifdef __x86_64__
+/* The one for AVX512-BF16 and AMX; kerncheck runs it on processors without AMX too, instruction by
+ * instruction. */
+extern const ts_vec ts_vec_amx;
+#endif
 
 #endif

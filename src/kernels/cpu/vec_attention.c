@@ -8,7 +8,7 @@
  * keys (or channels) by COLS vectors of queries. With AVX512-BF16 the operands are pairs of bf16 (adjacent
  * channels in the first product, adjacent keys in the second) that accumulate in float32; elsewhere they are
  * float32. */
-#include "kernels/cpu/vec_math.h"
+#include "kernels/cpu/vec_attention.h"
 
 #include "base/alloc.h"
 #include "kernels/cpu/vec_isa.h"
@@ -22,9 +22,6 @@ enum { COLS = 2 };
 /* KEYS: whole tiles, and pairs; its scores fit into the first-level cache. */
 enum { ROWS = 6, BLOCK = LANES * COLS, KEYS = 144, CHUNK_BYTES = 512 << 10 };
 
-/* Scores carry log2(e), so that their softmax is in powers of two. */
-#define LOG2_E 1.44269504f
-
 /* ---------------------------------------------------------------------------------------------- the layout
  */
 
@@ -35,16 +32,6 @@ typedef struct layout {
     size_t size;             /* of an element */
     size_t keys, values, query, scores, sums, state, bytes; /* offsets of the parts, and the end */
 } layout;
-
-static int round_up(int n, int to) {
-    return (n + to - 1) / to * to;
-}
-
-static size_t place(size_t *at, size_t bytes) {
-    size_t here = *at;
-    *at += (bytes + TS_ATTEND_ALIGN - 1) / TS_ATTEND_ALIGN * TS_ATTEND_ALIGN;
-    return here;
-}
 
 static layout make_layout(int d, int queries, int keys, ts_dtype dtype) {
     layout l = {.pairs = TS_ISA_BF16 && dtype == TS_BF16, .d = d, .dv = round_up(d, 2)};
@@ -65,6 +52,9 @@ static layout make_layout(int d, int queries, int keys, ts_dtype dtype) {
 }
 
 size_t TS_ISA_NAME(ts_attend_scratch)(int d, int queries, int keys, ts_dtype dtype) {
+#ifdef __AMX_BF16__
+    if (dtype == TS_BF16) return ts_attend_tiles_scratch(d, queries, keys);
+#endif
     return make_layout(d, queries, keys, dtype).bytes;
 }
 
@@ -116,82 +106,6 @@ static void pack(const layout *l, const ts_attend *a, int64_t first, int n, char
     }
 }
 
-#if defined(__AVX512F__)
-#define LANE_NUMBERS                                                                                         \
-    { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 }
-#elif defined(__AVX__)
-#define LANE_NUMBERS                                                                                         \
-    { 0, 1, 2, 3, 4, 5, 6, 7 }
-#else
-#define LANE_NUMBERS                                                                                         \
-    { 0, 1, 2, 3 }
-#endif
-
-/* Exchanges the off-diagonal blocks of h by h words (Eklundh 1972). */
-TS_INLINE void exchange(vf r[LANES], int h) {
-    const vi lane = LANE_NUMBERS, odd = (lane & h) != 0;
-    const vi upper = ((lane - h + LANES) & odd) | (lane & ~odd),
-             lower = ((lane + LANES) & odd) | ((lane + h) & ~odd);
-    for (int i = 0; i < LANES; i++) {
-        if (i & h) continue;
-        vf a = r[i], b = r[i + h];
-#ifdef __clang__
-        for (int j = 0; j < LANES; j++) {
-            r[i][j] = upper[j] < LANES ? a[upper[j]] : b[upper[j] - LANES];
-            r[i + h][j] = lower[j] < LANES ? a[lower[j]] : b[lower[j] - LANES];
-        }
-#else
-        r[i] = __builtin_shuffle(a, b, upper);
-        r[i + h] = __builtin_shuffle(a, b, lower);
-#endif
-    }
-}
-
-TS_INLINE void transpose(vf r[LANES]) {
-    if (LANES > 8) exchange(r, 8);
-    if (LANES > 4) exchange(r, 4);
-    exchange(r, 2);
-    exchange(r, 1);
-}
-
-/* Words [w, w + LANES) of a query, zeros beyond its end. */
-TS_INLINE vf query_words(const layout *l, const ts_attend *a, int query, int w) {
-    size_t at = (size_t)query * a->ldq;
-    if (!l->pairs) return get(a->q, at + (size_t)w, (size_t)(l->d - w < LANES ? l->d - w : LANES), a->dtype);
-    int left = l->d - 2 * w;
-    vf words = {0};
-    memcpy(&words, (const uint16_t *)a->q + at + 2 * w, (size_t)(left < 2 * LANES ? left : 2 * LANES) * 2);
-    return words;
-}
-
-/* [steps][BLOCK]; queries that do not exist are zeros. */
-static void pack_queries(const layout *l, const ts_attend *a, int first, int n, float *query) {
-    for (int w = 0; w < l->steps; w += LANES)
-        for (int q = 0; q < BLOCK; q += LANES) {
-            vf r[LANES];
-            for (int i = 0; i < LANES; i++) r[i] = q + i < n ? query_words(l, a, first + q + i, w) : (vf){0};
-            transpose(r);
-            for (int i = 0; i < LANES && w + i < l->steps; i++) store(query + (w + i) * BLOCK + q, r[i]);
-        }
-}
-
-/* The sums [d][BLOCK], divided by the queries' totals, as rows of y. */
-static void write_queries(const layout *l, const ts_attend *a, int first, int n, const float *sums,
-                          const float *total) {
-    for (int q = 0; q < n; q += LANES) {
-        vf factor = 1.0f / load(total + q);
-        for (int c = 0; c < l->d; c += LANES) {
-            size_t some = (size_t)(l->d - c < LANES ? l->d - c : LANES);
-            vf r[LANES];
-            for (int i = 0; i < LANES; i++)
-                r[i] = c + i < l->d ? load(sums + (size_t)(c + i) * BLOCK + (size_t)q) * factor : (vf){0};
-            transpose(r);
-            for (int i = 0; i < LANES && q + i < n; i++)
-                put(a->y, (size_t)(first + q + i) * a->ldy + (size_t)c, some, a->dtype, r[i]);
-        }
-    }
-}
-
 /* --------------------------------------------------------------------------------------- the register tile
  */
 
@@ -206,7 +120,7 @@ TS_INLINE void tile(vf acc[ROWS][COLS], const float *left, size_t row, size_t st
         TS_UNROLL(6)
         for (int r = 0; r < rows; r++) {
             const float *word = left + (size_t)r * row + (size_t)k * step;
-#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+#if TS_ISA_BF16
             if (pairs) {
                 int bits;
                 memcpy(&bits, word, sizeof bits);
@@ -275,14 +189,10 @@ TS_INLINE void value_tile(const float *v, size_t dv, const float *weights, int s
 
 /* Two rows of weights: as they are, or as pairs of bf16 in one row. */
 TS_INLINE void store_weights(float *scores, int j, int c, vf even, vf odd, bool pairs) {
-#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+#if TS_ISA_BF16
     if (pairs) {
-        const __m512i interleave =
-            _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
-                             5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-        __m512bh both = _mm512_cvtne2ps_pbh((__m512)odd, (__m512)even);
         /* Over the scores: row j / 2 has been read when row j is. */
-        store(scores + j / 2 * BLOCK + c * LANES, (vf)_mm512_permutexvar_epi16(interleave, (__m512i)both));
+        store(scores + j / 2 * BLOCK + c * LANES, pair_up(even, odd));
         return;
     }
 #else
@@ -344,7 +254,8 @@ TS_INLINE void attend_chunk(const layout *l, const ts_attend *a, int64_t first, 
     float *state = (float *)(void *)(base + l->state), *sums = (float *)(void *)(base + l->sums);
     for (int q = a->begin; q < a->end; q += BLOCK, state += 2 * BLOCK, sums += (size_t)l->dv * BLOCK) {
         if (a->causal && first > q + BLOCK - 1) continue;
-        pack_queries(l, a, q, a->end - q < BLOCK ? a->end - q : BLOCK, (float *)(void *)(base + l->query));
+        pack_queries(a, q, a->end - q < BLOCK ? a->end - q : BLOCK, l->steps, BLOCK, pairs,
+                     (float *)(void *)(base + l->query));
         for (int j = 0; j < n && !(a->causal && first + j > q + BLOCK - 1); j += KEYS)
             attend_block(l, a, base + l->keys + (size_t)j * (size_t)l->steps * 4,
                          base + l->values + (size_t)j * (size_t)l->dv * l->size, n - j < KEYS ? n - j : KEYS,
@@ -353,8 +264,13 @@ TS_INLINE void attend_chunk(const layout *l, const ts_attend *a, int64_t first, 
 }
 
 void TS_ISA_NAME(ts_attend)(const ts_attend *a) {
-    int64_t all = 0;
-    for (int s = 0; s < a->segment_count; s++) all += a->segments[s].tokens;
+#ifdef __AMX_BF16__
+    if (a->dtype == TS_BF16) {
+        ts_attend_tiles(a);
+        return;
+    }
+#endif
+    int64_t all = all_keys(a);
     layout l = make_layout(a->d, a->end - a->begin, (int)all, a->dtype);
     char *base = a->scratch;
     float *sums = (float *)(void *)(base + l.sums), *state = (float *)(void *)(base + l.state);
@@ -374,7 +290,7 @@ void TS_ISA_NAME(ts_attend)(const ts_attend *a) {
             attend_chunk(&l, a, first, n, false);
     }
     for (int q = 0; a->begin + q < a->end; q += BLOCK)
-        write_queries(&l, a, a->begin + q, a->end - a->begin - q < BLOCK ? a->end - a->begin - q : BLOCK,
+        write_queries(a, a->begin + q, a->end - a->begin - q < BLOCK ? a->end - a->begin - q : BLOCK, BLOCK,
                       sums + (size_t)q * (size_t)l.dv, state + 2 * q + BLOCK);
 }
 

@@ -1,4 +1,5 @@
-/* Names of the instance that is being compiled; the build defines TS_ISA as plain, avx2, avx512 or bf16. */
+/* Names of the instance that is being compiled; the build defines TS_ISA as plain, avx2, avx512, bf16 or amx.
+ */
 #ifndef TS_KERNELS_CPU_VEC_ISA_H
 #define TS_KERNELS_CPU_VEC_ISA_H
 
@@ -18,5 +19,9 @@
 extern const int TS_ISA_NAME(ts_attend_block);
 void TS_ISA_NAME(ts_attend)(const ts_attend *a);
 size_t TS_ISA_NAME(ts_attend_scratch)(int d, int queries, int keys, ts_dtype dtype);
+
+/* bf16 with AMX; see ts_vec. */
+void ts_attend_tiles(const ts_attend *a);
+size_t ts_attend_tiles_scratch(int d, int queries, int keys);
 
 #endif

@@ -30,9 +30,9 @@ enum { LANES = 4 };
 #endif
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
-#define TS_ISA_BF16 true
+#define TS_ISA_BF16 1
 #else
-#define TS_ISA_BF16 false
+#define TS_ISA_BF16 0
 #endif
 
 typedef float vf __attribute__((vector_size(LANES * 4)));
@@ -128,7 +128,7 @@ TS_INLINE vf vf_from_bf16(const void *p) {
     return (vf)(__builtin_convertvector((vh) * (const vh_any *)p, vu) << 16);
 }
 TS_INLINE void vf_to_bf16(void *p, vf v) {
-#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+#if TS_ISA_BF16
     __m256bh half = _mm512_cvtneps_pbh((__m512)v); /* to nearest even; what is below 1e-38 becomes zero */
     memcpy(p, &half, sizeof half);
 #else
