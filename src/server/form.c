@@ -1,17 +1,16 @@
 #include "server/form.h"
 
+#include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include "base/json.h"
 #include "server/reply.h"
 
 /* ---- parts ---- */
 
-/* A piece of a part; libmicrohttpd's parser hands them out in order, a part's first one at offset 0. */
-static ts_code on_piece(void *arg, const char *name, const char *bytes, uint64_t at, size_t n, ts_error *e) {
-    ts_form *form = arg;
-    if (at == 0) {
+ts_code ts_form_add(ts_form *form, const char *name, const char *bytes, bool first, size_t n, ts_error *e) {
+    if (first) {
         if (form->count == TS_FORM_PARTS)
             return ts_fail(e, TS_EINVAL, "the form has more than %d parts", TS_FORM_PARTS);
         size_t length = strlen(name);
@@ -20,7 +19,7 @@ static ts_code on_piece(void *arg, const char *name, const char *bytes, uint64_t
                            TS_FORM_NAME - 1);
         ts_form_part *part = &form->parts[form->count++];
         memcpy(part->name, name, length + 1);
-        ts_buffer_init(&part->bytes, SIZE_MAX); /* the body, which holds it, has a limit */
+        ts_buffer_init(&part->bytes, SIZE_MAX); /* the body, which it is a part of, has a limit */
     }
     if (!form->count) return ts_fail(e, TS_EINVAL, "the form does not begin with a part");
     if (ts_buffer_append(&form->parts[form->count - 1].bytes, bytes, n))
@@ -28,20 +27,10 @@ static ts_code on_piece(void *arg, const char *name, const char *bytes, uint64_t
     return TS_OK;
 }
 
-ts_code ts_form_read(ts_exchange *x, ts_form *ret, ts_error *e) {
-    static const char wanted[] = "multipart/form-data";
-    const char *type = ts_exchange_header(x, "content-type");
-    if (!type || strncasecmp(type, wanted, sizeof wanted - 1) != 0)
-        return ts_fail_param(e, TS_EMEDIATYPE, "", "the content-type must be multipart/form-data");
-    *ret = (ts_form){.count = 0};
-    ts_code rc = ts_exchange_form(x, on_piece, ret, e);
-    if (rc) ts_form_free(ret);
-    return rc;
-}
-
 void ts_form_free(ts_form *form) {
+    if (!form) return;
     for (int i = 0; i < form->count; i++) ts_buffer_free(&form->parts[i].bytes);
-    form->count = 0;
+    free(form);
 }
 
 const ts_form_part *ts_form_find(const ts_form *form, const char *name, int *ret_count) {

@@ -5,7 +5,6 @@
 
 #include <stdbool.h>
 #include "base/buffer.h"
-#include "server/http.h"
 
 #define TS_FORM_PARTS 64
 #define TS_FORM_NAME  64
@@ -20,9 +19,10 @@ typedef struct ts_form {
     int count;
 } ts_form;
 
-/* Takes the exchange's body apart. TS_EMEDIATYPE when it is no multipart/form-data, TS_EINVAL, TS_ENOMEM. */
-ts_code ts_form_read(ts_exchange *x, ts_form *ret, ts_error *e);
-void ts_form_free(ts_form *form); /* zeroed is fine */
+/* n more bytes of a part, which may be 0: the first ones of the next part, or more of the last. TS_EINVAL for
+ * too many parts and for a name that is none, TS_ENOMEM. A zeroed form has no part yet. */
+ts_code ts_form_add(ts_form *form, const char *name, const char *bytes, bool first, size_t n, ts_error *e);
+void ts_form_free(ts_form *form); /* NULL is fine */
 
 /* The part of that name, or the first of "name[]"; NULL: there is none. *ret_count: how many there are. */
 const ts_form_part *ts_form_find(const ts_form *form, const char *name, int *ret_count);

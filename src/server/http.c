@@ -17,6 +17,7 @@
 #include "base/buffer.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "server/form_reader.h"
 #include "server/guard.h"
 #include "server/reply.h"
 
@@ -24,7 +25,6 @@
 #define SEND_BYTES  (64 * 1024) /* SO_SNDBUF: a slow reader must not hold megabytes in the kernel */
 #define BLOCK_BYTES (16 * 1024)
 #define NOTE_BYTES  160
-#define FORM_BYTES  4096 /* of a form's boundary and of a part's headers, at most */
 /* A refused body is read and dropped up to here, so that the client gets to see the answer instead of a
  * reset. */
 #define SWALLOW_BYTES   ((uint64_t)16 * 1024 * 1024)
@@ -48,7 +48,9 @@ struct ts_exchange {
     uint64_t started_ns, body_bytes;
     size_t body_limit;
     ts_buffer body;
-    ts_error refusal; /* code: answered once the body has been swallowed */
+    ts_form_reader *reader; /* of a form, until it is complete */
+    ts_form *form;          /* then, until it is taken */
+    ts_error refusal;       /* code: answered once the body has been swallowed */
     struct MHD_Response *response;
     int status;
     bool dispatched, suspended, watched, gone, queued;
@@ -181,34 +183,10 @@ const char *ts_exchange_header(const ts_exchange *x, const char *name) {
     return MHD_lookup_connection_value(x->mhd, MHD_HEADER_KIND, name);
 }
 
-typedef struct form_reader {
-    ts_code (*piece)(void *arg, const char *name, const char *bytes, uint64_t at, size_t n, ts_error *e);
-    void *arg;
-    ts_code code;
-    ts_error *error;
-} form_reader;
-
-static enum MHD_Result on_form(void *arg, enum MHD_ValueKind kind, const char *key, const char *file,
-                               const char *type, const char *encoding, const char *data, uint64_t at,
-                               size_t n) {
-    form_reader *r = arg;
-    (void)kind, (void)file, (void)type, (void)encoding;
-    r->code = r->piece(r->arg, key ? key : "", data, at, n, r->error);
-    return r->code ? MHD_NO : MHD_YES;
-}
-
-ts_code ts_exchange_form(ts_exchange *x,
-                         ts_code (*piece)(void *arg, const char *name, const char *bytes, uint64_t at,
-                                          size_t n, ts_error *e),
-                         void *arg, ts_error *e) {
-    form_reader r = {.piece = piece, .arg = arg, .error = e};
-    struct MHD_PostProcessor *p = MHD_create_post_processor(x->mhd, FORM_BYTES, on_form, &r);
-    if (!p) return ts_fail(e, TS_EINVAL, "the content-type names no form that can be read");
-    bool good = MHD_post_process(p, x->body.data, x->body.size) == MHD_YES;
-    /* Both must be asked: the end of the body may have come in the middle of a part. */
-    good = MHD_destroy_post_processor(p) == MHD_YES && good;
-    if (r.code) return r.code;
-    return good ? TS_OK : ts_fail(e, TS_EINVAL, "the form is malformed, or ends too early");
+ts_form *ts_exchange_take_form(ts_exchange *x) {
+    ts_form *form = x->form;
+    x->form = NULL;
+    return form;
 }
 
 void ts_exchange_on_end(ts_exchange *x, void (*on_end)(void *arg, bool gone), void *arg) {
@@ -254,6 +232,8 @@ static void exchange_free(ts_exchange *x) {
     unwatch(x);
     if (x->response) MHD_destroy_response(x->response);
     ts_buffer_free(&x->body);
+    ts_form_reader_free(x->reader);
+    ts_form_free(x->form);
     free(x->path);
     free(x);
 }
@@ -375,6 +355,8 @@ static enum MHD_Result on_headers(ts_exchange *x, const char *url, const char *m
         if (announced > x->body_limit && x->body_limit)
             ts_fail(&x->refusal, TS_ETOOLARGE, "the body has %llu bytes; the limit is %zu",
                     (unsigned long long)announced, x->body_limit);
+        else if (x->route->body == TS_BODY_FORM)
+            ts_form_reader_new(x->mhd, &x->reader, &x->refusal);
     }
     bool waits = ts_exchange_header(x, "expect") != NULL;
     if (x->refusal.code && (announced > SWALLOW_BYTES || (announced && waits))) return refuse(x, true);
@@ -388,12 +370,16 @@ static enum MHD_Result on_body(ts_exchange *x, const char *bytes, size_t *size) 
     x->body_bytes += n;
     if (x->body_bytes > SWALLOW_BYTES + x->body_limit) return MHD_NO;
     if (x->refusal.code || !x->body_limit) return MHD_YES;
-    ts_code rc = ts_buffer_append(&x->body, bytes, n);
-    if (rc == TS_ETOOLARGE)
-        ts_fail(&x->refusal, rc, "the body is larger than the limit of %zu bytes", x->body_limit);
-    else if (rc)
-        ts_fail(&x->refusal, rc, "there is no memory for the body");
-    if (rc) ts_buffer_free(&x->body);
+    if (x->body_bytes > x->body_limit)
+        ts_fail(&x->refusal, TS_ETOOLARGE, "the body is larger than the limit of %zu bytes", x->body_limit);
+    else if (x->reader)
+        ts_form_reader_feed(x->reader, bytes, n, &x->refusal);
+    else if (ts_buffer_append(&x->body, bytes, n))
+        ts_fail(&x->refusal, TS_ENOMEM, "there is no memory for the body");
+    if (!x->refusal.code) return MHD_YES;
+    ts_buffer_free(&x->body);
+    ts_form_reader_free(x->reader);
+    x->reader = NULL;
     return MHD_YES;
 }
 
@@ -401,6 +387,7 @@ static enum MHD_Result on_complete(ts_exchange *x) {
     if (x->gone) return MHD_NO;
     x->dispatched = true;
     x->owner->deadline_ns = UINT64_MAX;
+    if (x->reader && !x->refusal.code) ts_form_reader_end(x->reader, &x->form, &x->refusal);
     if (x->refusal.code) return refuse(x, false);
     x->route->handle(x->http->c.arg, x);
     if (x->response || x->gone) return queue(x);

@@ -1,10 +1,10 @@
 /* HTTP/1.1: libmicrohttpd inside the libuv loop.
  *
  * Everything here, and every callback, is on the loop's thread. A request reaches `on_request` when its
- * headers are good and its body is complete. The handler answers at once (ts_exchange_reply), or later from
- * the loop (nothing is held meanwhile but the connection), or with a stream that it is asked for piece by
- * piece. Exactly one on_end follows, when the answer has left or the client has; the exchange is gone after
- * it.
+ * headers are good and its body is complete; a form is taken apart as it arrives. The handler answers at once
+ * (ts_exchange_reply), or later from the loop (nothing is held meanwhile but the connection), or with a
+ * stream that it is asked for piece by piece. Exactly one on_end follows, when the answer has left or the
+ * client has; the exchange is gone after it.
  *
  * A client that goes away is noticed also while its connection is idle on our side: on_end says so. Requests
  * that arrive too slowly, bodies beyond the route's limit and ambiguous framing never reach a handler. */
@@ -17,6 +17,7 @@
 #include <sys/types.h>
 #include <uv.h>
 #include "base/error.h"
+#include "server/form.h"
 
 typedef struct ts_http ts_http;
 typedef struct ts_exchange ts_exchange;
@@ -25,7 +26,7 @@ typedef struct ts_exchange ts_exchange;
 typedef enum ts_body {
     TS_BODY_NONE,
     TS_BODY_FIELDS, /* body_limit */
-    TS_BODY_UPLOAD  /* upload_limit: pictures too */
+    TS_BODY_FORM    /* upload_limit: multipart/form-data, with pictures */
 } ts_body;
 
 typedef struct ts_route {
@@ -70,16 +71,10 @@ void ts_http_drain(ts_http *http);
 const char *ts_exchange_id(const ts_exchange *x); /* "req_..." unique; in the header x-request-id */
 const char *ts_exchange_method(const ts_exchange *x);
 const char *ts_exchange_path(const ts_exchange *x);
-const char *ts_exchange_body(const ts_exchange *x, size_t *ret_size);
+const char *ts_exchange_body(const ts_exchange *x, size_t *ret_size); /* empty where the body is a form */
+ts_form *
+ts_exchange_take_form(ts_exchange *x); /* once, where the body is a form: the caller's from then on */
 const char *ts_exchange_header(const ts_exchange *x, const char *name); /* NULL when absent */
-
-/* Takes a multipart body apart: piece() gets the pieces of each part in order, the first one with at == 0, n
- * may be 0. A code of it ends the reading. TS_EINVAL for a body that is malformed or ends too early,
- * TS_ENOMEM. */
-ts_code ts_exchange_form(ts_exchange *x,
-                         ts_code (*piece)(void *arg, const char *name, const char *bytes, uint64_t at,
-                                          size_t n, ts_error *e),
-                         void *arg, ts_error *e);
 
 /* A word of the handler's for the log line; copied, cut to 160 bytes. The text is "" when there is none. */
 void ts_exchange_note(ts_exchange *x, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -125,13 +125,13 @@ void ts_images_handle(void *server, ts_exchange *x) {
 typedef struct edit {
     uv_work_t work;
     ts_generation *g; /* one of its references */
-    ts_form form;
+    ts_form *form;
     const ts_form_part *image, *mask; /* mask: NULL where there is none */
     ts_error error;
 } edit;
 
 static void edit_free(edit *d) {
-    ts_form_free(&d->form);
+    ts_form_free(d->form);
     free(d);
 }
 
@@ -186,9 +186,9 @@ static ts_code read_edit(edit *d, ts_error *e) {
     ts_original original;
     ts_buffer json;
     ts_buffer_init(&json, SIZE_MAX); /* the body, which it is made of, has a limit */
-    ts_code rc = ts_form_read(d->g->x, &d->form, e);
-    if (!rc) rc = find_file(&d->form, "image", &d->image, e);
-    if (!rc) rc = find_file(&d->form, "mask", &d->mask, e);
+    d->form = ts_exchange_take_form(d->g->x);
+    ts_code rc = find_file(d->form, "image", &d->image, e);
+    if (!rc) rc = find_file(d->form, "mask", &d->mask, e);
     if (!rc && !d->image) rc = ts_fail_param(e, TS_EINVAL, "image", "image is required");
     if (!rc) {
         rc = ts_png_size(d->image->bytes.data, d->image->bytes.size, &original.width, &original.height, e);
@@ -197,7 +197,7 @@ static ts_code read_edit(edit *d, ts_error *e) {
             strcpy(e->param, "image");
         }
     }
-    if (!rc) rc = ts_form_json(&d->form, is_file, ts_images_field_is_text, &json, e);
+    if (!rc) rc = ts_form_json(d->form, is_file, ts_images_field_is_text, &json, e);
     if (!rc) rc = read_fields(d->g, json.data, json.size, &original, e);
     ts_buffer_free(&json);
     return rc;

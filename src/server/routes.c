@@ -3,7 +3,7 @@
 
 const ts_route ts_routes[] = {
     {"POST", "/v1/images/generations", ts_images_handle, TS_BODY_FIELDS, .makes_pictures = true},
-    {"POST", "/v1/images/edits", ts_images_edit_handle, TS_BODY_UPLOAD, .makes_pictures = true},
+    {"POST", "/v1/images/edits", ts_images_edit_handle, TS_BODY_FORM, .makes_pictures = true},
     {"GET", "/v1/models", ts_models_handle, TS_BODY_NONE},
     {"GET", "/v1/models/{id}", ts_model_handle, TS_BODY_NONE},
     {"GET", "/v1/loras", ts_loras_handle, TS_BODY_NONE},

@@ -1,11 +1,14 @@
 """POST /v1/images/edits: forms, pictures, masks, and what is wrong with them."""
+import socket
 import struct
+import time
 import zlib
 
 import pytest
 
 import png
 from contract import check, check_error
+from daemon import SLOW, receive
 from png import Png
 
 EDITS = "/v1/images/edits"
@@ -158,6 +161,46 @@ def test_a_form_that_is_cut_is_refused(server, body):
 @pytest.mark.parametrize("kind", ["application/json", "text/plain", "application/x-www-form-urlencoded"])
 def test_only_forms_are_taken(server, kind):
     check_error(post(server, [("image", picture()), *BASE], {"Content-Type": kind}), 415)
+
+
+def in_pieces(server, body, sizes):
+    """The whole answer to a form that comes in pieces of the sizes, over and over."""
+    head = (f"POST {EDITS} HTTP/1.1\r\nHost: x\r\nAccept: image/png\r\nConnection: close\r\n"
+            f"Content-Type: multipart/form-data; boundary={B}\r\nContent-Length: {len(body)}\r\n\r\n")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20 * SLOW) as s:
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        s.sendall(head.encode())
+        at = 0
+        for i in range(len(body)):
+            if at >= len(body):
+                break
+            piece = body[at:at + sizes[i % len(sizes)]]
+            s.sendall(piece)
+            at += len(piece)
+            time.sleep(0.001)
+        return receive(s)
+
+
+def test_a_form_may_arrive_in_pieces_of_any_size(server):
+    """Boundaries and headers of parts are cut wherever a packet ends."""
+    fields = [("image", picture(24, 24)), ("mask", mask(24, 24)), *BASE, ("size", "64x64")]
+    whole = post(server, fields, {"Accept": "image/png"})
+    assert whole.status == 200
+    for sizes in ([1], [3, 1, 50], [200]):
+        answer = in_pieces(server, form(fields), sizes)
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200") and Png(body).pixels == Png(whole.body).pixels
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_form_leaves_nothing_behind(start):
+    daemon = start()
+    body = form([("image", picture()), *BASE])
+    for n in (0, 10, len(body) // 2, len(body) - 1):
+        with socket.create_connection(("127.0.0.1", daemon.port)) as s:
+            s.sendall(f"POST {EDITS} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary={B}\r\n"
+                      f"Content-Length: {len(body)}\r\n\r\n".encode() + body[:n])
+    assert made(daemon, []).width == 64
+    daemon.wait_for(lambda: daemon.metric("tessera_connections") == 1, "no connection but the one that asks")
 
 
 def test_a_form_without_a_boundary_is_refused(server):
