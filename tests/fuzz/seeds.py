@@ -110,3 +110,6 @@ put("weights", "missing", '{"weight_map":{"a":"1.safetensors","b":"2.safetensors
 
 for picture in (fixtures / "images").glob("*.png"):
     put("png", picture.stem, picture.read_bytes())
+
+put("form", "edit", "prompt=a lake\nseed=5\nsteps=4\nstrength=0.5\nstream=true\nparallel[mode]=pcpp\nparallel[patches]=2\nimage=x\nmask=y\n")
+put("form", "array", "image[]=x\nsigmas[]=14.6\nsigmas[]=1e-3\nsigmas[]=\nuser=null\na[b]=\"c\"\na[]=1\n[]=2\na[b][c]=[1]\n")
