@@ -35,8 +35,9 @@ ts_code ts_model_load(const char *path, ts_model **ret, ts_error *e);
  * the model's. Before any group has run it. TS_EFORMAT when it does not fit; then the model is as it was. */
 ts_code ts_model_replace_vae(ts_model *m, const char *path, ts_error *e);
 
-/* Where the LoRA of that name lies in a folder of them: NAME.safetensors, or NAME/adapter_model.safetensors as PEFT saves
- * it. That need not exist; then it is the first. free() it; NULL: no memory. Any thread. */
+/* Where the LoRA of that name lies in a folder of them: NAME.safetensors or another extension of tensors, or
+ * NAME/adapter_model.safetensors as PEFT saves it. That need not exist; then it is the first. free() it; NULL: no memory.
+ * Any thread. */
 char *ts_lora_find(const char *folder, const char *name);
 
 /* Where the configuration of the LoRA file would lie if it were an adapter's, beside it. free() it; NULL: no memory. */

@@ -260,8 +260,7 @@ static ts_code find_factors(ts_lora *l, const char *told, ts_error *e) {
 /* ---- files ---- */
 
 /* The file is l's in any case. */
-static ts_code read_file(const char *path, ts_tensors *file, const char *config, ts_lora **ret,
-                         ts_error *e) {
+static ts_code read_file(const char *path, ts_tensors *file, const char *config, ts_lora **ret, ts_error *e) {
     ts_lora *l = ts_new0(ts_lora);
     if (!l) {
         ts_tensors_free(file);
@@ -285,24 +284,34 @@ char *ts_lora_config(const char *path) {
     return ts_format("%.*s%s", slash ? (int)(slash + 1 - path) : 0, path, TS_ADAPTER_CONFIG);
 }
 
+/* Where the folder holds a file of tensors that is called so, whatever its extension; the first that there
+ * could be where it holds none. NULL: no memory. */
+static char *file_called(const char *folder, const char *name) {
+    for (const char *const *x = ts_tensors_extensions; *x; x++) {
+        char *path = ts_format("%s/%s%s", folder, name, *x);
+        if (!path || ts_file_exists(path)) return path;
+        free(path);
+    }
+    return ts_format("%s/%s%s", folder, name, ts_tensors_extensions[0]);
+}
+
 char *ts_lora_find(const char *folder, const char *name) {
-    char *file = ts_format("%s.safetensors", name), *path = file ? ts_path_join(folder, file) : NULL;
-    free(file);
+    char *path = file_called(folder, name);
     if (!path || ts_file_exists(path)) return path;
-    char *inside = ts_format("%s/%s", name, TS_ADAPTER_FILE),
-         *other = inside ? ts_path_join(folder, inside) : NULL;
-    free(inside);
-    if (other && !ts_file_exists(other)) {
-        free(other);
+    char *adapter = ts_path_join(folder, name),
+         *inside = adapter ? file_called(adapter, TS_ADAPTER_STEM) : NULL;
+    free(adapter);
+    if (inside && !ts_file_exists(inside)) {
+        free(inside);
         return path;
     }
     free(path);
-    return other;
+    return inside;
 }
 
 ts_code ts_lora_open(const char *path, ts_lora **ret, ts_error *e) {
     ts_tensors *file = NULL;
-    char *inside = ts_path_join(path, TS_ADAPTER_FILE);
+    char *inside = file_called(path, TS_ADAPTER_STEM);
     if (!inside) return ts_fail(e, TS_ENOMEM, "reading %s", path);
     const char *from = ts_file_exists(inside) ? inside : path;
     ts_code rc = ts_tensors_open(from, &file, e);

@@ -19,7 +19,7 @@
 #include "engine/weights.h"
 
 /* The files of an adapter that PEFT itself has saved. */
-#define TS_ADAPTER_FILE   "adapter_model.safetensors"
+#define TS_ADAPTER_STEM   "adapter_model"
 #define TS_ADAPTER_CONFIG "adapter_config.json"
 
 typedef enum ts_lora_part { TS_LORA_UNET, TS_LORA_TEXT, TS_LORA_TEXT_2, TS_LORA_PARTS } ts_lora_part;

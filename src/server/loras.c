@@ -9,8 +9,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "engine/engine.h"
-
-static const char *const extensions[] = {".safetensors", NULL};
+#include "engine/tensors.h"
 
 /* Not a way to somewhere else, and nothing that <lora:NAME:SCALE> could not hold. */
 static bool is_name(const char *name) {
@@ -67,7 +66,7 @@ ts_code ts_loras_list(const char *folder, char ***ret, size_t *ret_count, ts_err
     for (const struct dirent *f; !rc && (f = readdir(d));) {
         /* A file's name without the extension, or a folder's. */
         size_t n;
-        ts_path_extension(f->d_name, extensions, &n);
+        ts_path_extension(f->d_name, ts_tensors_extensions, &n);
         char *name = ts_strndup(f->d_name, n);
         ts_lora_ref ignored;
         if (name && ts_loras_find(folder, name, &ignored, NULL)) {

@@ -113,6 +113,18 @@ def test_an_adapter_is_called_like_its_folder(tmp_path, path):
     assert "<lora:adapter_text:0.5>" in generate(tmp_path, "--lora", f"{LORAS}/{path}:0.5").text["parameters"]
 
 
+@pytest.mark.parametrize("name, same", [("old", "old_sd1.safetensors"), ("adapter", "adapter_unet")])
+def test_files_of_torch_are_loras_too(start, tmp_path, name, same):
+    torch = LORAS.parent / "torch" / "loras"
+    daemon = start({"models": {"lora_folder": str(torch)}})
+    assert [each["id"] for each in daemon.get("/v1/loras").json()["data"]] == ["adapter", "old"]
+    made = picture(daemon.pictures(**REQUEST, loras=[{"name": name, "scale": 0.5}]))
+    assert made.pixels == generate(tmp_path, "--lora", f"{LORAS}/{same}:0.5").pixels
+    path = next(torch.glob(f"{name}*"))
+    by_path = generate(tmp_path, "--lora", f"{path}:0.5")
+    assert made.pixels == by_path.pixels and f"<lora:{name}:0.5>" in by_path.text["parameters"]
+
+
 def test_a_form_names_loras_too(offering):
     form = [("image", edits.picture()), *edits.BASE]
     made = edits.post(offering, [*form, ("loras[]", "kohya_sd1:0.5"), ("loras[]", "old_sd1")])

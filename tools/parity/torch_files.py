@@ -1,7 +1,7 @@
 """torch/: what torch.save writes, and the same tensors from the safetensors library.
 
-The embeddings of `prompts.py` again, as the web UI and the libraries of that time saved them; a folder whose weights are a
-.bin; and files of which each part is refused.
+The embeddings of `prompts.py` and two of the LoRAs of `loras.py` again, as the web UI and the libraries of that time saved
+them; a folder whose weights are a .bin; and files of which each part is refused.
 """
 import collections
 import io
@@ -58,6 +58,15 @@ def embeddings(where):
     save(where / "easyNegative.bin", {"easyNegative": torch.zeros(1, 32)})
 
 
+def loras(where):
+    """As diffusers saved them before safetensors, and as peft did."""
+    old = common.folder("loras")
+    save(where / "old.bin", load_file(old / "old_sd1.safetensors"))
+    folder = common.folder("torch", "loras", "adapter")
+    save(folder / "adapter_model.bin", load_file(old / "adapter_unet" / "adapter_model.safetensors"))
+    (folder / "adapter_config.json").write_bytes((old / "adapter_unet" / "adapter_config.json").read_bytes())
+
+
 def refused(where):
     turned = torch.arange(6.0).reshape(2, 3).t()
     save(where / "turned.pt", {"a": turned})
@@ -87,3 +96,4 @@ def main():
     save(folder / "diffusion_pytorch_model.bin", value)
     refused(common.folder("torch", "refused"))
     embeddings(common.folder("torch", "embeddings"))
+    loras(common.folder("torch", "loras"))
