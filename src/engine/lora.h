@@ -34,11 +34,11 @@ typedef struct ts_lora_module {
 
 typedef struct ts_lora ts_lora;
 
-/* A file or an adapter's folder. TS_ENOTFOUND, TS_EIO, TS_ENOMEM; TS_EFORMAT naming the key, TS_EUNSUPPORTED for a known kind that is not
- * offered. An open file is immutable: any thread may read it. */
+/* A file or an adapter's folder. TS_ENOTFOUND, TS_EIO, TS_ENOMEM; TS_EFORMAT naming the key, TS_EUNSUPPORTED
+ * for a known kind that is not offered. An open file is immutable: any thread may read it. */
 ts_code ts_lora_open(const char *path, ts_lora **ret, ts_error *e);
-/* The same from bytes of the caller's, which must outlive the result; config: the text of the adapter's configuration, or
- * NULL: it lies beside the path. */
+/* The same from bytes of the caller's, which must outlive the result; config: the text of the adapter's
+ * configuration, or NULL: it lies beside the path. */
 ts_code ts_lora_parse(const char *path, const void *bytes, size_t size, const char *config, ts_lora **ret,
                       ts_error *e);
 ts_code ts_lora_check(const ts_lora *l, ts_error *e); /* ts_tensors_check of it */
@@ -55,9 +55,10 @@ typedef struct ts_lora_scaled {
 } ts_lora_scaled;
 
 /* Adds to `over`, a layer over `base` (ts_weights_over), each parameter of the part that any of the n files
- * changes: all changes summed in float32 and rounded once to the parameter's type. layers: residual blocks of
- * a level of the U-Net on the way down, for the LDM layout's names. TS_EFORMAT naming file and key for a
- * module that has no parameter here or does not fit it, TS_ENOMEM. */
+ * changes: all changes summed in float32 and rounded once to the parameter's type, whenever a kernel wants
+ * the parameter. What that takes is copied from the files. layers: residual blocks of a level of the U-Net on
+ * the way down, for the LDM layout's names. TS_EFORMAT naming file and key for a module that has no parameter
+ * here or does not fit it, TS_ENOMEM. */
 ts_code ts_lora_fuse(const ts_lora_scaled *loras, size_t n, ts_lora_part part, int layers,
                      const ts_weights *base, ts_weights *over, ts_error *e);
 

@@ -5,6 +5,7 @@
 #include "engine/convert.h"
 #include "engine/keymap.h"
 #include "engine/lora.h"
+#include "kernels/param.h"
 
 /* ---- names ---- */
 
@@ -92,7 +93,6 @@ typedef struct change {
     const ts_lora_module *module;
     double factor;
     size_t file;
-    float *up, *down; /* while its parameter is being fused: [cout][rank] times factor, [rank][n] */
 } change;
 
 static int by_param(const void *a, const void *b) {
@@ -162,51 +162,79 @@ static void add_product(float *restrict y, size_t rows, size_t n, const float *r
     }
 }
 
-static ts_code widen(change *c, ts_error *e) {
-    const ts_lora_module *m = c->module;
-    size_t n = ts_file_tensor_elements(m->up);
-    c->up = ts_array0(float, n);
-    c->down = ts_array0(float, ts_file_tensor_elements(m->down));
-    if (!c->up || !c->down) return ts_fail(e, TS_ENOMEM, "fusing a LoRA");
-    ts_file_tensor_to_f32(m->up, c->up);
-    ts_file_tensor_to_f32(m->down, c->down);
-    for (size_t i = 0; i < n; i++) c->up[i] = (float)((double)c->up[i] * c->factor);
-    return TS_OK;
+/* ---- parameters that are made when they are wanted ---- */
+
+typedef struct term {
+    double factor;
+    ts_file_tensor up, down; /* [cout][rank], [rank][n] */
+} term;
+
+/* What a changed parameter is made of. The terms' elements lie behind them, as they are in the files, which
+ * may go. */
+typedef struct fused {
+    const ts_param *base;
+    size_t count;
+    term terms[];
+} fused;
+
+static ts_file_tensor copy_tensor(const ts_file_tensor *t, char **at) {
+    ts_file_tensor copy = *t;
+    copy.name = NULL;
+    copy.data = memcpy(*at, t->data, t->bytes);
+    *at += t->bytes;
+    return copy;
+}
+
+static float *widen(const ts_file_tensor *t, double factor) {
+    size_t n = ts_file_tensor_elements(t);
+    float *ret = ts_array0(float, n);
+    if (!ret) return NULL;
+    ts_file_tensor_to_f32(t, ret);
+    for (size_t i = 0; factor != 1 && i < n; i++) ret[i] = (float)((double)ret[i] * factor);
+    return ret;
+}
+
+/* y[rows][n] += all of a term. */
+static ts_code add_term(const term *t, size_t rows, size_t n, float *y, ts_error *e) {
+    const size_t rank = (size_t)t->down.shape[0];
+    float *up = widen(&t->up, t->factor), *down = widen(&t->down, 1);
+    ts_code rc = up && down ? TS_OK : ts_fail(e, TS_ENOMEM, "fusing a LoRA");
+    for (size_t at = 0; at < rows && !rc; at += ROWS)
+        add_product(y + at * n, rows - at < ROWS ? rows - at : ROWS, n, up + at * rank, rank, down);
+    free(up);
+    free(down);
+    return rc;
+}
+
+static ts_code make_fused(const void *source, void *ret, ts_error *e) {
+    const fused *f = source;
+    const size_t all = ts_param_count(f->base), rows = (size_t)f->base->shape[0];
+    float *y = f->base->dtype == TS_F32 ? ret : ts_array0(float, all);
+    if (!y) return ts_fail(e, TS_ENOMEM, "fusing a LoRA");
+    ts_code rc = ts_param_load(f->base, y, e);
+    for (size_t i = 0; i < f->count && !rc; i++) rc = add_term(&f->terms[i], rows, all / rows, y, e);
+    if (y == ret) return rc;
+    if (!rc) ts_convert(TS_F32, y, f->base->dtype, ret, all);
+    free(y);
+    return rc;
 }
 
 /* All changes of one parameter. */
-static ts_code fuse_param(change *c, size_t count, ts_weights *over, ts_error *e) {
-    const ts_param *p = c->param;
-    ts_file_tensor t = {.name = p->name, .dtype = p->dtype, .rank = p->rank};
-    size_t n = 1, rows = (size_t)p->shape[0], size = ts_dtype_size(p->dtype);
-    for (int i = 0; i < p->rank; i++) t.shape[i] = p->shape[i];
-    for (int i = 1; i < p->rank; i++) n *= (size_t)p->shape[i]; /* the bytes are there, so it fits */
-    t.bytes = rows * n * size;
-    char *bytes = ts_alloc_aligned(t.bytes);
-    float *y = ts_array0(float, ROWS *n);
-    ts_code rc = bytes && y ? TS_OK : ts_fail(e, TS_ENOMEM, "fusing a LoRA");
-    for (size_t i = 0; i < count && !rc; i++) rc = widen(&c[i], e);
-    for (size_t at = 0; at < rows && !rc; at += ROWS) {
-        const size_t m = rows - at < ROWS ? rows - at : ROWS, from = at * n * size;
-        ts_convert(p->dtype, (const char *)p->data + from, TS_F32, y, m * n);
-        for (size_t i = 0; i < count; i++) {
-            const size_t rank = (size_t)c[i].module->down->shape[0];
-            add_product(y, m, n, c[i].up + at * rank, rank, c[i].down);
-        }
-        ts_convert(TS_F32, y, p->dtype, bytes + from, m * n);
-    }
+static ts_code fuse_param(const change *c, size_t count, ts_weights *over, ts_error *e) {
+    size_t bytes = sizeof(fused) + count * sizeof(term);
+    for (size_t i = 0; i < count; i++)
+        bytes += c[i].module->up->bytes + c[i].module->down->bytes; /* in memory, so it fits */
+    fused *f = malloc(bytes);
+    if (!f) return ts_fail(e, TS_ENOMEM, "fusing a LoRA");
+    f->base = c->param;
+    f->count = count;
+    char *at = (char *)(f->terms + count);
     for (size_t i = 0; i < count; i++) {
-        free(c[i].up);
-        free(c[i].down);
+        f->terms[i].factor = c[i].factor;
+        f->terms[i].up = copy_tensor(c[i].module->up, &at);
+        f->terms[i].down = copy_tensor(c[i].module->down, &at);
     }
-    free(y);
-    if (rc) {
-        free(bytes);
-        return rc;
-    }
-    t.data = bytes;
-    rc = ts_weights_keep(over, bytes, e);
-    return rc ? rc : ts_weights_add(over, p->name, &t, e);
+    return ts_weights_add_made(over, c->param, make_fused, f, bytes, e);
 }
 
 ts_code ts_lora_fuse(const ts_lora_scaled *loras, size_t n, ts_lora_part part, int layers,

@@ -174,7 +174,7 @@ size_t ts_model_variant_bytes(const ts_model *variant) {
     for (int part = 0; part < TS_LORA_PARTS; part++) {
         if (!has_part(v, (ts_lora_part)part)) continue;
         ts_weights *w = *weights_of(v, (ts_lora_part)part);
-        if (ts_model_owner(v, w) == v) bytes += ts_weights_bytes(w);
+        if (ts_model_owner(v, w) == v) bytes += ts_weights_source_bytes(w);
     }
     return bytes;
 }

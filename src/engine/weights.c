@@ -27,7 +27,7 @@ struct ts_weights {
     void **kept;
     size_t kept_count, kept_capacity;
     ts_param *params; /* sealed: in order of name */
-    size_t count, capacity, elements;
+    size_t count, capacity, elements, source_bytes;
     pthread_mutex_t lock; /* guards joins */
     join *joins;
 };
@@ -68,6 +68,23 @@ ts_code ts_weights_add(ts_weights *w, const char *name, const ts_file_tensor *t,
     *p = (ts_param){.name = copy, .rank = t->rank, .dtype = t->dtype, .data = t->data};
     for (int k = 0; k < t->rank; k++) p->shape[k] = t->shape[k];
     if (p->rank == 4 && p->shape[2] == 1 && p->shape[3] == 1) p->rank = 2;
+    return TS_OK;
+}
+
+ts_code ts_weights_add_made(ts_weights *w, const ts_param *like,
+                            ts_code (*make)(const void *source, void *ret, ts_error *e), void *source,
+                            size_t bytes, ts_error *e) {
+    ts_code rc = ts_weights_keep(w, source, e);
+    if (rc) return rc;
+    char *copy = ts_strdup(like->name);
+    if (!copy || !ts_grow(&w->params, &w->capacity, w->count + 1, sizeof *w->params)) {
+        free(copy);
+        return ts_fail(e, TS_ENOMEM, "weights of %s", w->path);
+    }
+    ts_param *p = &w->params[w->count++];
+    *p = (ts_param){.name = copy, .rank = like->rank, .dtype = like->dtype, .make = make, .source = source};
+    memcpy(p->shape, like->shape, sizeof p->shape);
+    w->source_bytes += bytes;
     return TS_OK;
 }
 
@@ -257,21 +274,15 @@ const ts_param *ts_weights_at(const ts_weights *w, size_t i) {
     return &w->params[i];
 }
 
-static size_t param_bytes(const ts_param *p) {
-    size_t n = ts_dtype_size(p->dtype);
-    for (int i = 0; i < p->rank; i++) n *= (size_t)p->shape[i]; /* the file's check bounds the product */
-    return n;
-}
-
 static ts_code make_join(const ts_param *a, const ts_param *b, join **ret, ts_error *e) {
-    if (a->more || b->more || a->rank != b->rank || a->rank < 1 || a->rank > 2 || a->dtype != b->dtype ||
-        (a->rank == 2 && a->shape[1] != b->shape[1]))
+    if (a->parts[0] || b->parts[0] || a->rank != b->rank || a->rank < 1 || a->rank > 2 ||
+        a->dtype != b->dtype || (a->rank == 2 && a->shape[1] != b->shape[1]))
         return ts_fail(e, TS_EFORMAT, "%s and %s do not fit together", a->name, b->name);
     join *j = ts_new0(join);
     if (!j) return ts_fail(e, TS_ENOMEM, "joining %s and %s", a->name, b->name);
-    *j = (join){.a = a, .b = b, .param = *a};
-    j->param.more = b->data;
-    j->param.first = a->shape[0];
+    *j = (join){.a = a, .b = b};
+    j->param = (ts_param){.name = a->name, .rank = a->rank, .dtype = a->dtype, .parts = {a, b}};
+    memcpy(j->param.shape, a->shape, sizeof a->shape);
     j->param.shape[0] += b->shape[0];
     *ret = j;
     return TS_OK;
@@ -290,10 +301,8 @@ bool ts_weights_owns(ts_weights *w, const void *param) {
     return own;
 }
 
-size_t ts_weights_bytes(const ts_weights *w) {
-    size_t bytes = 0;
-    for (size_t i = 0; i < w->count; i++) bytes += param_bytes(&w->params[i]);
-    return bytes;
+size_t ts_weights_source_bytes(const ts_weights *w) {
+    return w->source_bytes;
 }
 
 ts_code ts_weights_join(ts_weights *w, const ts_param *a, const ts_param *b, const ts_param **ret,

@@ -15,7 +15,8 @@ typedef struct ts_weights ts_weights;
 
 /* Opens the component's tensors in `folder`, as the libraries that write such folders name them: one file or
  * the shards that an index lists, of the plain kind or of a variant (fp16, bf16, fp32), the plain kind first,
- * and in each safetensors before PyTorch's .bin. TS_ENOTFOUND, TS_EFORMAT (also for a tensor that two shards hold), TS_ENOMEM. */
+ * and in each safetensors before PyTorch's .bin. TS_ENOTFOUND, TS_EFORMAT (also for a tensor that two shards
+ * hold), TS_ENOMEM. */
 ts_code ts_weights_open(const char *folder, ts_weights **ret, ts_error *e);
 
 /* A set of one's own: new, add each, seal, and only then find. `path` is for messages. */
@@ -23,6 +24,11 @@ ts_code ts_weights_new(const char *path, ts_weights **ret, ts_error *e);
 /* Under a name that is copied; t's data must outlive w. A tensor of more than four dimensions is left out: no
  * layer's parameter has as many, so a layer that wants it says that it is missing. TS_ENOMEM. */
 ts_code ts_weights_add(ts_weights *w, const char *name, const ts_file_tensor *t, ts_error *e);
+/* A parameter of like's name, shape and type that is made when a kernel wants it (ts_param). The source, of
+ * so many bytes, is w's and freed with it; at once when it fails. */
+ts_code ts_weights_add_made(ts_weights *w, const ts_param *like,
+                            ts_code (*make)(const void *source, void *ret, ts_error *e), void *source,
+                            size_t bytes, ts_error *e);
 /* Memory that w frees when it dies, for what was made rather than mapped; freed at once when it fails. */
 ts_code ts_weights_keep(ts_weights *w, void *bytes, ts_error *e);
 /* The file is w's from now on and dies with it; closed at once when that fails. TS_ENOMEM. */
@@ -49,9 +55,9 @@ const ts_param *ts_weights_at(const ts_weights *w, size_t i); /* i < count */
 ts_code ts_weights_join(ts_weights *w, const ts_param *a, const ts_param *b, const ts_param **ret,
                         ts_error *e);
 
-/* Of a layer: whether a parameter is its own, or was joined of its own; and what these take. Any thread. */
+/* Of a layer: whether a parameter is its own, or was joined of its own. Any thread. */
 bool ts_weights_owns(ts_weights *w, const void *param);
-size_t ts_weights_bytes(const ts_weights *w);
+size_t ts_weights_source_bytes(const ts_weights *w); /* of all ts_weights_add_made */
 
 size_t ts_weights_elements(const ts_weights *w); /* in all parameters together */
 const char *ts_weights_path(const ts_weights *w);

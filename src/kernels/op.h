@@ -71,17 +71,21 @@ typedef struct ts_view {
     ts_dtype dtype;
 } ts_view;
 
-/* A parameter as it lies in the model file: host memory, row-major in PyTorch's order, perhaps unaligned
- * (copy or convert, never cast). Two that are computed as one lie in two places: then `more` is where the rows from
- * `first` on are. Lives as long as the model; its address is its identity. */
-typedef struct ts_param {
+/* A parameter, row-major in PyTorch's order, of one of three kinds. As it lies in the model file: `data`, host memory,
+ * perhaps unaligned (copy or convert, never cast). Two that are computed as one: `parts`, the second one's rows behind the
+ * first one's. Computed when a kernel wants it, so that it takes no memory beside what the store makes of it: `make` writes
+ * all of it, in its dtype, to aligned memory; any thread. Lives as long as the model; its address is its identity. */
+typedef struct ts_param ts_param;
+struct ts_param {
     const char *name;
     int rank;
     int64_t shape[4];
     ts_dtype dtype;
-    const void *data, *more; /* more: NULL where all rows are at data */
-    int64_t first;
-} ts_param;
+    const void *data;
+    const ts_param *parts[2];
+    ts_code (*make)(const void *source, void *ret, ts_error *e);
+    const void *source;
+};
 
 typedef struct ts_op {
     ts_op_kind kind;

@@ -1,14 +1,23 @@
 #include "kernels/param.h"
 
+#include <stdlib.h>
 #include "base/alloc.h"
+
+static bool is_split_right(const ts_param *p) {
+    const ts_param *a = p->parts[0], *b = p->parts[1];
+    bool same = b && a->rank == p->rank && b->rank == p->rank && a->dtype == p->dtype && b->dtype == p->dtype;
+    for (int i = 1; same && i < p->rank; i++) same = a->shape[i] == p->shape[i] && b->shape[i] == p->shape[i];
+    return same && a->shape[0] > 0 && a->shape[0] < p->shape[0] && b->shape[0] == p->shape[0] - a->shape[0];
+}
 
 ts_code ts_param_check(const ts_param *p, ts_error *e) {
     const char *name = p->name ? p->name : "";
-    if (p->rank < 1 || p->rank > 4 || !p->data) return ts_fail_param(e, TS_EINVAL, name, "not a parameter");
+    if (p->rank < 1 || p->rank > 4 || !(p->data || p->make || p->parts[0]))
+        return ts_fail_param(e, TS_EINVAL, name, "not a parameter");
     if ((int)p->dtype < 0 || p->dtype >= TS_DTYPE_COUNT)
         return ts_fail_param(e, TS_EINVAL, name, "unknown dtype of a parameter");
-    if (p->more && (p->first < 1 || p->first >= p->shape[0]))
-        return ts_fail_param(e, TS_EINVAL, name, "a parameter's second part is out of range");
+    if (p->parts[0] && !is_split_right(p))
+        return ts_fail_param(e, TS_EINVAL, name, "a parameter is not what its parts are together");
     size_t n = 4;
     for (int i = 0; i < p->rank; i++)
         if (p->shape[i] < 1 || !ts_mul_size(n, (size_t)p->shape[i], &n) || n > PTRDIFF_MAX)
@@ -22,8 +31,8 @@ size_t ts_param_count(const ts_param *p) {
     return n;
 }
 
-static void widen(ts_dtype dtype, const void *data, size_t first, size_t n, float *ret) {
-    const unsigned char *from = (const unsigned char *)data + first * ts_dtype_size(dtype);
+static void widen(ts_dtype dtype, const void *data, size_t n, float *ret) {
+    const unsigned char *from = data;
     if (dtype == TS_F32) {
         memcpy(ret, from, n * sizeof *ret);
         return;
@@ -35,11 +44,23 @@ static void widen(ts_dtype dtype, const void *data, size_t first, size_t n, floa
     }
 }
 
-void ts_param_load(const ts_param *p, size_t first, size_t n, float *ret) {
-    const size_t edge = p->more ? ts_param_count(p) / (size_t)p->shape[0] * (size_t)p->first : SIZE_MAX;
-    const size_t here = first >= edge ? 0 : n < edge - first ? n : edge - first;
-    if (here) widen(p->dtype, p->data, first, here, ret);
-    if (here < n) widen(p->dtype, p->more, first + here - edge, n - here, ret + here);
+ts_code ts_param_load(const ts_param *p, float *ret, ts_error *e) {
+    const size_t n = ts_param_count(p);
+    if (p->parts[0]) {
+        ts_code rc = ts_param_load(p->parts[0], ret, e);
+        return rc ? rc : ts_param_load(p->parts[1], ret + ts_param_count(p->parts[0]), e);
+    }
+    if (p->data) {
+        widen(p->dtype, p->data, n, ret);
+        return TS_OK;
+    }
+    if (p->dtype == TS_F32) return p->make(p->source, ret, e);
+    void *narrow = ts_alloc_aligned(n * ts_dtype_size(p->dtype));
+    if (!narrow) return ts_fail(e, TS_ENOMEM, "the parameter %s", p->name ? p->name : "");
+    ts_code rc = p->make(p->source, narrow, e);
+    if (!rc) widen(p->dtype, narrow, n, ret);
+    free(narrow);
+    return rc;
 }
 
 static size_t padded(const ts_param *p) {
@@ -49,10 +70,8 @@ static size_t padded(const ts_param *p) {
 static ts_code make_f32(void *memory, void *arg, ts_error *e) {
     const ts_param *p = arg;
     size_t n = ts_param_count(p);
-    (void)e;
-    ts_param_load(p, 0, n, memory);
     memset((float *)memory + n, 0, (padded(p) - n) * sizeof(float));
-    return TS_OK;
+    return ts_param_load(p, memory, e);
 }
 
 ts_code ts_param_f32(ts_store *store, const ts_param *p, const float **ret, ts_error *e) {

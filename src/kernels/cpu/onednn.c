@@ -152,10 +152,33 @@ static dnnl_status_t reorder(dnnl_memory_t from, dnnl_memory_t to) {
     return st;
 }
 
-/* Where oneDNN can read the parameter as it lies in the file; else NULL. */
-static void *in_place(const ts_param *p) {
-    if (p->more || p->dtype == TS_F16 || (uintptr_t)p->data % ts_dtype_size(p->dtype)) return NULL;
-    return (void *)(uintptr_t)p->data;
+/* The parameter as oneDNN can read it, of *ret_type: as it lies in the file, else a copy, which is *ret_copy
+ * too. */
+static ts_code plain_weights(const ts_param *p, const void **ret, void **ret_copy, dnnl_data_type_t *ret_type,
+                             ts_error *e) {
+    const bool own_type = !p->parts[0] && p->dtype != TS_F16; /* oneDNN 2.6 has no f16 on CPUs */
+    const size_t size = own_type ? ts_dtype_size(p->dtype) : sizeof(float);
+    *ret_type = own_type && p->dtype == TS_BF16 ? dnnl_bf16 : dnnl_f32;
+    if (own_type && p->data && (uintptr_t)p->data % size == 0) {
+        *ret = p->data;
+        *ret_copy = NULL;
+        return TS_OK;
+    }
+    void *copy = ts_alloc_aligned(ts_param_count(p) * size);
+    if (!copy) return ts_fail(e, TS_ENOMEM, "the weight %s", p->name ? p->name : "");
+    ts_code rc = TS_OK;
+    if (!own_type)
+        rc = ts_param_load(p, copy, e);
+    else if (p->make)
+        rc = p->make(p->source, copy, e);
+    else
+        memcpy(copy, p->data, ts_param_count(p) * size);
+    if (rc) {
+        free(copy);
+        return rc;
+    }
+    *ret = *ret_copy = copy;
+    return TS_OK;
 }
 
 /* From the file's order [cout][cin][k][k] and type to what the primitive asked for. */
@@ -165,29 +188,25 @@ static ts_code make_weights(void *memory, void *arg, ts_error *e) {
     const size_t n = ts_param_count(p), size = dnnl_memory_desc_get_size(job->to);
     dnnl_memory_desc_t md;
     dnnl_memory_t from = NULL, to = NULL;
-    ts_code rc = TS_OK;
+    const void *source = NULL;
+    void *copy = NULL;
+    dnnl_data_type_t type = dnnl_f32;
+    ts_code rc = plain_weights(p, &source, &copy, &type, e);
+    if (rc) return rc;
     /* Padding that the layout adds must be zero, and reorder fills it; what it leaves out stays zero. */
     if (size != n * dnnl_data_type_size(job->to->data_type)) memset(memory, 0, size);
-    float *plain = NULL;
-    void *source = in_place(p);
-    if (!source) {
-        source = plain = ts_alloc_aligned(n * sizeof *plain);
-        if (!plain) return ts_fail(e, TS_ENOMEM, "the weight %s", p->name ? p->name : "");
-        ts_param_load(p, 0, n, plain);
-    }
-    const dnnl_data_type_t type = plain || p->dtype == TS_F32 ? dnnl_f32 : dnnl_bf16;
     dnnl_status_t st =
         job->matrix
             ? dnnl_memory_desc_init_by_tag(&md, 2, (dnnl_dims_t){p->shape[1], p->shape[0]}, type, dnnl_ba)
             : dnnl_memory_desc_init_by_tag(
                   &md, 4, (dnnl_dims_t){p->shape[0], p->shape[1], p->shape[2], p->shape[3]}, type, dnnl_abcd);
-    if (st == dnnl_success) st = dnnl_memory_create(&from, &md, engine, source);
+    if (st == dnnl_success) st = dnnl_memory_create(&from, &md, engine, (void *)(uintptr_t)source);
     if (st == dnnl_success) st = dnnl_memory_create(&to, job->to, engine, memory);
     if (st == dnnl_success) st = reorder(from, to);
     if (st != dnnl_success) rc = ts_fail(e, TS_EDEVICE, "oneDNN could not reorder %s (%d)", p->name, (int)st);
     if (to) dnnl_memory_destroy(to);
     if (from) dnnl_memory_destroy(from);
-    free(plain);
+    free(copy);
     return rc;
 }
 

@@ -22,18 +22,20 @@ static ts_code pack(void *memory, void *arg, ts_error *e) {
     int cout = (int)p->shape[0], cin = (int)p->shape[1], blocks = blocks_of(cout);
     int taps = p->rank == 4 ? (int)(p->shape[2] * p->shape[3]) : 1;
     size_t row = (size_t)cin * (size_t)taps;
-    float *to = memory, *from = ts_array0(float, row);
-    if (!from) return ts_fail(e, TS_ENOMEM, "a row of a weight");
+    float *to = memory, *plain = ts_array0(float, ts_param_count(p)), *from = plain;
+    ts_code rc = plain ? ts_param_load(p, plain, e) : ts_fail(e, TS_ENOMEM, "a weight");
+    if (rc) {
+        free(plain);
+        return rc;
+    }
     memset(to, 0, (size_t)blocks * BLOCK * row * sizeof *to);
-    for (int co = 0; co < cout; co++) {
-        ts_param_load(p, (size_t)co * row, row, from);
+    for (int co = 0; co < cout; co++, from += row)
         for (int ci = 0; ci < cin; ci++)
             for (int tap = 0; tap < taps; tap++) {
                 size_t block = (size_t)tap * (size_t)blocks + (size_t)(co / BLOCK);
                 to[(block * (size_t)cin + (size_t)ci) * BLOCK + (size_t)(co % BLOCK)] = from[ci * taps + tap];
             }
-    }
-    free(from);
+    free(plain);
     return TS_OK;
 }
 
