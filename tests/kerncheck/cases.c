@@ -111,6 +111,10 @@ static void make_product(kc_case *c, ts_dtype t, int kind) {
         k = chance(80) ? 3 : 1;
         left = k == 3 ? pick(0, 1) : 0, right = k == 3 ? pick(0, 1) : 0;
         if (stride == 1 && k == 3 && chance(80)) left = right = 1;
+        if (stride == 1 && k == 3 && chance(30)) { /* what Winograd's algorithm takes */
+            static const int wide[] = {64, 80, 96, 128};
+            xw = pick(32, 45), cin = wide[pick(0, 3)], cout = wide[pick(0, 3)];
+        }
         op->conv.kernel = k, op->conv.stride = stride, op->conv.pad_left = left, op->conv.pad_right = right;
         if (xw + left + right < k) xw = k;
         xh = (h - 1) * stride + k;

@@ -134,10 +134,10 @@ static bool check(const kc_case *c, const result *want, ts_device *device, const
     return r.why[0] == 0;
 }
 
-/* The products do not use the vector table: one is enough for them. */
+/* Matrix products do not use the vector table: one is enough for them. */
 static int tables_for(ts_op_kind kind, const ts_vec *emulated, const ts_vec *tables[TS_VEC_TABLES + 1]) {
     int n = ts_vec_all(tables);
-    if (kind == TS_OP_CONV2D || kind == TS_OP_LINEAR) {
+    if (kind == TS_OP_LINEAR) {
         tables[0] = tables[n - 1];
         return 1;
     }

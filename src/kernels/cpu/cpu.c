@@ -53,7 +53,8 @@ static ts_code prepare(ts_device *device, ts_store *store, const ts_op *op, ts_k
     if (rc) return rc;
     rc = TS_EUNSUPPORTED;
 #ifdef TS_HAVE_ONEDNN
-    if (op->kind == TS_OP_CONV2D || op->kind == TS_OP_LINEAR)
+    if (op->kind == TS_OP_CONV2D) rc = ts_cpu_prepare_winograd(d, store, op, ret, e);
+    if (rc == TS_EUNSUPPORTED && (op->kind == TS_OP_CONV2D || op->kind == TS_OP_LINEAR))
         rc = ts_cpu_prepare_product(d, store, op, ret, e);
 #endif
     if (rc == TS_EUNSUPPORTED) rc = ts_cpu_prepare_rows(d, store, op, ret, e);

@@ -31,6 +31,10 @@ void ts_cpu_move(int threads, const ts_view *from, const void *in, const ts_view
 /* CONV2D and LINEAR through oneDNN. */
 ts_code ts_cpu_prepare_product(const ts_cpu_device *device, ts_store *store, const ts_op *op, ts_kernel **ret,
                                ts_error *e);
+
+/* CONV2D in float32, 3x3 with stride 1, where Winograd's algorithm is faster. */
+ts_code ts_cpu_prepare_winograd(const ts_cpu_device *device, ts_store *store, const ts_op *op,
+                                ts_kernel **ret, ts_error *e);
 #endif
 
 #endif

@@ -7,9 +7,9 @@
  * unless it already lies there; the `binary` post-op would take convolutions off their fast path. */
 #include "kernels/cpu/cpu.h"
 
-#include <dnnl.h>
 #include <pthread.h>
 #include "base/alloc.h"
+#include "kernels/cpu/onednn.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/param.h"
 
@@ -25,11 +25,15 @@ typedef struct product {
     const void *weight_data, *bias_data;
 } product;
 
-static dnnl_engine_t engine; /* one for the process, made by the first op */
+static dnnl_engine_t engine;
 static pthread_once_t engine_once = PTHREAD_ONCE_INIT;
 
 static void create_engine(void) {
     if (dnnl_engine_create(&engine, dnnl_cpu, 0) != dnnl_success) engine = NULL;
+}
+
+dnnl_engine_t ts_dnnl_engine(void) {
+    return pthread_once(&engine_once, create_engine) ? NULL : engine;
 }
 
 static dnnl_data_type_t type_of(ts_dtype t) {
@@ -131,16 +135,10 @@ typedef struct reorder_job {
     bool matrix;
 } reorder_job;
 
-static dnnl_status_t reorder(dnnl_memory_t from, dnnl_memory_t to) {
-    dnnl_primitive_desc_t desc = NULL;
+static dnnl_status_t execute_reorder(dnnl_memory_t from, dnnl_memory_t to, dnnl_primitive_desc_t desc) {
     dnnl_primitive_t primitive = NULL;
     dnnl_stream_t stream = NULL;
-    const dnnl_memory_desc_t *md_from, *md_to;
-    dnnl_status_t st = dnnl_memory_get_memory_desc(from, &md_from);
-    if (st == dnnl_success) st = dnnl_memory_get_memory_desc(to, &md_to);
-    if (st == dnnl_success)
-        st = dnnl_reorder_primitive_desc_create(&desc, md_from, engine, md_to, engine, NULL);
-    if (st == dnnl_success) st = dnnl_primitive_create(&primitive, desc);
+    dnnl_status_t st = dnnl_primitive_create(&primitive, desc);
     if (st == dnnl_success) st = dnnl_stream_create(&stream, engine, dnnl_stream_default_flags);
     if (st == dnnl_success)
         st = dnnl_primitive_execute(primitive, stream, 2,
@@ -148,7 +146,20 @@ static dnnl_status_t reorder(dnnl_memory_t from, dnnl_memory_t to) {
     if (st == dnnl_success) st = dnnl_stream_wait(stream);
     if (stream) dnnl_stream_destroy(stream);
     if (primitive) dnnl_primitive_destroy(primitive);
+    return st;
+}
+
+dnnl_status_t ts_dnnl_reorder(const dnnl_memory_desc_t *md, const void *data,
+                              const dnnl_memory_desc_t *wanted, void *memory) {
+    dnnl_memory_t from = NULL, to = NULL;
+    dnnl_primitive_desc_t desc = NULL;
+    dnnl_status_t st = dnnl_memory_create(&from, md, engine, (void *)(uintptr_t)data);
+    if (st == dnnl_success) st = dnnl_memory_create(&to, wanted, engine, memory);
+    if (st == dnnl_success) st = dnnl_reorder_primitive_desc_create(&desc, md, engine, wanted, engine, NULL);
+    if (st == dnnl_success) st = execute_reorder(from, to, desc);
     if (desc) dnnl_primitive_desc_destroy(desc);
+    if (to) dnnl_memory_destroy(to);
+    if (from) dnnl_memory_destroy(from);
     return st;
 }
 
@@ -187,7 +198,6 @@ static ts_code make_weights(void *memory, void *arg, ts_error *e) {
     const ts_param *p = job->param;
     const size_t n = ts_param_count(p), size = dnnl_memory_desc_get_size(job->to);
     dnnl_memory_desc_t md;
-    dnnl_memory_t from = NULL, to = NULL;
     const void *source = NULL;
     void *copy = NULL;
     dnnl_data_type_t type = dnnl_f32;
@@ -200,12 +210,8 @@ static ts_code make_weights(void *memory, void *arg, ts_error *e) {
             ? dnnl_memory_desc_init_by_tag(&md, 2, (dnnl_dims_t){p->shape[1], p->shape[0]}, type, dnnl_ba)
             : dnnl_memory_desc_init_by_tag(
                   &md, 4, (dnnl_dims_t){p->shape[0], p->shape[1], p->shape[2], p->shape[3]}, type, dnnl_abcd);
-    if (st == dnnl_success) st = dnnl_memory_create(&from, &md, engine, (void *)(uintptr_t)source);
-    if (st == dnnl_success) st = dnnl_memory_create(&to, job->to, engine, memory);
-    if (st == dnnl_success) st = reorder(from, to);
+    if (st == dnnl_success) st = ts_dnnl_reorder(&md, source, job->to, memory);
     if (st != dnnl_success) rc = ts_fail(e, TS_EDEVICE, "oneDNN could not reorder %s (%d)", p->name, (int)st);
-    if (to) dnnl_memory_destroy(to);
-    if (from) dnnl_memory_destroy(from);
     free(copy);
     return rc;
 }
@@ -273,8 +279,8 @@ static void free_product(ts_kernel *kernel) {
     free(p);
 }
 
-static dnnl_status_t make_memory(dnnl_primitive_desc_t desc, dnnl_query_t what, int index, const void *data,
-                                 dnnl_memory_t *ret) {
+dnnl_status_t ts_dnnl_memory(dnnl_primitive_desc_t desc, dnnl_query_t what, int index, const void *data,
+                             dnnl_memory_t *ret) {
     const dnnl_memory_desc_t *md = dnnl_primitive_desc_query_md(desc, what, index);
     if (!md || dnnl_memory_desc_get_size(md) == 0) return dnnl_success;
     return dnnl_memory_create(ret, md, engine, (void *)(uintptr_t)data);
@@ -283,12 +289,12 @@ static dnnl_status_t make_memory(dnnl_primitive_desc_t desc, dnnl_query_t what, 
 static dnnl_status_t make_objects(product *p, dnnl_primitive_desc_t desc) {
     dnnl_status_t st = dnnl_primitive_create(&p->primitive, desc);
     if (st == dnnl_success) st = dnnl_stream_create(&p->stream, engine, dnnl_stream_default_flags);
-    if (st == dnnl_success) st = make_memory(desc, dnnl_query_src_md, 0, NULL, &p->src);
-    if (st == dnnl_success) st = make_memory(desc, dnnl_query_dst_md, 0, NULL, &p->dst);
-    if (st == dnnl_success) st = make_memory(desc, dnnl_query_weights_md, 0, p->weight_data, &p->weights);
+    if (st == dnnl_success) st = ts_dnnl_memory(desc, dnnl_query_src_md, 0, NULL, &p->src);
+    if (st == dnnl_success) st = ts_dnnl_memory(desc, dnnl_query_dst_md, 0, NULL, &p->dst);
+    if (st == dnnl_success) st = ts_dnnl_memory(desc, dnnl_query_weights_md, 0, p->weight_data, &p->weights);
     if (st == dnnl_success && p->bias_data)
-        st = make_memory(desc, dnnl_query_weights_md, 1, p->bias_data, &p->bias);
-    if (st == dnnl_success) st = make_memory(desc, dnnl_query_scratchpad_md, 0, NULL, &p->work);
+        st = ts_dnnl_memory(desc, dnnl_query_weights_md, 1, p->bias_data, &p->bias);
+    if (st == dnnl_success) st = ts_dnnl_memory(desc, dnnl_query_scratchpad_md, 0, NULL, &p->work);
     return st;
 }
 
@@ -334,8 +340,7 @@ fail:
 ts_code ts_cpu_prepare_product(const ts_cpu_device *device, ts_store *store, const ts_op *op, ts_kernel **ret,
                                ts_error *e) {
     ts_dtype t = op->in[0].dtype;
-    if (pthread_once(&engine_once, create_engine) || !engine || (t != TS_F32 && t != TS_BF16))
-        return TS_EUNSUPPORTED;
+    if (!ts_dnnl_engine() || (t != TS_F32 && t != TS_BF16)) return TS_EUNSUPPORTED;
     /* A primitive is made for the number of threads that this thread would use. */
     int before = ts_parallel_set(device->base.threads);
     ts_code rc = prepare(device, store, op, ret, e);

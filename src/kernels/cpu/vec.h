@@ -33,6 +33,18 @@ typedef struct ts_attend {
     void *scratch; /* attend_scratch bytes, TS_ATTEND_ALIGN aligned */
 } ts_attend;
 
+enum { TS_WINOGRAD_IN = 6, TS_WINOGRAD_OUT = 4, TS_WINOGRAD_PLANES = TS_WINOGRAD_IN * TS_WINOGRAD_IN };
+
+/* Where a tile of F(4x4, 3x3) lies in its image: x is its input's first pixel, in rows that lie `row`
+ * elements apart, of which the first `rows` and the columns [left, right) are there. For the outputs y, r
+ * (NULL: none) is what is added. */
+typedef struct ts_tile {
+    const float *x, *r;
+    float *y;
+    size_t row, ld, row_r, ld_r;
+    int rows, left, right;
+} ts_tile;
+
 typedef struct ts_vec {
     const char *name;
     bool fast_bf16; /* the products of attention run in bf16 */
@@ -47,6 +59,9 @@ typedef struct ts_vec {
     void (*geglu)(const ts_rows *rows); /* c: of y */
     void (*add)(const ts_rows *rows);
     void (*copy)(const ts_rows *rows, ts_dtype to, float scale);
+    /* A tile's c channels, a multiple of 16, to its place in each of TS_WINOGRAD_PLANES planes, and back. */
+    void (*winograd_spread)(const ts_tile *t, int c, float *v, size_t plane);
+    void (*winograd_gather)(const float *m, size_t plane, int c, const float *bias, const ts_tile *t);
     void (*attend)(const ts_attend *a);
     const int *attend_block; /* queries that are computed together: ranges are best multiples of it */
     /* Bytes for at most `queries` queries and `keys` keys of d channels. */

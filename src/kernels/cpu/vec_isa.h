@@ -20,6 +20,10 @@ extern const int TS_ISA_NAME(ts_attend_block);
 void TS_ISA_NAME(ts_attend)(const ts_attend *a);
 size_t TS_ISA_NAME(ts_attend_scratch)(int d, int queries, int keys, ts_dtype dtype);
 
+void TS_ISA_NAME(ts_winograd_spread)(const ts_tile *t, int c, float *v, size_t plane);
+void TS_ISA_NAME(ts_winograd_gather)(const float *m, size_t plane, int c, const float *bias,
+                                     const ts_tile *t);
+
 /* bf16 with AMX; see ts_vec. */
 void ts_attend_tiles(const ts_attend *a);
 size_t ts_attend_tiles_scratch(int d, int queries, int keys);

@@ -1,0 +1,20 @@
+/* What the kernels that use oneDNN share. */
+#ifndef TS_KERNELS_CPU_ONEDNN_H
+#define TS_KERNELS_CPU_ONEDNN_H
+
+#include <dnnl.h>
+#include "base/error.h"
+
+/* The process's engine, made by the first op; NULL when oneDNN has none. Any thread. */
+dnnl_engine_t ts_dnnl_engine(void);
+
+/* Puts `from`, laid out as `md`, into `to`, laid out as `wanted`: zeros where that pads. Any thread. */
+dnnl_status_t ts_dnnl_reorder(const dnnl_memory_desc_t *md, const void *from,
+                              const dnnl_memory_desc_t *wanted, void *to);
+
+/* One of the primitive's memories over `data`, *ret; none, and untouched, where the primitive has no use for
+ * it. */
+dnnl_status_t ts_dnnl_memory(dnnl_primitive_desc_t desc, dnnl_query_t what, int index, const void *data,
+                             dnnl_memory_t *ret);
+
+#endif
