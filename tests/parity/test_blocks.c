@@ -247,6 +247,7 @@ static const block blocks[] = {
     {"resnet.safetensors", .build = build_resnet, .outputs = OUT},
     {"resnet_shortcut.safetensors", .build = build_resnet, .outputs = OUT},
     {"resnet_no_temb.safetensors", .build = build_vae_resnet, .outputs = OUT},
+    {"resnet_wide.safetensors", .build = build_vae_resnet, .outputs = OUT},
     {"transformer_conv.safetensors", .build = build_transformer, .outputs = OUT},
     {"transformer_conv_2.safetensors", .build = build_transformer, .outputs = OUT},
     {"transformer_linear.safetensors", .build = build_transformer, .outputs = OUT},

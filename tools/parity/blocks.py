@@ -46,6 +46,11 @@ def resnets():
     m = ready(ResnetBlock2D(**p), 402)
     x = states(8, 6, 9, 411)[0]
     save("resnet_no_temb", m, {"x": x}, {"out": m(x, None)}, p)
+    # As wide and as deep as a layer must be to be computed by Winograd's algorithm.
+    p = {"in_channels": 64, "out_channels": 64, "temb_channels": None, "groups": 16, "eps": 1e-6}
+    m = ready(ResnetBlock2D(**p), 404)
+    x = states(64, 5, 34, 412)[0]
+    save("resnet_wide", m, {"x": x}, {"out": m(x, None)}, p)
 
 
 def transformers():
