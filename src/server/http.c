@@ -1,7 +1,6 @@
-#include "server/http.h"
+#include "server/http_internal.h"
 
 #include <errno.h>
-#include <microhttpd.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdarg.h>
@@ -14,67 +13,18 @@
 #include <sys/socket.h>
 #include <unistd.h>
 #include "base/alloc.h"
-#include "base/buffer.h"
 #include "base/clock.h"
 #include "base/log.h"
-#include "server/form_reader.h"
 #include "server/guard.h"
 #include "server/reply.h"
 
-#define POOL_BYTES  (16 * 1024) /* of a connection; headers must fit */
-#define SEND_BYTES  (64 * 1024) /* SO_SNDBUF: a slow reader must not hold megabytes in the kernel */
-#define BLOCK_BYTES (16 * 1024)
-#define NOTE_BYTES  160
+#define POOL_BYTES (16 * 1024) /* of a connection; headers must fit */
+#define SEND_BYTES (64 * 1024) /* SO_SNDBUF: a slow reader must not hold megabytes in the kernel */
 /* A refused body is read and dropped up to here, so that the client gets to see the answer instead of a
  * reset. */
 #define SWALLOW_BYTES   ((uint64_t)16 * 1024 * 1024)
 #define SWEEP_MS        500
 #define USER_TIMEOUT_MS 30000
-
-typedef struct connection {
-    ts_http *http;
-    struct connection *next, *previous;
-    ts_exchange *exchange; /* the request that it carries now, or NULL */
-    int fd;
-    uint64_t deadline_ns; /* when it is cut off; UINT64_MAX while we are the ones who are awaited */
-} connection;
-
-struct ts_exchange {
-    ts_http *http;
-    connection *owner;
-    struct MHD_Connection *mhd;
-    const ts_route *route;
-    char id[24], method[16], *path, note[NOTE_BYTES];
-    uint64_t started_ns, body_bytes;
-    size_t body_limit;
-    ts_buffer body;
-    ts_form_reader *reader; /* of a form, until it is complete */
-    ts_form *form;          /* then, until it is taken */
-    ts_error refusal;       /* code: answered once the body has been swallowed */
-    struct MHD_Response *response;
-    int status;
-    bool dispatched, suspended, watched, gone, queued;
-    ssize_t (*read)(void *arg, char *to, size_t room);
-    void *read_arg;
-    void (*on_end)(void *arg, bool gone);
-    void *end_arg;
-};
-
-struct ts_http {
-    ts_http_config c;
-    struct MHD_Daemon *daemon;
-    connection *connections;
-    size_t connection_count, exchange_count;
-    int watch_fd; /* epoll of the connections whose client we wait with */
-    uint64_t id_base, id_next;
-    bool draining, closing;
-    uv_poll_t poll, watch;
-    uv_timer_t timer, sweep;
-    uv_idle_t idle;
-    int open_handles;
-    void (*closed)(void *arg);
-    void *closed_arg;
-};
 
 /* ---- the loop ---- */
 
@@ -112,7 +62,7 @@ static void pump_soon(ts_http *h) {
     if (!h->closing) uv_idle_start(&h->idle, on_idle);
 }
 
-static void resume(ts_exchange *x) {
+void ts_exchange_resume(ts_exchange *x) {
     if (!x->suspended) return;
     x->suspended = false;
     MHD_resume_connection(x->mhd);
@@ -126,7 +76,7 @@ static void watch(ts_exchange *x) {
     if (!x->watched) x->watched = epoll_ctl(x->http->watch_fd, EPOLL_CTL_ADD, x->owner->fd, &event) == 0;
 }
 
-static void unwatch(ts_exchange *x) {
+void ts_exchange_unwatch(ts_exchange *x) {
     struct epoll_event event = {0};
     if (x->watched) epoll_ctl(x->http->watch_fd, EPOLL_CTL_DEL, x->owner->fd, &event);
     x->watched = false;
@@ -145,7 +95,7 @@ static void on_watch(uv_poll_t *poll, int status, int events) {
          * which came together with the last bytes: its epoll is edge-triggered and a short read disarms it.
          */
         if (!x->dispatched) shutdown(x->owner->fd, SHUT_RDWR);
-        resume(x);
+        ts_exchange_resume(x);
     }
 }
 
@@ -153,7 +103,7 @@ static void on_watch(uv_poll_t *poll, int status, int events) {
 static void on_sweep(uv_timer_t *timer) {
     ts_http *h = timer->data;
     uint64_t now = ts_now_ns();
-    for (connection *c = h->connections; c; c = c->next) {
+    for (ts_connection *c = h->connections; c; c = c->next) {
         if (c->deadline_ns > now) continue;
         c->deadline_ns = UINT64_MAX;
         shutdown(c->fd, SHUT_RDWR);
@@ -162,136 +112,6 @@ static void on_sweep(uv_timer_t *timer) {
 
 static uint64_t in_seconds(unsigned seconds) {
     return ts_now_ns() + (uint64_t)seconds * 1000000000u;
-}
-
-/* ---- exchanges ---- */
-
-const char *ts_exchange_id(const ts_exchange *x) {
-    return x->id;
-}
-const char *ts_exchange_method(const ts_exchange *x) {
-    return x->method;
-}
-const char *ts_exchange_path(const ts_exchange *x) {
-    return x->path;
-}
-const char *ts_exchange_body(const ts_exchange *x, size_t *ret_size) {
-    *ret_size = x->body.size;
-    return x->body.data ? x->body.data : "";
-}
-const char *ts_exchange_header(const ts_exchange *x, const char *name) {
-    return MHD_lookup_connection_value(x->mhd, MHD_HEADER_KIND, name);
-}
-
-ts_form *ts_exchange_take_form(ts_exchange *x) {
-    ts_form *form = x->form;
-    x->form = NULL;
-    return form;
-}
-
-void ts_exchange_on_end(ts_exchange *x, void (*on_end)(void *arg, bool gone), void *arg) {
-    x->on_end = on_end;
-    x->end_arg = arg;
-}
-
-void ts_exchange_note(ts_exchange *x, const char *format, ...) {
-    va_list args;
-    va_start(args, format);
-    vsnprintf(x->note, sizeof x->note, format, args);
-    va_end(args);
-}
-
-const char *ts_exchange_note_text(const ts_exchange *x) {
-    return x->note;
-}
-
-static ts_exchange *exchange_new(ts_http *h, connection *owner, struct MHD_Connection *mhd, const char *url,
-                                 const char *method) {
-    ts_exchange *x = ts_new0(ts_exchange);
-    if (x) x->path = ts_strdup(url);
-    if (!x || !x->path) {
-        free(x);
-        return NULL;
-    }
-    x->http = h;
-    x->owner = owner;
-    x->mhd = mhd;
-    x->started_ns = ts_now_ns();
-    snprintf(x->method, sizeof x->method, "%s", method);
-    /* Unique in this process, and not guessable from outside how many there were. */
-    snprintf(x->id, sizeof x->id, "req_%016llx",
-             (unsigned long long)(h->id_base ^ (h->id_next++ * 0x9e3779b97f4a7c15u)));
-    h->exchange_count++;
-    owner->exchange = x;
-    return x;
-}
-
-static void exchange_free(ts_exchange *x) {
-    x->http->exchange_count--;
-    x->owner->exchange = NULL;
-    unwatch(x);
-    if (x->response) MHD_destroy_response(x->response);
-    ts_buffer_free(&x->body);
-    ts_form_reader_free(x->reader);
-    ts_form_free(x->form);
-    free(x->path);
-    free(x);
-}
-
-static bool add_headers(ts_exchange *x, const char *type, const ts_header *headers, size_t count) {
-    struct MHD_Response *r = x->response;
-    bool ok = MHD_add_response_header(r, "content-type", type) == MHD_YES &&
-              MHD_add_response_header(r, "x-request-id", x->id) == MHD_YES &&
-              MHD_add_response_header(r, "cache-control", "no-store") == MHD_YES;
-    if (x->http->draining) ok = ok && MHD_add_response_header(r, "connection", "close") == MHD_YES;
-    for (size_t i = 0; ok && i < count; i++)
-        ok = MHD_add_response_header(r, headers[i].name, headers[i].value) == MHD_YES;
-    if (!ok) {
-        MHD_destroy_response(r);
-        x->response = NULL;
-    }
-    return ok;
-}
-
-void ts_exchange_reply(ts_exchange *x, int status, const char *type, char *bytes, size_t n,
-                       const ts_header *headers, size_t header_count) {
-    ts_assert(!x->response);
-    x->status = status;
-    if (bytes) x->response = MHD_create_response_from_buffer(n, bytes, MHD_RESPMEM_MUST_FREE);
-    if (!x->response) free(bytes);
-    if (!x->response || !add_headers(x, type, headers, header_count)) x->gone = true;
-    resume(x);
-}
-
-static ssize_t on_read(void *arg, uint64_t position, char *to, size_t room) {
-    (void)position;
-    ts_exchange *x = arg;
-    if (x->gone) return MHD_CONTENT_READER_END_WITH_ERROR;
-    ssize_t n = x->read(x->read_arg, to, room);
-    if (n > 0) return n;
-    if (n == -1) return MHD_CONTENT_READER_END_OF_STREAM;
-    if (n < 0) return MHD_CONTENT_READER_END_WITH_ERROR;
-    /* Returning 0 without this would be asked again at once, for ever. */
-    MHD_suspend_connection(x->mhd);
-    x->suspended = true;
-    return 0;
-}
-
-void ts_exchange_stream(ts_exchange *x, const char *type, ssize_t (*read)(void *arg, char *to, size_t room),
-                        void *arg) {
-    ts_assert(!x->response);
-    /* Proxies that buffer would hold events back. */
-    static const ts_header headers[] = {{"x-accel-buffering", "no"}};
-    x->status = MHD_HTTP_OK;
-    x->read = read;
-    x->read_arg = arg;
-    x->response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK_BYTES, on_read, x, NULL);
-    if (!x->response || !add_headers(x, type, headers, 1)) x->gone = true;
-    resume(x);
-}
-
-void ts_exchange_wake(ts_exchange *x) {
-    resume(x);
 }
 
 /* ---- what libmicrohttpd calls ---- */
@@ -406,7 +226,7 @@ static enum MHD_Result on_access(void *arg, struct MHD_Connection *mhd, const ch
         const union MHD_ConnectionInfo *info =
             MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
         if (!info || !info->socket_context) return MHD_NO;
-        x = exchange_new(h, info->socket_context, mhd, url, method);
+        x = ts_exchange_new(h, info->socket_context, mhd, url, method);
         if (!x) return MHD_NO;
         *exchange = x;
         return on_headers(x, url, method, version);
@@ -429,7 +249,7 @@ static void on_completed(void *arg, struct MHD_Connection *mhd, void **exchange,
     int route = x->route && x->refusal.code != TS_EMETHOD ? (int)(x->route - h->c.routes) : -1;
     h->c.on_done(h->c.arg, x, route, x->queued ? x->status : 0, ts_seconds(ts_now_ns() - x->started_ns),
                  gone);
-    exchange_free(x);
+    ts_exchange_free(x);
 }
 
 /* The request line is there: the headers have so long and no longer. */
@@ -437,7 +257,7 @@ static void *on_request_line(void *arg, const char *uri, struct MHD_Connection *
     ts_http *h = arg;
     (void)uri;
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
-    connection *c = info ? info->socket_context : NULL;
+    ts_connection *c = info ? info->socket_context : NULL;
     if (c) c->deadline_ns = in_seconds(h->c.header_timeout);
     return NULL;
 }
@@ -455,7 +275,7 @@ static void on_connection(void *arg, struct MHD_Connection *mhd, void **context,
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
         const union MHD_ConnectionInfo *info =
             MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
-        connection *c = info ? ts_new0(connection) : NULL;
+        ts_connection *c = info ? ts_new0(ts_connection) : NULL;
         if (!c) return; /* without a context its first request is refused */
         c->http = h;
         c->fd = info->connect_fd;
@@ -467,7 +287,7 @@ static void on_connection(void *arg, struct MHD_Connection *mhd, void **context,
         set_up_socket(c->fd);
         *context = c;
     } else {
-        connection *c = *context;
+        ts_connection *c = *context;
         if (!c) return;
         *context = NULL;
         if (c->previous)
@@ -570,10 +390,10 @@ static void on_handle_closed(uv_handle_t *handle) {
 
 void ts_http_close(ts_http *h, void (*closed)(void *arg), void *arg) {
     /* libmicrohttpd must not be stopped with suspended connections. */
-    for (connection *c = h->connections; c; c = c->next) {
+    for (ts_connection *c = h->connections; c; c = c->next) {
         if (!c->exchange) continue;
         c->exchange->gone = true;
-        resume(c->exchange);
+        ts_exchange_resume(c->exchange);
     }
     MHD_run(h->daemon);
     h->closing = true;
