@@ -2,9 +2,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/alloc.h"
-#include "engine/convert.h"
+#include "base/convert.h"
 #include "engine/keymap.h"
 #include "engine/lora.h"
+#include "kernels/gemm.h"
 #include "kernels/param.h"
 
 /* ---- names ---- */
@@ -138,30 +139,6 @@ static ts_code list_changes(const ts_lora_scaled *loras, size_t n, ts_lora_part 
     return TS_OK;
 }
 
-/* ---- the product ---- */
-
-#define ROWS    16  /* of the parameter that are worked on at once */
-#define COLUMNS 256 /* of them: what is summed stays in the first-level cache */
-
-/* y[rows][n] += up[rows][rank] down[rank][n] */
-static void add_product(float *restrict y, size_t rows, size_t n, const float *restrict up, size_t rank,
-                        const float *restrict down) {
-    for (size_t at = 0; at < n; at += COLUMNS) {
-        const size_t m = n - at < COLUMNS ? n - at : COLUMNS;
-        for (size_t k = 0; k < rank; k += 4) {
-            /* Four terms at a time; where fewer are left, the last row stands in with a factor of zero. */
-            const float *d[4];
-            for (size_t j = 0; j < 4; j++) d[j] = down + (k + j < rank ? k + j : rank - 1) * n + at;
-            for (size_t i = 0; i < rows; i++) {
-                float u[4], *restrict to = y + i * n + at;
-                for (size_t j = 0; j < 4; j++) u[j] = k + j < rank ? up[i * rank + k + j] : 0;
-                for (size_t c = 0; c < m; c++)
-                    to[c] += u[0] * d[0][c] + u[1] * d[1][c] + u[2] * d[2][c] + u[3] * d[3][c];
-            }
-        }
-    }
-}
-
 /* ---- parameters that are made when they are wanted ---- */
 
 typedef struct term {
@@ -194,28 +171,32 @@ static float *widen(const ts_file_tensor *t, double factor) {
     return ret;
 }
 
-/* y[rows][n] += all of a term. */
+/* y[rows][n] += factor * up * down. */
 static ts_code add_term(const term *t, size_t rows, size_t n, float *y, ts_error *e) {
-    const size_t rank = (size_t)t->down.shape[0];
     float *up = widen(&t->up, t->factor), *down = widen(&t->down, 1);
     ts_code rc = up && down ? TS_OK : ts_fail(e, TS_ENOMEM, "fusing a LoRA");
-    for (size_t at = 0; at < rows && !rc; at += ROWS)
-        add_product(y + at * n, rows - at < ROWS ? rows - at : ROWS, n, up + at * rank, rank, down);
+    if (!rc) ts_gemm_add(y, rows, n, up, (size_t)t->down.shape[0], down);
     free(up);
     free(down);
     return rc;
 }
 
-static ts_code make_fused(const void *source, void *ret, ts_error *e) {
+static void round_to(ts_dtype dtype, float *y, size_t n) {
+    uint16_t block[1024];
+    const size_t most = sizeof block / sizeof *block;
+    for (size_t i = 0; dtype != TS_F32 && i < n; i += most) {
+        const size_t some = n - i < most ? n - i : most;
+        ts_convert(TS_F32, y + i, dtype, block, some);
+        ts_convert(dtype, block, TS_F32, y + i, some);
+    }
+}
+
+static ts_code make_fused(const void *source, float *ret, ts_error *e) {
     const fused *f = source;
     const size_t all = ts_param_count(f->base), rows = (size_t)f->base->shape[0];
-    float *y = f->base->dtype == TS_F32 ? ret : ts_array0(float, all);
-    if (!y) return ts_fail(e, TS_ENOMEM, "fusing a LoRA");
-    ts_code rc = ts_param_load(f->base, y, e);
-    for (size_t i = 0; i < f->count && !rc; i++) rc = add_term(&f->terms[i], rows, all / rows, y, e);
-    if (y == ret) return rc;
-    if (!rc) ts_convert(TS_F32, y, f->base->dtype, ret, all);
-    free(y);
+    ts_code rc = ts_param_load(f->base, ret, e);
+    for (size_t i = 0; i < f->count && !rc; i++) rc = add_term(&f->terms[i], rows, all / rows, ret, e);
+    if (!rc) round_to(f->base->dtype, ret, all);
     return rc;
 }
 

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/alloc.h"
-#include "engine/convert.h"
+#include "base/convert.h"
 #include "engine/tensors_internal.h"
 
 const char *const ts_tensors_extensions[] = {".safetensors", ".ckpt", ".pt", ".bin", NULL};

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/alloc.h"
-#include "engine/convert.h"
+#include "base/convert.h"
 #include "engine/prompt.h"
 
 void ts_texts_free(ts_group *g, const ts_model *model) {

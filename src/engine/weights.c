@@ -72,7 +72,7 @@ ts_code ts_weights_add(ts_weights *w, const char *name, const ts_file_tensor *t,
 }
 
 ts_code ts_weights_add_made(ts_weights *w, const ts_param *like,
-                            ts_code (*make)(const void *source, void *ret, ts_error *e), void *source,
+                            ts_code (*make)(const void *source, float *ret, ts_error *e), void *source,
                             size_t bytes, ts_error *e) {
     ts_code rc = ts_weights_keep(w, source, e);
     if (rc) return rc;

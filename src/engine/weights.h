@@ -27,7 +27,7 @@ ts_code ts_weights_add(ts_weights *w, const char *name, const ts_file_tensor *t,
 /* A parameter of like's name, shape and type that is made when a kernel wants it (ts_param). The source, of
  * so many bytes, is w's and freed with it; at once when it fails. */
 ts_code ts_weights_add_made(ts_weights *w, const ts_param *like,
-                            ts_code (*make)(const void *source, void *ret, ts_error *e), void *source,
+                            ts_code (*make)(const void *source, float *ret, ts_error *e), void *source,
                             size_t bytes, ts_error *e);
 /* Memory that w frees when it dies, for what was made rather than mapped; freed at once when it fails. */
 ts_code ts_weights_keep(ts_weights *w, void *bytes, ts_error *e);

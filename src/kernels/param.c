@@ -1,7 +1,7 @@
 #include "kernels/param.h"
 
-#include <stdlib.h>
 #include "base/alloc.h"
+#include "base/convert.h"
 
 static bool is_split_right(const ts_param *p) {
     const ts_param *a = p->parts[0], *b = p->parts[1];
@@ -31,36 +31,15 @@ size_t ts_param_count(const ts_param *p) {
     return n;
 }
 
-static void widen(ts_dtype dtype, const void *data, size_t n, float *ret) {
-    const unsigned char *from = data;
-    if (dtype == TS_F32) {
-        memcpy(ret, from, n * sizeof *ret);
-        return;
-    }
-    for (size_t i = 0; i < n; i++) {
-        uint16_t h;
-        memcpy(&h, from + 2 * i, sizeof h);
-        ret[i] = dtype == TS_BF16 ? ts_bf16_to_f32(h) : ts_f16_to_f32(h);
-    }
-}
-
 ts_code ts_param_load(const ts_param *p, float *ret, ts_error *e) {
     const size_t n = ts_param_count(p);
     if (p->parts[0]) {
         ts_code rc = ts_param_load(p->parts[0], ret, e);
         return rc ? rc : ts_param_load(p->parts[1], ret + ts_param_count(p->parts[0]), e);
     }
-    if (p->data) {
-        widen(p->dtype, p->data, n, ret);
-        return TS_OK;
-    }
-    if (p->dtype == TS_F32) return p->make(p->source, ret, e);
-    void *narrow = ts_alloc_aligned(n * ts_dtype_size(p->dtype));
-    if (!narrow) return ts_fail(e, TS_ENOMEM, "the parameter %s", p->name ? p->name : "");
-    ts_code rc = p->make(p->source, narrow, e);
-    if (!rc) widen(p->dtype, narrow, n, ret);
-    free(narrow);
-    return rc;
+    if (p->make) return p->make(p->source, ret, e);
+    ts_convert(p->dtype, p->data, TS_F32, ret, n);
+    return TS_OK;
 }
 
 static size_t padded(const ts_param *p) {

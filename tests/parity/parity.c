@@ -2,7 +2,7 @@
 
 #include <pthread.h>
 #include <unistd.h>
-#include "engine/convert.h"
+#include "base/convert.h"
 
 struct parity {
     parity_spec spec;

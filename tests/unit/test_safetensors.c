@@ -1,7 +1,7 @@
 #include "fixture.h"
 
 #include <unistd.h>
-#include "engine/convert.h"
+#include "base/convert.h"
 
 /* A file in memory: the header as it stands, and n bytes counting up from 0. */
 static unsigned char *file_of(const char *header, size_t n, size_t *ret_size) {

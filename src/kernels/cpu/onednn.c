@@ -163,32 +163,26 @@ dnnl_status_t ts_dnnl_reorder(const dnnl_memory_desc_t *md, const void *data,
     return st;
 }
 
-/* The parameter as oneDNN can read it, of *ret_type: as it lies in the file, else a copy, which is *ret_copy
- * too. */
-static ts_code plain_weights(const ts_param *p, const void **ret, void **ret_copy, dnnl_data_type_t *ret_type,
-                             ts_error *e) {
-    const bool own_type = !p->parts[0] && p->dtype != TS_F16; /* oneDNN 2.6 has no f16 on CPUs */
-    const size_t size = own_type ? ts_dtype_size(p->dtype) : sizeof(float);
-    *ret_type = own_type && p->dtype == TS_BF16 ? dnnl_bf16 : dnnl_f32;
-    if (own_type && p->data && (uintptr_t)p->data % size == 0) {
+/* The parameter as oneDNN can read it, of *ret_type: as it lies in the file, else a copy in float32, which is
+ * *ret_copy too. */
+static ts_code plain_weights(const ts_param *p, const void **ret, float **ret_copy,
+                             dnnl_data_type_t *ret_type, ts_error *e) {
+    /* oneDNN 2.6 has no f16 on CPUs. */
+    if (p->data && p->dtype != TS_F16 && (uintptr_t)p->data % ts_dtype_size(p->dtype) == 0) {
         *ret = p->data;
         *ret_copy = NULL;
+        *ret_type = type_of(p->dtype);
         return TS_OK;
     }
-    void *copy = ts_alloc_aligned(ts_param_count(p) * size);
-    if (!copy) return ts_fail(e, TS_ENOMEM, "the weight %s", p->name ? p->name : "");
-    ts_code rc = TS_OK;
-    if (!own_type)
-        rc = ts_param_load(p, copy, e);
-    else if (p->make)
-        rc = p->make(p->source, copy, e);
-    else
-        memcpy(copy, p->data, ts_param_count(p) * size);
+    float *copy = ts_alloc_aligned(ts_param_count(p) * sizeof *copy);
+    ts_code rc =
+        copy ? ts_param_load(p, copy, e) : ts_fail(e, TS_ENOMEM, "the weight %s", p->name ? p->name : "");
     if (rc) {
         free(copy);
         return rc;
     }
     *ret = *ret_copy = copy;
+    *ret_type = dnnl_f32;
     return TS_OK;
 }
 
@@ -199,7 +193,7 @@ static ts_code make_weights(void *memory, void *arg, ts_error *e) {
     const size_t n = ts_param_count(p), size = dnnl_memory_desc_get_size(job->to);
     dnnl_memory_desc_t md;
     const void *source = NULL;
-    void *copy = NULL;
+    float *copy = NULL;
     dnnl_data_type_t type = dnnl_f32;
     ts_code rc = plain_weights(p, &source, &copy, &type, e);
     if (rc) return rc;

@@ -3,8 +3,8 @@
  * Sources and destinations may lie at any address: model files do not align their tensors, and everything
  * here loads and stores through memcpy. Rounding is to nearest, ties to even; beyond the range of f16 is
  * infinity; a NaN stays a NaN. The loops have no branches, for the compiler's vectoriser. Any thread. */
-#ifndef TS_ENGINE_CONVERT_H
-#define TS_ENGINE_CONVERT_H
+#ifndef TS_BASE_CONVERT_H
+#define TS_BASE_CONVERT_H
 
 #include <stddef.h>
 #include "base/dtype.h"

@@ -1,4 +1,4 @@
-#include "engine/convert.h"
+#include "base/convert.h"
 
 #include <string.h>
 
