@@ -139,6 +139,22 @@ static ts_code read_modules(ts_lora *l, ts_error *e) {
     return TS_OK;
 }
 
+/* In PyTorch's files tensors may be views of one storage, so that a small file holds any amount of them. Who
+ * uses a LoRA copies its modules, which no trainer writes so. */
+static ts_code check_bytes(const ts_lora *l, ts_error *e) {
+    size_t left = ts_tensors_size(l->file);
+    for (size_t i = 0; i < l->count; i++) {
+        const ts_file_tensor *both[] = {l->modules[i].up, l->modules[i].down};
+        for (size_t k = 0; k < 2; k++) {
+            if (both[k]->bytes > left)
+                return ts_fail(e, TS_EUNSUPPORTED, "%.200s: its modules' tensors share their bytes",
+                               l->modules[i].key);
+            left -= both[k]->bytes;
+        }
+    }
+    return TS_OK;
+}
+
 /* ---- alphas that are told beside the tensors ---- */
 
 /* PEFT's configuration: of an adapter as its own program writes it, in a file of one part; else in the
@@ -270,6 +286,7 @@ static ts_code read_file(const char *path, ts_tensors *file, const char *config,
     l->path = ts_strdup(path);
     ts_code rc = l->path ? read_keys(l, e) : ts_fail(e, TS_ENOMEM, "reading a LoRA");
     if (!rc) rc = read_modules(l, e);
+    if (!rc) rc = check_bytes(l, e);
     if (!rc) rc = find_factors(l, config, e);
     if (rc) {
         ts_lora_free(l);
@@ -287,12 +304,16 @@ char *ts_lora_config(const char *path) {
 /* Where the folder holds a file of tensors that is called so, whatever its extension; the first that there
  * could be where it holds none. NULL: no memory. */
 static char *file_called(const char *folder, const char *name) {
-    for (const char *const *x = ts_tensors_extensions; *x; x++) {
-        char *path = ts_format("%s/%s%s", folder, name, *x);
-        if (!path || ts_file_exists(path)) return path;
+    const char *extension = NULL;
+    char *stem = ts_path_join(folder, name);
+    for (const char *const *x = ts_tensors_extensions; stem && *x && !extension; x++) {
+        char *path = ts_format("%s%s", stem, *x);
+        if (path && ts_file_exists(path)) extension = *x;
         free(path);
     }
-    return ts_format("%s/%s%s", folder, name, ts_tensors_extensions[0]);
+    char *path = stem ? ts_format("%s%s", stem, extension ? extension : ts_tensors_extensions[0]) : NULL;
+    free(stem);
+    return path;
 }
 
 char *ts_lora_find(const char *folder, const char *name) {

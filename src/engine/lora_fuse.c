@@ -204,7 +204,7 @@ static ts_code make_fused(const void *source, float *ret, ts_error *e) {
 static ts_code fuse_param(const change *c, size_t count, ts_weights *over, ts_error *e) {
     size_t bytes = sizeof(fused) + count * sizeof(term);
     for (size_t i = 0; i < count; i++)
-        bytes += c[i].module->up->bytes + c[i].module->down->bytes; /* in memory, so it fits */
+        bytes += c[i].module->up->bytes + c[i].module->down->bytes; /* less than the files */
     fused *f = malloc(bytes);
     if (!f) return ts_fail(e, TS_ENOMEM, "fusing a LoRA");
     f->base = c->param;

@@ -85,6 +85,7 @@ static ts_code parse(ts_tensors *s, const unsigned char *bytes, size_t size, ts_
 ts_code ts_tensors_parse(const char *path, const void *bytes, size_t size, ts_tensors **ret, ts_error *e) {
     ts_tensors *s = ts_new0(ts_tensors);
     if (!s) return ts_fail(e, TS_ENOMEM, "reading %s", path);
+    s->size = size;
     ts_code rc = parse(s, bytes, size, e);
     if (!rc) rc = put_in_order(s, e);
     if (rc) {
@@ -112,6 +113,10 @@ ts_code ts_tensors_open(const char *path, ts_tensors **ret, ts_error *e) {
     s->map = map;
     *ret = s;
     return TS_OK;
+}
+
+size_t ts_tensors_size(const ts_tensors *s) {
+    return s->size;
 }
 
 ts_code ts_tensors_check(const ts_tensors *s, ts_error *e) {

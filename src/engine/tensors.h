@@ -54,6 +54,7 @@ ts_code ts_tensors_parse(const char *path, const void *bytes, size_t size, ts_te
 ts_code ts_tensors_check(const ts_tensors *s, ts_error *e);
 void ts_tensors_free(ts_tensors *s); /* NULL is fine; unmaps: tensors of it die too */
 
+size_t ts_tensors_size(const ts_tensors *s); /* of the file, in bytes */
 size_t ts_tensors_count(const ts_tensors *s);
 const ts_file_tensor *ts_tensors_at(const ts_tensors *s, size_t i); /* i < count; in order of name */
 const ts_file_tensor *ts_tensors_find(const ts_tensors *s, const char *name); /* NULL when absent */

@@ -9,6 +9,7 @@
 
 struct ts_tensors {
     ts_map map; /* empty when the bytes are the caller's */
+    size_t size; /* of the file */
     ts_file_tensor *tensors;
     size_t count, capacity;
     ts_file_other *others;

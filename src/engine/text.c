@@ -7,6 +7,7 @@
 #include "base/alloc.h"
 #include "base/convert.h"
 #include "engine/prompt.h"
+#include "kernels/param.h"
 
 void ts_texts_free(ts_group *g, const ts_model *model) {
     ts_text_program *gone = NULL;
@@ -160,17 +161,16 @@ static ts_code project(const ts_text_model *t, const float *hidden, float *poole
     if (!w || w->rank != 2 || w->shape[0] != n || w->shape[1] != c)
         return ts_fail(e, TS_EFORMAT, "%s: text_projection.weight is missing or not %d x %d",
                        ts_weights_path(t->weights), n, c);
-    float *row = ts_array0(float, (size_t)c);
-    if (!row) return ts_fail(e, TS_ENOMEM, "projecting the text");
-    const size_t row_bytes = (size_t)c * ts_dtype_size(w->dtype);
-    for (int i = 0; i < n; i++) {
-        ts_convert(w->dtype, (const char *)w->data + (size_t)i * row_bytes, TS_F32, row, (size_t)c);
+    float *matrix = ts_array0(float, ts_param_count(w));
+    ts_code rc = matrix ? ts_param_load(w, matrix, e) : ts_fail(e, TS_ENOMEM, "projecting the text");
+    for (int i = 0; i < n && !rc; i++) {
+        const float *row = matrix + (size_t)i * (size_t)c;
         double sum = 0;
         for (int k = 0; k < c; k++) sum += (double)row[k] * (double)hidden[k];
         pooled[i] = (float)sum;
     }
-    free(row);
-    return TS_OK;
+    free(matrix);
+    return rc;
 }
 
 /* The encoder's columns of a chunk, as they were written for the one before. */

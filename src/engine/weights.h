@@ -25,7 +25,7 @@ ts_code ts_weights_new(const char *path, ts_weights **ret, ts_error *e);
  * layer's parameter has as many, so a layer that wants it says that it is missing. TS_ENOMEM. */
 ts_code ts_weights_add(ts_weights *w, const char *name, const ts_file_tensor *t, ts_error *e);
 /* A parameter of like's name, shape and type that is made when a kernel wants it (ts_param). The source, of
- * so many bytes, is w's and freed with it; at once when it fails. */
+ * so many bytes, is w's and freed with it, at the latest. */
 ts_code ts_weights_add_made(ts_weights *w, const ts_param *like,
                             ts_code (*make)(const void *source, float *ret, ts_error *e), void *source,
                             size_t bytes, ts_error *e);

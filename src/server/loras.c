@@ -65,11 +65,15 @@ ts_code ts_loras_list(const char *folder, char ***ret, size_t *ret_count, ts_err
     if (!d) return ts_fail_errno(e, TS_EIO, errno, "opening the folder of the LoRAs");
     for (const struct dirent *f; !rc && (f = readdir(d));) {
         /* A file's name without the extension, or a folder's. */
-        size_t n;
+        size_t n, whole = strlen(f->d_name);
         ts_path_extension(f->d_name, ts_tensors_extensions, &n);
         char *name = ts_strndup(f->d_name, n);
         ts_lora_ref ignored;
-        if (name && ts_loras_find(folder, name, &ignored, NULL)) {
+        if (name && n < whole && ts_loras_find(folder, name, &ignored, NULL)) {
+            free(name);
+            name = ts_strndup(f->d_name, n = whole);
+        }
+        if (name && n == whole && ts_loras_find(folder, name, &ignored, NULL)) {
             free(name);
             continue;
         }

@@ -1,6 +1,8 @@
 """LoRA files: fused at the start, and by name in a request."""
 import concurrent.futures
+import json
 import shutil
+import struct
 import subprocess
 
 import pytest
@@ -63,6 +65,7 @@ def offering(tmp_path_factory):
     (folder / "readme.txt").write_text("not a LoRA")
     (folder / "a:b.safetensors").write_bytes(b"")
     (folder / "folder.safetensors").mkdir()
+    shutil.copytree(LORAS / "adapter_text", folder / "style.pt")
     with Daemon(tmp_path_factory.mktemp("offering"), {"models": {"lora_folder": folder}}) as daemon:
         daemon.loras = folder
         yield daemon
@@ -71,7 +74,7 @@ def offering(tmp_path_factory):
 def test_the_loras_of_the_folder_are_listed(offering, server):
     answer = offering.get("/v1/loras").json()
     contract.check("LoraList", answer)
-    assert [v["id"] for v in answer["data"]] == sorted([f.stem for f in LORAS.iterdir()] + ["broken"])
+    assert [v["id"] for v in answer["data"]] == sorted([f.stem for f in LORAS.iterdir()] + ["broken", "style.pt"])
     assert server.get("/v1/loras").json() == {"object": "list", "data": []}
 
 
@@ -123,6 +126,26 @@ def test_files_of_torch_are_loras_too(start, tmp_path, name, same):
     path = next(torch.glob(f"{name}*"))
     by_path = generate(tmp_path, "--lora", f"{path}:0.5")
     assert made.pixels == by_path.pixels and f"<lora:{name}:0.5>" in by_path.text["parameters"]
+
+
+def tensors(path, **named):
+    """A safetensors file of float32: {name: (shape, values)}."""
+    header, data = {}, b""
+    for name, (shape, values) in named.items():
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + 4 * len(values)]}
+        data += struct.pack(f"<{len(values)}f", *values)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def test_the_projection_of_the_text_can_be_changed(tmp_path):
+    """The one weight that is read on the host."""
+    def made(name, up):
+        tensors(tmp_path / name, **{"lora_te2_text_projection.lora_down.weight": ([2, 48], [0.1] * 96),
+                                    "lora_te2_text_projection.lora_up.weight": ([40, 2], [up] * 80)})
+        return generate(tmp_path, "--lora", str(tmp_path / name), "--model", str(LORAS.parent / "pipeline_xl")).pixels
+    plain = generate(tmp_path, "--model", str(LORAS.parent / "pipeline_xl")).pixels
+    assert made("none.safetensors", 0) == plain != made("some.safetensors", 0.3)
 
 
 def test_a_form_names_loras_too(offering):

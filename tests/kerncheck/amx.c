@@ -40,7 +40,8 @@ static float operand(uint16_t x) {
     return flushed(ts_bf16_to_f32(x));
 }
 
-/* The even and the odd channels are summed apart. False where the tiles do not fit together: a fault. */
+/* The even and the odd channels are summed apart, then together, then added. False where the tiles do not fit
+ * together: a fault. */
 static bool product(unsigned sum, unsigned left, unsigned right) {
     if (sum == left || sum == right || left == right || rows(sum) != rows(left) ||
         row_bytes(sum) != row_bytes(right) || rows(right) * 4 != row_bytes(left))
@@ -54,7 +55,7 @@ static bool product(unsigned sum, unsigned left, unsigned right) {
                 odd = flushed(odd + operand(amx.tile[left].bf16[m][2 * k + 1]) *
                                         operand(amx.tile[right].bf16[k][2 * n + 1]));
             }
-            amx.tile[sum].f32[m][n] = flushed(amx.tile[sum].f32[m][n] + even + odd);
+            amx.tile[sum].f32[m][n] = flushed(amx.tile[sum].f32[m][n] + flushed(even + odd));
         }
     return true;
 }

@@ -114,6 +114,7 @@ static void make_product(kc_case *c, ts_dtype t, int kind) {
         if (stride == 1 && k == 3 && chance(30)) { /* what Winograd's algorithm takes */
             static const int wide[] = {64, 80, 96, 128};
             xw = pick(32, 45), cin = wide[pick(0, 3)], cout = wide[pick(0, 3)];
+            if (chance(20)) h = pick(24, 40), b = pick(2, 3); /* more tiles than one run of it has */
         }
         op->conv.kernel = k, op->conv.stride = stride, op->conv.pad_left = left, op->conv.pad_right = right;
         if (xw + left + right < k) xw = k;

@@ -1,6 +1,7 @@
 /* engine/torch, engine/pickle and base/zip: the files of torch.save. */
 #include "fixture.h"
 
+#include "engine/lora.h"
 #include "engine/pickle.h"
 #include "engine/weights.h"
 
@@ -110,6 +111,17 @@ static void survive(const char *bytes, size_t size) {
     } else
         assert_true(e.message[0]);
     free(own);
+}
+
+/* Whoever uses a LoRA copies it: no more than the file has bytes. */
+static void a_lora_whose_modules_are_views_of_each_other_is_refused(void **state) {
+    (void)state;
+    char *path = fixture_path("torch/refused/shared_lora.pt");
+    ts_lora *l = NULL;
+    ts_error e = {0};
+    assert_int_equal(ts_lora_open(path, &l, &e), TS_EUNSUPPORTED);
+    assert_non_null(strstr(e.message, "share their bytes"));
+    free(path);
 }
 
 static void every_truncation_and_every_changed_byte_is_survived(void **state) {
@@ -320,6 +332,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(a_file_holds_what_it_held_in_pytorch),
         cmocka_unit_test(a_folder_may_hold_them),
         cmocka_unit_test(what_is_not_read_is_refused_with_the_reason),
+        cmocka_unit_test(a_lora_whose_modules_are_views_of_each_other_is_refused),
         cmocka_unit_test(every_truncation_and_every_changed_byte_is_survived),
         cmocka_unit_test(pickles_that_are_broken_are_refused),
         cmocka_unit_test(a_pickle_is_read_as_python_would),

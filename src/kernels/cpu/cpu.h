@@ -1,6 +1,6 @@
 /* The fast CPU backend: oneDNN for the products, our own vectorised kernels for the rest (cpu/vec.h), the
- * reference for what is left. Each op kind has one preparer; TS_EUNSUPPORTED from it means "not this one",
- * and the reference is taken. */
+ * reference for what is left. TS_EUNSUPPORTED from a preparer means "not this one": the next one of the op's
+ * kind is asked, the reference last. */
 #ifndef TS_KERNELS_CPU_CPU_H
 #define TS_KERNELS_CPU_CPU_H
 
@@ -17,7 +17,7 @@ typedef struct ts_cpu_kernel {
     ts_op op;
     int threads;
     const ts_vec *vec;
-    const float *weight, *bias; /* of the norms */
+    const float *weight, *bias; /* of the norms; the bias of Winograd's convolutions too */
 } ts_cpu_kernel;
 
 /* Norms, elementwise ops, moves and attention. */

@@ -292,7 +292,7 @@ static dnnl_status_t make_objects(product *p, dnnl_primitive_desc_t desc) {
     return st;
 }
 
-static bool is_slow(dnnl_primitive_desc_t desc) {
+bool ts_dnnl_is_slow(dnnl_primitive_desc_t desc) {
     const char *name = "";
     return dnnl_primitive_desc_query(desc, dnnl_query_impl_info_str, 0, (void *)&name) != dnnl_success ||
            strncmp(name, "ref", 3) == 0;
@@ -309,7 +309,7 @@ static ts_code prepare(const ts_cpu_device *device, ts_store *store, const ts_op
     p->base.base.run = run_product;
     p->base.base.free = free_product;
     plan_views(p);
-    if (make_desc(p, &desc) != dnnl_success || is_slow(desc)) goto fail;
+    if (make_desc(p, &desc) != dnnl_success || ts_dnnl_is_slow(desc)) goto fail;
     rc = fetch_parameters(p, store, dnnl_primitive_desc_query_md(desc, dnnl_query_weights_md, 0), e);
     if (rc) goto fail;
     rc = TS_EDEVICE;

@@ -3,7 +3,11 @@
 #define TS_KERNELS_CPU_ONEDNN_H
 
 #include <dnnl.h>
+#include <stdbool.h>
 #include "base/error.h"
+
+/* True when oneDNN has no more than its scalar reference for it. */
+bool ts_dnnl_is_slow(dnnl_primitive_desc_t desc);
 
 /* The process's engine, made by the first op; NULL when oneDNN has none. Any thread. */
 dnnl_engine_t ts_dnnl_engine(void);

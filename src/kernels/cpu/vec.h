@@ -35,9 +35,9 @@ typedef struct ts_attend {
 
 enum { TS_WINOGRAD_IN = 6, TS_WINOGRAD_OUT = 4, TS_WINOGRAD_PLANES = TS_WINOGRAD_IN * TS_WINOGRAD_IN };
 
-/* Where a tile of F(4x4, 3x3) lies in its image: x is its input's first pixel, in rows that lie `row`
- * elements apart, of which the first `rows` and the columns [left, right) are there. For the outputs y, r
- * (NULL: none) is what is added. */
+/* Where a tile of F(4x4, 3x3) lies in its image: x is its input's first pixel that is there, in rows that
+ * lie `row` elements apart, of which the first `rows` and the columns [left, right) are there. For the outputs
+ * y, r (NULL: none) is what is added. */
 typedef struct ts_tile {
     const float *x, *r;
     float *y;

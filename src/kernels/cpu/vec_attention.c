@@ -207,10 +207,10 @@ TS_INLINE void store_weights(float *scores, int j, int c, vf even, vf odd, bool 
 TS_INLINE vf soften(float *scores, int n, int c, vf top, float *state, bool pairs) {
     float *running = state + c * LANES, *total = state + BLOCK + c * LANES;
     vf before = load(running), now = larger(top, before), sum = {0};
-    vf factor = exp2_negative(before - now, false);
+    vf factor = exp2_vf(before - now, false);
     for (int j = 0; j < n; j += 2) {
-        vf even = exp2_negative(load(scores + j * BLOCK + c * LANES) - now, pairs);
-        vf odd = exp2_negative(load(scores + (j + 1) * BLOCK + c * LANES) - now, pairs);
+        vf even = exp2_vf(load(scores + j * BLOCK + c * LANES) - now, pairs);
+        vf odd = exp2_vf(load(scores + (j + 1) * BLOCK + c * LANES) - now, pairs);
         sum += even + odd;
         store_weights(scores, j, c, even, odd, pairs);
     }

@@ -182,8 +182,8 @@ TS_INLINE vf nearest(vf x) { /* |x| < 2^22 */
 #endif
 }
 
-/* 2^x for x <= 0. Minimax polynomials for the relative error on [-1/2, 1/2]: 2e-9, or 1e-4 where rough. */
-TS_INLINE vf exp2_negative(vf x, bool rough) {
+/* 2^x for x < 127; zero from -200 on. Minimax polynomials for the relative error on [-1/2, 1/2]: 2e-9, or 1e-4 where rough. */
+TS_INLINE vf exp2_vf(vf x, bool rough) {
     x = larger(splat(-200.0f), x);
     vf n = nearest(x), r = x - n, p;
     if (rough) {

@@ -213,7 +213,7 @@ TS_INLINE void follow(block *b, const vf top[2]) {
     for (int c = 0; c < 2; c++) {
         running[c] = load(b->running + c * LANES);
         now[c] = where_less(running[c] + (float)HEADROOM, top[c], top[c], running[c]);
-        factor[c] = exp2_negative(running[c] - now[c], false);
+        factor[c] = exp2_vf(running[c] - now[c], false);
         store(b->running + c * LANES, now[c]);
         store(b->total + c * LANES, load(b->total + c * LANES) * factor[c]);
     }
@@ -244,8 +244,8 @@ TS_INLINE void soften_strip(block *b, const float *scores) {
         for (int j = 0; j < STRIP; j += 2) {
             vf even = load(scores + j * QUERIES + c * LANES),
                odd = load(scores + (j + 1) * QUERIES + c * LANES);
-            even = exp2_negative(even * b->scale - now, true);
-            odd = exp2_negative(odd * b->scale - now, true);
+            even = exp2_vf(even * b->scale - now, true);
+            odd = exp2_vf(odd * b->scale - now, true);
             sum[0] += even;
             sum[1] += odd;
             store(weights + j / 2 * QUERIES + c * LANES, pair_up(even, odd));

@@ -41,7 +41,7 @@ void TS_ISA_NAME(ts_winograd_spread)(const ts_tile *t, int c, float *v, size_t p
             vf d[IN];
             for (int y = 0; y < IN; y++)
                 d[y] = y < t->rows && x >= t->left && x < t->right
-                           ? load((const float *)t->x + (size_t)y * t->row + (size_t)x * t->ld + i)
+                           ? load(t->x + (size_t)y * t->row + (size_t)(x - t->left) * t->ld + i)
                            : (vf){0};
             spread(d, rows[x]);
         }

@@ -5,9 +5,8 @@
  * 4x4 outputs, with bias and residual. What the error grows to is 1.2e-6 (relative L2) where the direct sum's
  * is 2e-7; bf16 has no such room.
  *
- * The choice depends on what patches do not change, the width and the channels, and a patch's rows are a
- * multiple of four where the width is at least WIDTH in pictures up to 1,024 pixels wide: so each pixel is
- * computed in the same tile, however the picture is split. */
+ * The choice depends on what patches do not change, the width and the channels. Where a patch begins and ends at a
+ * multiple of four rows, each pixel is computed in the same tile as on one device, bit for bit; else within the error. */
 #include "kernels/cpu/cpu.h"
 
 #include <math.h>
@@ -101,8 +100,8 @@ static ts_code make_weights(void *memory, void *arg, ts_error *e) {
     const ts_param *p = j->param;
     size_t n = ts_param_count(p);
     float *kernels = ts_array0(float, n), *planes = ts_array0(float, n / 9 * PLANES);
-    ts_code rc =
-        kernels && planes ? ts_param_load(p, kernels, e) : ts_fail(e, TS_ENOMEM, "the weight %s", p->name);
+    ts_code rc = kernels && planes ? ts_param_load(p, kernels, e)
+                                   : ts_fail(e, TS_ENOMEM, "the weight %s", p->name ? p->name : "");
     if (!rc) {
         dnnl_memory_desc_t md;
         j->kernels = kernels;
@@ -114,7 +113,7 @@ static ts_code make_weights(void *memory, void *arg, ts_error *e) {
             memset(memory, 0, dnnl_memory_desc_get_size(j->to));
         if (st == dnnl_success) st = ts_dnnl_reorder(&md, planes, j->to, memory);
         if (st != dnnl_success)
-            rc = ts_fail(e, TS_EDEVICE, "oneDNN could not reorder %s (%d)", p->name, (int)st);
+            rc = ts_fail(e, TS_EDEVICE, "oneDNN could not reorder %s (%d)", p->name ? p->name : "", (int)st);
     }
     free(planes);
     free(kernels);
@@ -155,7 +154,8 @@ static void spread_part(void *arg, int part, size_t begin, size_t end) {
         t.rows += 2; /* the input has a row more above and below, and none beside */
         t.left = x == 0;
         t.right += 1;
-        t.x = (const float *)j->args->in[0] + image * v->pitch + (size_t)y * t.row + (size_t)x * t.ld - t.ld;
+        t.x = (const float *)j->args->in[0] + image * v->pitch + (size_t)y * t.row +
+              (size_t)(x - 1 + t.left) * t.ld;
         w->base.vec->winograd_spread(&t, v->c, j->in + i * (size_t)v->c, plane);
     }
 }
@@ -296,7 +296,8 @@ ts_code ts_cpu_prepare_winograd(const ts_cpu_device *device, ts_store *store, co
     plan(w);
     /* A primitive is made for the number of threads that this thread would use. */
     int before = ts_parallel_set(device->base.threads);
-    ts_code rc = make_desc(w, &desc) == dnnl_success ? prepare(w, store, desc, e) : TS_EUNSUPPORTED;
+    bool fast = make_desc(w, &desc) == dnnl_success && !ts_dnnl_is_slow(desc);
+    ts_code rc = fast ? prepare(w, store, desc, e) : TS_EUNSUPPORTED;
     ts_parallel_set(before);
     if (desc) dnnl_primitive_desc_destroy(desc);
     if (rc)
