@@ -194,7 +194,7 @@ static void round_to(ts_dtype dtype, float *y, size_t n) {
 static ts_code make_fused(const void *source, float *ret, ts_error *e) {
     const fused *f = source;
     const size_t all = ts_param_count(f->base), rows = (size_t)f->base->shape[0];
-    ts_code rc = ts_param_load(f->base, ret, e);
+    ts_code rc = ts_param_load(f->base, TS_F32, ret, e);
     for (size_t i = 0; i < f->count && !rc; i++) rc = add_term(&f->terms[i], rows, all / rows, ret, e);
     if (!rc) round_to(f->base->dtype, ret, all);
     return rc;

@@ -162,7 +162,7 @@ static ts_code project(const ts_text_model *t, const float *hidden, float *poole
         return ts_fail(e, TS_EFORMAT, "%s: text_projection.weight is missing or not %d x %d",
                        ts_weights_path(t->weights), n, c);
     float *matrix = ts_array0(float, ts_param_count(w));
-    ts_code rc = matrix ? ts_param_load(w, matrix, e) : ts_fail(e, TS_ENOMEM, "projecting the text");
+    ts_code rc = matrix ? ts_param_load(w, TS_F32, matrix, e) : ts_fail(e, TS_ENOMEM, "projecting the text");
     for (int i = 0; i < n && !rc; i++) {
         const float *row = matrix + (size_t)i * (size_t)c;
         double sum = 0;

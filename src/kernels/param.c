@@ -1,5 +1,6 @@
 #include "kernels/param.h"
 
+#include <stdlib.h>
 #include "base/alloc.h"
 #include "base/convert.h"
 
@@ -31,14 +32,25 @@ size_t ts_param_count(const ts_param *p) {
     return n;
 }
 
-ts_code ts_param_load(const ts_param *p, float *ret, ts_error *e) {
+static ts_code load_made(const ts_param *p, ts_dtype wanted, void *ret, ts_error *e) {
+    if (wanted == TS_F32) return p->make(p->source, ret, e);
     const size_t n = ts_param_count(p);
+    float *made = ts_alloc_aligned(n * sizeof *made);
+    ts_code rc = made ? p->make(p->source, made, e)
+                      : ts_fail(e, TS_ENOMEM, "the parameter %s", p->name ? p->name : "");
+    if (!rc) ts_convert(TS_F32, made, wanted, ret, n);
+    free(made);
+    return rc;
+}
+
+ts_code ts_param_load(const ts_param *p, ts_dtype wanted, void *ret, ts_error *e) {
     if (p->parts[0]) {
-        ts_code rc = ts_param_load(p->parts[0], ret, e);
-        return rc ? rc : ts_param_load(p->parts[1], ret + ts_param_count(p->parts[0]), e);
+        const size_t first = ts_param_count(p->parts[0]) * ts_dtype_size(wanted);
+        ts_code rc = ts_param_load(p->parts[0], wanted, ret, e);
+        return rc ? rc : ts_param_load(p->parts[1], wanted, (char *)ret + first, e);
     }
-    if (p->make) return p->make(p->source, ret, e);
-    ts_convert(p->dtype, p->data, TS_F32, ret, n);
+    if (p->make) return load_made(p, wanted, ret, e);
+    ts_convert(p->dtype, p->data, wanted, ret, ts_param_count(p));
     return TS_OK;
 }
 
@@ -50,7 +62,7 @@ static ts_code make_f32(void *memory, void *arg, ts_error *e) {
     const ts_param *p = arg;
     size_t n = ts_param_count(p);
     memset((float *)memory + n, 0, (padded(p) - n) * sizeof(float));
-    return ts_param_load(p, memory, e);
+    return ts_param_load(p, TS_F32, memory, e);
 }
 
 ts_code ts_param_f32(ts_store *store, const ts_param *p, const float **ret, ts_error *e) {

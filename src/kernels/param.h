@@ -10,8 +10,8 @@ ts_code ts_param_check(const ts_param *p, ts_error *e);
 
 size_t ts_param_count(const ts_param *p); /* elements */
 
-/* All elements as float32, row-major. The errors of p's make. */
-ts_code ts_param_load(const ts_param *p, float *ret, ts_error *e);
+/* All elements, row-major, in the type that is wanted. The errors of p's make, TS_ENOMEM. */
+ts_code ts_param_load(const ts_param *p, ts_dtype wanted, void *ret, ts_error *e);
 
 /* The whole parameter as float32 from the store, zeros behind it up to a multiple of 16. NULL p gives NULL.
  */

@@ -48,7 +48,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             if (p->shape[k] != q->shape[k]) fuzz_fail("a parameter of another shape");
         if (q == p) continue;
         float *made = ts_array0(float, ts_param_count(q));
-        if (made && ts_param_load(q, made, &e)) fuzz_fail(e.message);
+        if (made && ts_param_load(q, TS_F32, made, &e)) fuzz_fail(e.message);
         free(made);
     }
     ts_weights_free(over);

@@ -163,9 +163,9 @@ dnnl_status_t ts_dnnl_reorder(const dnnl_memory_desc_t *md, const void *data,
     return st;
 }
 
-/* The parameter as oneDNN can read it, of *ret_type: as it lies in the file, else a copy in float32, which is
- * *ret_copy too. */
-static ts_code plain_weights(const ts_param *p, const void **ret, float **ret_copy,
+/* The parameter as oneDNN can read it: as it lies in the file, else a copy of the type that is wanted.
+ * *ret_copy is that, or NULL. */
+static ts_code plain_weights(const ts_param *p, ts_dtype wanted, const void **ret, void **ret_copy,
                              dnnl_data_type_t *ret_type, ts_error *e) {
     /* oneDNN 2.6 has no f16 on CPUs. */
     if (p->data && p->dtype != TS_F16 && (uintptr_t)p->data % ts_dtype_size(p->dtype) == 0) {
@@ -174,15 +174,15 @@ static ts_code plain_weights(const ts_param *p, const void **ret, float **ret_co
         *ret_type = type_of(p->dtype);
         return TS_OK;
     }
-    float *copy = ts_alloc_aligned(ts_param_count(p) * sizeof *copy);
-    ts_code rc =
-        copy ? ts_param_load(p, copy, e) : ts_fail(e, TS_ENOMEM, "the weight %s", p->name ? p->name : "");
+    void *copy = ts_alloc_aligned(ts_param_count(p) * ts_dtype_size(wanted));
+    ts_code rc = copy ? ts_param_load(p, wanted, copy, e)
+                      : ts_fail(e, TS_ENOMEM, "the weight %s", p->name ? p->name : "");
     if (rc) {
         free(copy);
         return rc;
     }
     *ret = *ret_copy = copy;
-    *ret_type = dnnl_f32;
+    *ret_type = type_of(wanted);
     return TS_OK;
 }
 
@@ -193,9 +193,10 @@ static ts_code make_weights(void *memory, void *arg, ts_error *e) {
     const size_t n = ts_param_count(p), size = dnnl_memory_desc_get_size(job->to);
     dnnl_memory_desc_t md;
     const void *source = NULL;
-    float *copy = NULL;
+    void *copy = NULL;
     dnnl_data_type_t type = dnnl_f32;
-    ts_code rc = plain_weights(p, &source, &copy, &type, e);
+    const ts_dtype wanted = job->to->data_type == dnnl_bf16 ? TS_BF16 : TS_F32;
+    ts_code rc = plain_weights(p, wanted, &source, &copy, &type, e);
     if (rc) return rc;
     /* Padding that the layout adds must be zero, and reorder fills it; what it leaves out stays zero. */
     if (size != n * dnnl_data_type_size(job->to->data_type)) memset(memory, 0, size);

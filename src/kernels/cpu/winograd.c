@@ -100,7 +100,7 @@ static ts_code make_weights(void *memory, void *arg, ts_error *e) {
     const ts_param *p = j->param;
     size_t n = ts_param_count(p);
     float *kernels = ts_array0(float, n), *planes = ts_array0(float, n / 9 * PLANES);
-    ts_code rc = kernels && planes ? ts_param_load(p, kernels, e)
+    ts_code rc = kernels && planes ? ts_param_load(p, TS_F32, kernels, e)
                                    : ts_fail(e, TS_ENOMEM, "the weight %s", p->name ? p->name : "");
     if (!rc) {
         dnnl_memory_desc_t md;

@@ -23,7 +23,7 @@ static ts_code pack(void *memory, void *arg, ts_error *e) {
     int taps = p->rank == 4 ? (int)(p->shape[2] * p->shape[3]) : 1;
     size_t row = (size_t)cin * (size_t)taps;
     float *to = memory, *plain = ts_array0(float, ts_param_count(p)), *from = plain;
-    ts_code rc = plain ? ts_param_load(p, plain, e) : ts_fail(e, TS_ENOMEM, "a weight");
+    ts_code rc = plain ? ts_param_load(p, TS_F32, plain, e) : ts_fail(e, TS_ENOMEM, "a weight");
     if (rc) {
         free(plain);
         return rc;
