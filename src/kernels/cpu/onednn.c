@@ -195,7 +195,8 @@ static ts_code make_weights(void *memory, void *arg, ts_error *e) {
     const void *source = NULL;
     void *copy = NULL;
     dnnl_data_type_t type = dnnl_f32;
-    const ts_dtype wanted = job->to->data_type == dnnl_bf16 ? TS_BF16 : TS_F32;
+    /* What is made is float32 anyway. */
+    const ts_dtype wanted = job->to->data_type == dnnl_bf16 && !p->make ? TS_BF16 : TS_F32;
     ts_code rc = plain_weights(p, wanted, &source, &copy, &type, e);
     if (rc) return rc;
     /* Padding that the layout adds must be zero, and reorder fills it; what it leaves out stays zero. */
