@@ -4,8 +4,8 @@
  * channels). Sums: values (rows of a channel, 32 keys long) by weights (pairs of keys). So a vector holds a
  * number for each of 16 queries here too, and the weights become an operand where they are made.
  *
- * A tile product takes no longer than the softmax of a fifth of its scores, so the vector units are what is
- * short. Over a block of QUERIES queries go strips of STRIP keys: the next strip's products are begun before
+ * A product of two tiles takes 16 cycles, the softmax of a tile of scores more than 100: the vector units are
+ * what is short. Over a block of QUERIES queries go strips of STRIP keys: the next strip's products are begun before
  * a strip is softened, for the processor to do both at once. The maximum that a query's weights are relative
  * to moves only when a score would weigh more than 2^HEADROOM (the rule of FlashAttention-4): most strips
  * leave the sums alone. Weights of up to GATHER keys are multiplied by their values together, for the sums
