@@ -67,6 +67,9 @@ static const ts_option options[] = {
      AT(devices, groups)},
     {"devices", "dtype", TS_OPTION_CHOICE, 0, 0, "auto", "auto|f32|bf16",
      "type of the computation; auto: bf16 where the device is faster with it", AT(devices, dtype)},
+    {"devices", "program_memory", TS_OPTION_INT, 0, 1048576, "4096", NULL,
+     "MiB that each group keeps beside the weights for the sizes that it made before the last one",
+     AT(devices, program_memory)},
 
     {"scheduler", "max_queue", TS_OPTION_INT, 1, 100000, "64", NULL,
      "pictures that may wait; beyond it the answer is 429", AT(scheduler, max_queue)},

@@ -39,6 +39,7 @@ typedef struct ts_config {
     } models;
     struct {
         char *devices, *groups, *dtype;
+        int64_t program_memory; /* MiB */
     } devices;
     struct {
         int64_t max_queue, max_batch, max_wait_ms;

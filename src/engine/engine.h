@@ -100,6 +100,10 @@ ts_code ts_group_open(const ts_device_spec *devices, int count, ts_group **ret, 
 void ts_group_close(ts_group *group); /* no job may be running; NULL is fine */
 int ts_group_size(const ts_group *group);
 
+/* How many bytes the programs of past shapes may go on holding, for the next picture of such a shape; 4 GiB where nobody
+ * says. Those of the shape that ran last always stay. Before any job. */
+void ts_group_set_program_bytes(ts_group *group, size_t bytes);
+
 /* True when the group prefers bf16 over float32 (what `dtype: auto` means). */
 bool ts_group_prefers_bf16(const ts_group *group);
 

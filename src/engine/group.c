@@ -6,6 +6,8 @@
 #include "base/alloc.h"
 #include "engine/text.h"
 
+#define PLAN_BYTES ((size_t)4 << 30)
+
 static void *rank_main(void *arg) {
     ts_rank *r = arg;
     ts_group *g = r->group;
@@ -45,6 +47,7 @@ ts_code ts_group_open(const ts_device_spec *devices, int count, ts_group **ret, 
                              count);
     ts_group *g = ts_new0(ts_group);
     if (!g) return ts_fail(e, TS_ENOMEM, "opening a group");
+    g->plan_bytes = PLAN_BYTES;
     pthread_mutex_init(&g->lock, NULL);
     pthread_mutex_init(&g->kept, NULL);
     pthread_cond_init(&g->work, NULL);
@@ -89,6 +92,10 @@ void ts_group_close(ts_group *g) {
 void ts_group_forget(ts_group *g, const ts_model *variant) {
     ts_plans_free(g, variant);
     ts_texts_free(g, variant);
+}
+
+void ts_group_set_program_bytes(ts_group *g, size_t bytes) {
+    g->plan_bytes = bytes;
 }
 
 int ts_group_size(const ts_group *g) {

@@ -82,6 +82,7 @@ struct ts_group {
     /* Changed by the thread of the running job alone, but for what ts_group_forget takes out. */
     pthread_mutex_t kept;
     ts_plan *plans;
+    size_t plan_bytes; /* what they may take together; those in use always stay */
     ts_text_program *texts;
 };
 

@@ -4,9 +4,6 @@
 #include "base/alloc.h"
 #include "engine/group.h"
 
-/* What the kept plans of a group may take together; the one in use always stays. */
-#define PLAN_BUDGET ((size_t)8 << 30)
-
 static void plan_free(ts_plan *p) {
     for (int i = 0; i < p->ranks; i++) {
         ts_program_free(p->program[i]);
@@ -170,7 +167,7 @@ static ts_plan *trim(ts_group *g) {
     for (ts_plan *p = g->plans; p; keep = p, p = p->next) {
         bytes += p->bytes;
         /* A job uses two plans at once: its U-Net's and its decoder's, or those of two legs. */
-        if (bytes <= PLAN_BUDGET || p == g->plans || p == g->plans->next) continue;
+        if (bytes <= g->plan_bytes || p == g->plans || p == g->plans->next) continue;
         keep->next = NULL;
         return p;
     }

@@ -50,6 +50,7 @@ static ts_code open_groups(ts_server *s, ts_error *e) {
         ts_code rc = ts_group_open(devices, size, &s->groups[g], e);
         if (rc) return ts_error_context(e, rc, "group %d", g);
         s->group_count++;
+        ts_group_set_program_bytes(s->groups[g], (size_t)s->config->devices.program_memory << 20);
         ts_log(TS_LOG_INFO, "group %d: %d %s device%s of %d thread%s", g, size, devices->backend->name,
                size == 1 ? "" : "s", devices->threads, devices->threads == 1 ? "" : "s");
         devices += size;

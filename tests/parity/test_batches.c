@@ -2,6 +2,8 @@
  * way. */
 #include "pictures.h"
 
+#include "engine/group.h"
+
 enum { COUNT = 3, STEPS = 9 };
 
 typedef struct batch_case {
@@ -183,6 +185,32 @@ static double flops_of(studio s, const ts_shape *shape, const ts_picture *reques
 
 /* In a batch with a picture that is guided throughout, the unconditional images are there all the time: that
  * is the picture that one has which computes them only where they count. */
+static int plans_of(const ts_group *g) {
+    int n = 0;
+    for (const ts_plan *p = g->plans; p; p = p->next) n++;
+    return n;
+}
+
+/* A shape has two: the U-Net's and the decoder's. The fourth picture is the first one again. */
+static void programs_of_past_shapes_stay_within_their_bytes(void **state) {
+    const batch_case *k = *state;
+    for (int none = 0; none < 2; none++) {
+        studio s = studio_open("pipeline_sd1", &ts_backend_cpu, k->ranks);
+        if (none) ts_group_set_program_bytes(s.group, 0);
+        shot shots[4];
+        for (int i = 0; i < 4; i++) {
+            ts_shape shape = shape_of(k);
+            shape.height += 32 * (i % 3);
+            const ts_picture request = {.params = {.prompt = "a lake", .negative = "", .guidance_scale = 5}};
+            shots[i] = studio_shoot(s, &shape, &request);
+            assert_int_equal(plans_of(s.group), none ? 2 : i < 3 ? 2 * (i + 1) : 6);
+        }
+        assert_close("the first shape again", shots[0].latents, shots[3].latents, 1e-7);
+        for (int i = 0; i < 4; i++) shot_free(shots[i]);
+        studio_close(s);
+    }
+}
+
 static void unconditional_images_run_only_where_they_count(void **state) {
     const interval_case *c = *state;
     studio s = studio_open("pipeline_sd1", &ts_backend_cpu, c->k.ranks);
@@ -330,6 +358,8 @@ int main(int argc, char **argv) {
         test_add(&tests, when_all_have_left_the_job_is_over, &k, sizeof k,
                  "%s, %s: when all have left the job is over", k.how, k.sampler);
     }
+    test_add(&tests, programs_of_past_shapes_stay_within_their_bytes, &cases[0], sizeof cases[0],
+             "programs of past shapes stay within their bytes");
     add_intervals(&tests);
     return test_run(&tests, "batches");
 }
