@@ -28,19 +28,4 @@ static inline uint16_t ts_f32_to_bf16(float f) {
     return (uint16_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
 }
 
-static inline float ts_f16_to_f32(uint16_t h) {
-    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = (h >> 10) & 31u, mantissa = h & 0x3ffu, u;
-    float f;
-    if (exponent == 31) u = sign | 0x7f800000u | mantissa << 13;
-    else if (exponent) u = sign | (exponent + 112u) << 23 | mantissa << 13;
-    else {
-        /* Subnormal: the mantissa counts units of 2^-24. */
-        f = (float)mantissa * 0x1p-24f;
-        memcpy(&u, &f, sizeof u);
-        u |= sign;
-    }
-    memcpy(&f, &u, sizeof f);
-    return f;
-}
-
 #endif

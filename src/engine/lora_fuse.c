@@ -174,11 +174,10 @@ static float *widen(const ts_file_tensor *t, double factor) {
 /* y[rows][n] += factor * up * down. */
 static ts_code add_term(const term *t, size_t rows, size_t n, float *y, ts_error *e) {
     float *up = widen(&t->up, t->factor), *down = widen(&t->down, 1);
-    ts_code rc = up && down ? TS_OK : ts_fail(e, TS_ENOMEM, "fusing a LoRA");
-    if (!rc) ts_gemm_add(y, rows, n, up, (size_t)t->down.shape[0], down);
+    ts_code rc = up && down ? ts_gemm_add(y, rows, n, up, (size_t)t->down.shape[0], down) : TS_ENOMEM;
     free(up);
     free(down);
-    return rc;
+    return rc ? ts_fail(e, rc, "fusing a LoRA") : TS_OK;
 }
 
 static void round_to(ts_dtype dtype, float *y, size_t n) {

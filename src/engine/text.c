@@ -154,23 +154,23 @@ static int end_position(const ts_text_model *t, const int32_t *ids) {
     return at;
 }
 
-/* pooled = text_projection * hidden; no bias. Once a prompt, on the host. */
-static ts_code project(const ts_text_model *t, const float *hidden, float *pooled, ts_error *e) {
-    const int n = t->config.projection, c = t->config.hidden;
+/* pooled = text_projection * hidden; no bias. Once a prompt, on the host, from the store's copy. */
+static ts_code project(const encoding *c, const ts_backend *backend, const float *hidden) {
+    const ts_text_model *t = &c->model->text[c->encoder];
+    const int n = t->config.projection, width = t->config.hidden;
     const ts_param *w = ts_weights_find(t->weights, "text_projection.weight");
-    if (!w || w->rank != 2 || w->shape[0] != n || w->shape[1] != c)
-        return ts_fail(e, TS_EFORMAT, "%s: text_projection.weight is missing or not %d x %d",
-                       ts_weights_path(t->weights), n, c);
-    float *matrix = ts_array0(float, ts_param_count(w));
-    ts_code rc = matrix ? ts_param_load(w, TS_F32, matrix, e) : ts_fail(e, TS_ENOMEM, "projecting the text");
-    for (int i = 0; i < n && !rc; i++) {
-        const float *row = matrix + (size_t)i * (size_t)c;
+    if (!w || w->rank != 2 || w->shape[0] != n || w->shape[1] != width)
+        return ts_fail(c->error, TS_EFORMAT, "%s: text_projection.weight is missing or not %d x %d",
+                       ts_weights_path(t->weights), n, width);
+    const float *row;
+    ts_code rc = ts_param_f32(ts_model_store(c->model, backend), w, &row, c->error);
+    if (rc) return rc;
+    for (int i = 0; i < n; i++, row += width) {
         double sum = 0;
-        for (int k = 0; k < c; k++) sum += (double)row[k] * (double)hidden[k];
-        pooled[i] = (float)sum;
+        for (int k = 0; k < width; k++) sum += (double)row[k] * (double)hidden[k];
+        c->pooled[i] = (float)sum;
     }
-    free(matrix);
-    return rc;
+    return TS_OK;
 }
 
 /* The encoder's columns of a chunk, as they were written for the one before. */
@@ -246,7 +246,7 @@ static void encode(void *arg, ts_rank *rank) {
     size_t at = (size_t)end_position(t, c->ids) * (size_t)width * ts_dtype_size(c->dtype);
     ts_convert(c->dtype, (const char *)ts_program_tensor(p, "last", NULL) + at, TS_F32, hidden,
                (size_t)width);
-    rc = project(t, hidden, c->pooled, c->error);
+    rc = project(c, rank->device->backend, hidden);
 done:
     free(hidden);
     c->code = rc;

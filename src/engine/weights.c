@@ -56,19 +56,25 @@ void ts_weights_adopt_base(ts_weights *w) {
     w->owns_base = true;
 }
 
+/* p's name is copied. */
+static ts_code add_param(ts_weights *w, const ts_param *p, ts_error *e) {
+    char *name = ts_strdup(p->name);
+    if (!name || !ts_grow(&w->params, &w->capacity, w->count + 1, sizeof *w->params)) {
+        free(name);
+        return ts_fail(e, TS_ENOMEM, "weights of %s", w->path);
+    }
+    w->params[w->count] = *p;
+    w->params[w->count++].name = name;
+    return TS_OK;
+}
+
 ts_code ts_weights_add(ts_weights *w, const char *name, const ts_file_tensor *t, ts_error *e) {
     w->elements += ts_file_tensor_elements(t);
     if (t->rank > 4) return TS_OK;
-    char *copy = ts_strdup(name);
-    if (!copy || !ts_grow(&w->params, &w->capacity, w->count + 1, sizeof *w->params)) {
-        free(copy);
-        return ts_fail(e, TS_ENOMEM, "weights of %s", w->path);
-    }
-    ts_param *p = &w->params[w->count++];
-    *p = (ts_param){.name = copy, .rank = t->rank, .dtype = t->dtype, .data = t->data};
-    for (int k = 0; k < t->rank; k++) p->shape[k] = t->shape[k];
-    if (p->rank == 4 && p->shape[2] == 1 && p->shape[3] == 1) p->rank = 2;
-    return TS_OK;
+    ts_param p = {.name = name, .rank = t->rank, .dtype = t->dtype, .data = t->data};
+    for (int k = 0; k < t->rank; k++) p.shape[k] = t->shape[k];
+    if (p.rank == 4 && p.shape[2] == 1 && p.shape[3] == 1) p.rank = 2;
+    return add_param(w, &p, e);
 }
 
 ts_code ts_weights_add_made(ts_weights *w, const ts_param *like,
@@ -76,16 +82,12 @@ ts_code ts_weights_add_made(ts_weights *w, const ts_param *like,
                             size_t bytes, ts_error *e) {
     ts_code rc = ts_weights_keep(w, source, e);
     if (rc) return rc;
-    char *copy = ts_strdup(like->name);
-    if (!copy || !ts_grow(&w->params, &w->capacity, w->count + 1, sizeof *w->params)) {
-        free(copy);
-        return ts_fail(e, TS_ENOMEM, "weights of %s", w->path);
-    }
-    ts_param *p = &w->params[w->count++];
-    *p = (ts_param){.name = copy, .rank = like->rank, .dtype = like->dtype, .make = make, .source = source};
-    memcpy(p->shape, like->shape, sizeof p->shape);
+    ts_param p = *like;
+    p.data = NULL;
+    p.make = make;
+    p.source = source;
     w->source_bytes += bytes;
-    return TS_OK;
+    return add_param(w, &p, e);
 }
 
 ts_code ts_weights_keep(ts_weights *w, void *bytes, ts_error *e) {

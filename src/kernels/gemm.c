@@ -2,20 +2,18 @@
 
 #ifdef TS_HAVE_ONEDNN
 #include <dnnl.h>
-#include "base/error.h"
 
-void ts_gemm_add(float *y, size_t m, size_t n, const float *a, size_t k, const float *b) {
+ts_code ts_gemm_add(float *y, size_t m, size_t n, const float *a, size_t k, const float *b) {
     dnnl_dim_t rows = (dnnl_dim_t)m, columns = (dnnl_dim_t)n, depth = (dnnl_dim_t)k;
-    /* It fails for sizes below zero and the like only. */
-    ts_assert(dnnl_sgemm('N', 'N', rows, columns, depth, 1, a, depth, b, columns, 1, y, columns) ==
-              dnnl_success);
+    dnnl_status_t st = dnnl_sgemm('N', 'N', rows, columns, depth, 1, a, depth, b, columns, 1, y, columns);
+    return st == dnnl_success ? TS_OK : TS_ENOMEM; /* its arguments are right */
 }
 #else
 
 /* Columns at a time: what is summed stays in the first-level cache. */
 enum { COLUMNS = 256 };
 
-void ts_gemm_add(float *y, size_t m, size_t n, const float *a, size_t k, const float *b) {
+ts_code ts_gemm_add(float *y, size_t m, size_t n, const float *a, size_t k, const float *b) {
     for (size_t at = 0; at < n; at += COLUMNS) {
         const size_t some = n - at < COLUMNS ? n - at : COLUMNS;
         for (size_t j = 0; j < k; j++)
@@ -25,5 +23,6 @@ void ts_gemm_add(float *y, size_t m, size_t n, const float *a, size_t k, const f
                 for (size_t c = 0; c < some; c++) to[c] += factor * from[c];
             }
     }
+    return TS_OK;
 }
 #endif

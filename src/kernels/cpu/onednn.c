@@ -39,9 +39,6 @@ dnnl_engine_t ts_dnnl_engine(void) {
 static dnnl_data_type_t type_of(ts_dtype t) {
     return t == TS_F32 ? dnnl_f32 : dnnl_bf16;
 }
-static size_t align_up(size_t n) {
-    return (n + TS_ALIGN - 1) & ~(size_t)(TS_ALIGN - 1);
-}
 
 /* A dense view with the strides of NHWC, or a matrix of tokens. */
 static dnnl_status_t describe(const ts_view *v, bool matrix, dnnl_memory_desc_t *ret) {
@@ -320,10 +317,10 @@ static ts_code prepare(const ts_cpu_device *device, ts_store *store, const ts_op
         goto fail;
     }
     const dnnl_memory_desc_t *work = dnnl_primitive_desc_query_md(desc, dnnl_query_scratchpad_md, 0);
-    p->work_bytes = work ? align_up(dnnl_memory_desc_get_size(work)) : 0;
-    if (p->copy_in) p->x_bytes = align_up(p->x.pitch * ts_dtype_size(p->x.dtype));
+    p->work_bytes = work ? ts_align_up(dnnl_memory_desc_get_size(work)) : 0;
+    if (p->copy_in) p->x_bytes = ts_align_up(p->x.pitch * ts_dtype_size(p->x.dtype));
     p->base.base.scratch = p->work_bytes + p->x_bytes;
-    if (p->copy_out) p->base.base.scratch += align_up(p->y.pitch * ts_dtype_size(p->y.dtype));
+    if (p->copy_out) p->base.base.scratch += ts_align_up(p->y.pitch * ts_dtype_size(p->y.dtype));
     dnnl_primitive_desc_destroy(desc);
     *ret = &p->base.base;
     return TS_OK;

@@ -4,7 +4,13 @@
 
 #include <dnnl.h>
 #include <stdbool.h>
+#include "base/alloc.h"
 #include "base/error.h"
+
+/* The next place for tensors in a scratch. */
+static inline size_t ts_align_up(size_t n) {
+    return (n + TS_ALIGN - 1) & ~(size_t)(TS_ALIGN - 1);
+}
 
 /* True when oneDNN has no more than its scalar reference for it. */
 bool ts_dnnl_is_slow(dnnl_primitive_desc_t desc);

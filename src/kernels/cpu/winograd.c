@@ -5,8 +5,9 @@
  * 4x4 outputs, with bias and residual. What the error grows to is 1.2e-6 (relative L2) where the direct sum's
  * is 2e-7; bf16 has no such room.
  *
- * The choice depends on what patches do not change, the width and the channels. Where a patch begins and ends at a
- * multiple of four rows, each pixel is computed in the same tile as on one device, bit for bit; else within the error. */
+ * The choice depends on what patches do not change, the width and the channels. Where a patch begins and ends
+ * at a multiple of four rows, each pixel is computed in the same tile as on one device, bit for bit; else
+ * within the error. */
 #include "kernels/cpu/cpu.h"
 
 #include <math.h>
@@ -37,10 +38,6 @@ typedef struct winograd {
     size_t planes_bytes, work_bytes;
     const void *weight_data;
 } winograd;
-
-static size_t align_up(size_t n) {
-    return (n + TS_ALIGN - 1) & ~(size_t)(TS_ALIGN - 1);
-}
 
 static bool suits(const ts_op *op) {
     return op->kind == TS_OP_CONV2D && op->conv.kernel == 3 && op->conv.stride == 1 &&
@@ -99,7 +96,8 @@ static ts_code make_weights(void *memory, void *arg, ts_error *e) {
     weight_job *j = arg;
     const ts_param *p = j->param;
     size_t n = ts_param_count(p);
-    float *kernels = ts_array0(float, n), *planes = ts_array0(float, n / 9 * PLANES);
+    float *kernels = ts_alloc_aligned(n * sizeof *kernels),
+          *planes = ts_alloc_aligned(n / 9 * PLANES * sizeof *planes);
     ts_code rc = kernels && planes ? ts_param_load(p, TS_F32, kernels, e)
                                    : ts_fail(e, TS_ENOMEM, "the weight %s", p->name ? p->name : "");
     if (!rc) {
@@ -129,56 +127,48 @@ typedef struct run_job {
     size_t first;    /* its first tile */
 } run_job;
 
-/* Tile number `tile` of all images, with what of it is there. */
-static ts_tile tile_at(const winograd *w, size_t tile, size_t *ret_image, int *ret_y, int *ret_x) {
+/* Tile number `tile` of all images where it lies in a view of the output's size; *ret_at: its first element.
+ */
+static ts_tile tile_at(const winograd *w, const ts_view *v, size_t tile, size_t *ret_at) {
     const ts_op *op = &w->base.op;
-    size_t each = (size_t)w->across * (size_t)w->down, in_image = tile % each;
-    *ret_image = tile / each;
-    *ret_y = (int)(in_image / (size_t)w->across) * OUT;
-    *ret_x = (int)(in_image % (size_t)w->across) * OUT;
-    return (ts_tile){.rows = op->out.h - *ret_y, .right = op->out.w - *ret_x};
+    const size_t across = (size_t)w->across, each = across * (size_t)w->down, in_image = tile % each;
+    const size_t y = in_image / across * OUT, x = in_image % across * OUT, row = (size_t)v->w * v->ld;
+    *ret_at = tile / each * v->pitch + y * row + x * v->ld;
+    return (ts_tile){
+        .row = row, .ld = v->ld, .rows = op->out.h - (int)y, .left = x == 0, .right = op->out.w - (int)x};
 }
 
 static void spread_part(void *arg, int part, size_t begin, size_t end) {
     const run_job *j = arg;
-    const winograd *w = j->w;
-    const ts_view *v = &w->base.op.in[0];
-    const size_t plane = (size_t)w->run * (size_t)v->c;
+    const ts_view *v = &j->w->base.op.in[0];
+    const size_t c = (size_t)v->c;
     (void)part;
     for (size_t i = begin; i < end; i++) {
-        size_t image;
-        int y, x;
-        ts_tile t = tile_at(w, j->first + i, &image, &y, &x);
-        t.row = (size_t)v->w * v->ld;
-        t.ld = v->ld;
+        size_t at;
+        ts_tile t = tile_at(j->w, v, j->first + i, &at);
         t.rows += 2; /* the input has a row more above and below, and none beside */
-        t.left = x == 0;
         t.right += 1;
-        t.x = (const float *)j->args->in[0] + image * v->pitch + (size_t)y * t.row +
-              (size_t)(x - 1 + t.left) * t.ld;
-        w->base.vec->winograd_spread(&t, v->c, j->in + i * (size_t)v->c, plane);
+        t.x = (const float *)j->args->in[0] + (t.left ? at : at - t.ld);
+        j->w->base.vec->winograd_spread(&t, v->c, j->in + i * c, (size_t)j->w->run * c);
     }
 }
 
 static void gather_part(void *arg, int part, size_t begin, size_t end) {
     const run_job *j = arg;
-    const winograd *w = j->w;
-    const ts_view *v = &w->base.op.out, *r = &w->base.op.in[1];
-    const size_t plane = (size_t)w->run * (size_t)v->c;
+    const ts_view *v = &j->w->base.op.out, *r = &j->w->base.op.in[1];
+    const size_t c = (size_t)v->c;
     (void)part;
     for (size_t i = begin; i < end; i++) {
-        size_t image;
-        int y, x;
-        ts_tile t = tile_at(w, j->first + i, &image, &y, &x);
-        t.row = (size_t)v->w * v->ld;
-        t.ld = v->ld;
-        t.y = (float *)j->args->out + image * v->pitch + (size_t)y * t.row + (size_t)x * t.ld;
+        size_t at, at_r;
+        ts_tile t = tile_at(j->w, v, j->first + i, &at);
+        t.y = (float *)j->args->out + at;
         if (r->c) {
-            t.row_r = (size_t)r->w * r->ld;
-            t.ld_r = r->ld;
-            t.r = (const float *)j->args->in[1] + image * r->pitch + (size_t)y * t.row_r + (size_t)x * t.ld_r;
+            const ts_tile added = tile_at(j->w, r, j->first + i, &at_r);
+            t.row_r = added.row;
+            t.ld_r = added.ld;
+            t.r = (const float *)j->args->in[1] + at_r;
         }
-        w->base.vec->winograd_gather(j->out + i * (size_t)v->c, plane, v->c, w->base.bias, &t);
+        j->w->base.vec->winograd_gather(j->out + i * c, (size_t)j->w->run * c, v->c, j->w->base.bias, &t);
     }
 }
 
@@ -263,7 +253,7 @@ static void plan(winograd *w) {
     if (fit < RUN_TILES) fit = RUN_TILES;
     long runs = (all + fit - 1) / fit;
     w->run = (int)((all + runs - 1) / runs);
-    w->planes_bytes = align_up((size_t)PLANES * (size_t)w->run * (size_t)op->in[0].c * sizeof(float));
+    w->planes_bytes = ts_align_up((size_t)PLANES * (size_t)w->run * (size_t)op->in[0].c * sizeof(float));
 }
 
 static ts_code prepare(winograd *w, ts_store *store, dnnl_primitive_desc_t desc, ts_error *e) {
@@ -276,9 +266,9 @@ static ts_code prepare(winograd *w, ts_store *store, dnnl_primitive_desc_t desc,
     if (!rc) rc = ts_param_f32(store, op->bias, &w->base.bias, e);
     if (!rc && make_objects(w, desc) != dnnl_success)
         rc = ts_fail(e, TS_EDEVICE, "%s: oneDNN could not make the primitive", op->name ? op->name : "");
-    w->work_bytes = work ? align_up(dnnl_memory_desc_get_size(work)) : 0;
+    w->work_bytes = work ? ts_align_up(dnnl_memory_desc_get_size(work)) : 0;
     w->base.base.scratch = w->work_bytes + w->planes_bytes +
-                           align_up((size_t)PLANES * (size_t)w->run * (size_t)op->out.c * sizeof(float));
+                           ts_align_up((size_t)PLANES * (size_t)w->run * (size_t)op->out.c * sizeof(float));
     return rc;
 }
 
