@@ -42,7 +42,6 @@ typedef struct item {
     bool fresh;           /* HALO: always of this evaluation */
     /* filled by ts_program_compile */
     ts_kernel *kernel;
-    ts_args args;
     double flops_fresh, flops_displaced;
 } item;
 

@@ -58,6 +58,7 @@ ts_code ts_group_open(const ts_device_spec *devices, int count, ts_group **ret, 
         *r = (ts_rank){.group = g, .index = i};
         g->count = i + 1;
         rc = devices[i].backend->open(devices[i].index, devices[i].threads, &r->device, e);
+        if (!rc) rc = ts_arena_new(r->device, &r->arena, e);
         if (!rc && pthread_create(&r->thread, NULL, rank_main, r) != 0)
             rc = ts_fail(e, TS_ENOMEM, "starting the thread of device %d", i);
         if (rc) {
@@ -80,6 +81,7 @@ void ts_group_close(ts_group *g) {
     pthread_mutex_unlock(&g->lock);
     for (int i = 0; i < g->count; i++) {
         if (g->ranks[i].started) pthread_join(g->ranks[i].thread, NULL);
+        ts_arena_free(g->ranks[i].arena);
         if (g->ranks[i].device) g->ranks[i].device->backend->close(g->ranks[i].device);
     }
     pthread_mutex_destroy(&g->lock);

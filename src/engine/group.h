@@ -10,6 +10,7 @@ typedef struct ts_rank {
     ts_group *group;
     int index;
     ts_device *device;
+    ts_arena *arena; /* of all programs that it runs */
     pthread_t thread;
     bool started;
 } ts_rank;
@@ -58,7 +59,7 @@ typedef struct ts_plan {
     ts_transport *branch[2]; /* between the patches of a branch; NULL where there is nothing to exchange */
     ts_link noise[TS_MAX_RANKS];     /* between the two ranks of a patch */
     ts_link sums[TS_MAX_RANKS];      /* between the patches of a branch, unless they are naive */
-    size_t bytes;
+    size_t bytes; /* of its own, on all ranks: the arenas are shared */
 } ts_plan;
 
 typedef struct ts_text_program {
@@ -82,7 +83,7 @@ struct ts_group {
     /* Changed by the thread of the running job alone, but for what ts_group_forget takes out. */
     pthread_mutex_t kept;
     ts_plan *plans;
-    size_t plan_bytes; /* what they may take together; those in use always stay */
+    size_t plan_bytes; /* what they and the arenas may take together; those in use always stay */
     ts_text_program *texts;
 };
 

@@ -1,6 +1,7 @@
 /* Plans: the programs of all ranks for one shape, compiled on the threads that will run them, and kept. */
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 #include "base/alloc.h"
 #include "engine/group.h"
 
@@ -68,7 +69,7 @@ static void compile_rank(void *arg, ts_rank *rank) {
         ts_vae_build_decoder(b, &m->vae, k->width);
     else if (b)
         ts_vae_build_encoder(b, &m->vae, k->width);
-    c->code[rank->index] = ts_program_compile(b, rank->device, ts_model_store(m, rank->device->backend),
+    c->code[rank->index] = ts_program_compile(b, rank->arena, ts_model_store(m, rank->device->backend),
                                               &c->plan->program[rank->index], &c->error[rank->index]);
 }
 
@@ -145,7 +146,7 @@ static ts_code compile(ts_group *g, const ts_plan_key *key, const ts_layout *lay
     for (int i = 0; i < p->ranks; i++) {
         ts_program_stats s;
         ts_program_get_stats(p->program[i], &s);
-        p->bytes += s.arena_bytes + s.inbox_bytes;
+        p->bytes += s.kept_bytes;
     }
     *ret = p;
     return TS_OK;
@@ -160,18 +161,44 @@ static bool key_equal(const ts_plan_key *a, const ts_plan_key *b) {
            a->displaced == b->displaced && a->partial == b->partial && a->group_norm == b->group_norm;
 }
 
-/* Takes out and returns those beyond the budget. */
-static ts_plan *trim(ts_group *g) {
-    size_t bytes = 0;
-    ts_plan *keep = NULL; /* the last of the plans that fit */
-    for (ts_plan *p = g->plans; p; keep = p, p = p->next) {
-        bytes += p->bytes;
+static size_t arena_bytes(const ts_program *p) {
+    ts_program_stats s;
+    ts_program_get_stats(p, &s);
+    return s.arena_bytes;
+}
+
+static size_t larger(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
+/* Takes out and returns those that do not fit into the budget beside the ones used since. need: the arena of
+ * each rank without them. */
+static ts_plan *trim(ts_group *g, size_t need[TS_MAX_RANKS]) {
+    size_t own = 0;
+    ts_plan *gone = NULL;
+    memset(need, 0, TS_MAX_RANKS * sizeof *need);
+    for (const ts_text_program *t = g->texts; t; t = t->next)
+        need[0] = larger(need[0], arena_bytes(t->program));
+    int kept = 0;
+    for (ts_plan **at = &g->plans, *p; (p = *at);) {
+        size_t with[TS_MAX_RANKS] = {0}, arenas = 0;
+        for (int r = 0; r < g->count; r++) {
+            with[r] = r < p->ranks ? larger(need[r], arena_bytes(p->program[r])) : need[r];
+            arenas += with[r];
+        }
         /* A job uses two plans at once: its U-Net's and its decoder's, or those of two legs. */
-        if (bytes <= g->plan_bytes || p == g->plans || p == g->plans->next) continue;
-        keep->next = NULL;
-        return p;
+        if (kept < 2 || own + p->bytes + arenas <= g->plan_bytes) {
+            own += p->bytes;
+            memcpy(need, with, sizeof with);
+            kept++;
+            at = &p->next;
+        } else {
+            *at = p->next;
+            p->next = gone;
+            gone = p;
+        }
     }
-    return NULL;
+    return gone;
 }
 
 ts_code ts_plan_get(ts_group *g, const ts_plan_key *key, const ts_layout *layout, ts_plan **ret,
@@ -188,8 +215,10 @@ ts_code ts_plan_get(ts_group *g, const ts_plan_key *key, const ts_layout *layout
     pthread_mutex_lock(&g->kept);
     p->next = g->plans;
     g->plans = p;
-    ts_plan *rest = trim(g);
+    size_t need[TS_MAX_RANKS];
+    ts_plan *rest = trim(g, need);
     pthread_mutex_unlock(&g->kept);
+    for (int r = 0; r < g->count; r++) ts_arena_shrink(g->ranks[r].arena, need[r]);
     list_free(rest);
     *ret = p;
     return TS_OK;

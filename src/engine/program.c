@@ -31,6 +31,15 @@ static char *slot_at(const run *r, int x, int peer, unsigned evaluation) {
     return r->p->inbox + r->p->b->exchanges[x].from[peer].offset[evaluation & 1];
 }
 
+/* A kernel's operands, where the arena is now. */
+static ts_args args_of(const ts_program *p, const item *it) {
+    ts_args args = {.scratch = ts_arena_memory(p->arena) + p->scratch};
+    for (int k = 0; k < 3; k++)
+        if (it->in[k] >= 0) args.in[k] = program_address(p, it->in[k], it->in_start[k]);
+    if (it->out >= 0) args.out = program_address(p, it->out, it->out_start);
+    return args;
+}
+
 /* ---- halo ---- */
 
 static size_t pitch_bytes(const value *v) {
@@ -93,7 +102,7 @@ static double pixels_of(const ts_program *p, const value *v, int patch) {
     return (double)rows * v->view.w;
 }
 
-static ts_code group_stats(run *r, item *it) {
+static ts_code group_stats(run *r, const item *it) {
     ts_program *p = r->p;
     const ts_build *build = &p->b->build;
     const value *v = &p->b->values[it->in[0]];
@@ -101,7 +110,7 @@ static ts_code group_stats(run *r, item *it) {
     const int self = alone ? 0 : build->patch, n = alone ? 1 : build->rows.n;
     const int groups = it->op.norm.groups;
     const double per_pixel = (double)(v->view.c / groups);
-    ts_args args = it->args;
+    ts_args args = args_of(p, it);
     args.out = slot_at(r, it->exchange, self, r->ev.number);
     ts_code rc = it->kernel->run(it->kernel, &args);
     if (rc) return rc;
@@ -158,7 +167,7 @@ static ts_segment segment(const char *keys, int tokens, int c2, size_t pitch, ts
                         .pitch = pitch};
 }
 
-static ts_code attention(run *r, item *it) {
+static ts_code attention(run *r, const item *it) {
     ts_program *p = r->p;
     const value *v = &p->b->values[it->kv];
     const ts_build *build = &p->b->build;
@@ -180,7 +189,7 @@ static ts_code attention(run *r, item *it) {
         segments[count++] = segment(slot_at(r, x, j, wanted), s->tokens, v->view.c,
                                     s->run_bytes / ts_dtype_size(v->view.dtype), v->view.dtype);
     }
-    ts_args args = it->args;
+    ts_args args = args_of(p, it);
     args.segments = segments;
     args.segment_count = count;
     return it->kernel->run(it->kernel, &args);
@@ -188,9 +197,14 @@ static ts_code attention(run *r, item *it) {
 
 /* ---- the list ---- */
 
-static ts_code run_item(run *r, item *it) {
+static ts_code kernel(run *r, const item *it) {
+    ts_args args = args_of(r->p, it);
+    return it->kernel->run(it->kernel, &args);
+}
+
+static ts_code run_item(run *r, const item *it) {
     switch (it->kind) {
-    case ITEM_KERNEL: return it->kernel->run(it->kernel, &it->args);
+    case ITEM_KERNEL: return kernel(r, it);
     case ITEM_HALO_POST: return halo_post(r, it);
     case ITEM_HALO_TAKE: return halo_take(r, it);
     case ITEM_STATS: return group_stats(r, it);
@@ -203,7 +217,7 @@ static ts_code run_item(run *r, item *it) {
 static ts_code run_items(run *r, bool once, ts_error *e) {
     ts_program *p = r->p;
     for (size_t i = 0; i < p->b->item_count; i++) {
-        item *it = &p->b->items[i];
+        const item *it = &p->b->items[i];
         if (it->once != once) continue;
         uint64_t t0 = ts_now_ns();
         ts_code rc = run_item(r, it);
@@ -267,9 +281,13 @@ const ts_exchange *ts_program_exchanges(const ts_program *p, int *ret_count) {
     return p->b->exchanges;
 }
 
+/* What an op's kernel and its machine code take: U-Net and decoder of SD 1.5, some 600 ops, take 12 MB. */
+#define KERNEL_BYTES ((size_t)20 << 10)
+
 void ts_program_get_stats(const ts_program *p, ts_program_stats *ret) {
-    *ret = (ts_program_stats){.arena_bytes = p->arena_bytes + p->scratch_bytes,
+    *ret = (ts_program_stats){.arena_bytes = p->arena_bytes,
                               .inbox_bytes = p->inbox_bytes,
+                              .kept_bytes = p->inbox_bytes + p->b->item_count * KERNEL_BYTES,
                               .flops_once = p->flops_once,
                               .flops_fresh = p->flops_fresh,
                               .flops_displaced = p->flops_displaced,

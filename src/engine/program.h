@@ -1,4 +1,4 @@
-/* A program: one rank's share of a model as a flat list of ops over tensors with fixed places in one arena.
+/* A program: one rank's share of a model as a flat list of ops over tensors with fixed places in its device's arena.
  *
  * Compiling places every tensor, reserves the inbox, and prepares every kernel; running allocates nothing.
  * A program belongs to the thread of its rank. What it exchanges goes through a ts_transport; what it
@@ -7,17 +7,20 @@
 #define TS_ENGINE_PROGRAM_H
 
 #include "base/buffer.h"
+#include "engine/arena.h"
 #include "engine/builder.h"
 #include "engine/transport.h"
 #include "kernels/backend.h"
 
 typedef struct ts_program ts_program;
 
-/* Takes the builder over, also on failure. Device and store must outlive the program. */
-ts_code ts_program_compile(ts_builder *b, ts_device *device, ts_store *store, ts_program **ret, ts_error *e);
+/* Takes the builder over, also on failure. Makes the arena large enough, which ends what other programs hold there. Arena
+ * and store must outlive the program. */
+ts_code ts_program_compile(ts_builder *b, ts_arena *arena, ts_store *store, ts_program **ret, ts_error *e);
 void ts_program_free(ts_program *p); /* NULL is fine */
 
-/* The memory of an input or output, dense, in the device's memory; ret_view may be NULL. NULL: no such name. */
+/* The memory of an input or output, dense, in the arena: good until another program of the device is compiled or runs.
+ * ret_view may be NULL. NULL: no such name. */
 void *ts_program_tensor(const ts_program *p, const char *name, ts_view *ret_view);
 
 /* For ts_transport attach. */
@@ -46,6 +49,7 @@ void ts_program_adopt(ts_program *p, const ts_program *from, const int *image);
 /* Figures. Waiting and sending add up until they are reset. */
 typedef struct ts_program_stats {
     size_t arena_bytes, inbox_bytes;
+    size_t kept_bytes; /* about what it holds beside the arena as long as it is there: inbox, kernels */
     double flops_once, flops_fresh, flops_displaced; /* of one run */
     uint64_t wait_ns, sent_bytes;
 } ts_program_stats;

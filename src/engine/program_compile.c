@@ -171,15 +171,11 @@ static ts_code prepare(ts_program *p, ts_store *store, item *it, ts_error *e) {
         const value *v = &b->values[it->in[k]];
         /* The statistics' view is one of doubles, whose pitch is its own. */
         if (!(it->op.kind == TS_OP_GROUP_NORM && k == 2)) it->op.in[k].pitch = v->view.pitch;
-        it->args.in[k] = program_address(p, it->in[k], it->in_start[k]);
     }
-    if (it->out >= 0) {
-        if (it->kind != ITEM_STATS) it->op.out.pitch = b->values[it->out].view.pitch;
-        it->args.out = program_address(p, it->out, it->out_start);
-    }
-    ts_code rc = p->device->backend->prepare(p->device, store, &it->op, &it->kernel, e);
+    if (it->out >= 0 && it->kind != ITEM_STATS) it->op.out.pitch = b->values[it->out].view.pitch;
+    ts_device *device = ts_arena_device(p->arena);
+    ts_code rc = device->backend->prepare(device, store, &it->op, &it->kernel, e);
     if (rc) return ts_error_context(e, rc, "%s", it->op.name);
-    if (it->kernel->scratch > p->scratch_bytes) p->scratch_bytes = it->kernel->scratch;
     it->flops_fresh = it->flops_displaced = ts_op_flops(&it->op, 0);
     if (it->kind == ITEM_ATTENTION && it->gather >= 0) {
         int own = b->values[it->kv].view.h * b->values[it->kv].view.w;
@@ -195,10 +191,12 @@ static ts_code prepare(ts_program *p, ts_store *store, item *it, ts_error *e) {
     return TS_OK;
 }
 
-ts_code ts_program_compile(ts_builder *b, ts_device *device, ts_store *store, ts_program **ret, ts_error *e) {
+ts_code ts_program_compile(ts_builder *b, ts_arena *arena, ts_store *store, ts_program **ret, ts_error *e) {
     if (!b) return ts_fail(e, TS_ENOMEM, "building a program");
     ts_code rc = b->code;
     ts_program *p = NULL;
+    ts_device *device = ts_arena_device(arena);
+    size_t scratch = 0;
     if (rc) {
         if (e) *e = b->error;
         ts_builder_free(b);
@@ -210,36 +208,31 @@ ts_code ts_program_compile(ts_builder *b, ts_device *device, ts_store *store, ts
         return ts_fail(e, TS_ENOMEM, "compiling a program");
     }
     p->b = b;
-    p->device = device;
+    p->arena = arena;
     p->item_ns = ts_array0(uint64_t, b->item_count);
     p->item_runs = ts_array0(uint64_t, b->item_count);
     if (!p->item_ns || !p->item_runs) {
         rc = ts_fail(e, TS_ENOMEM, "compiling a program");
         goto fail;
     }
-    rc = place_values(b, &p->arena_bytes, e);
+    rc = place_values(b, &p->scratch, e);
     if (rc) goto fail;
     p->inbox_bytes = place_inbox(b);
-    /* The arena comes before the kernels: their arguments are addresses in it. */
-    p->arena = device->backend->alloc(device, p->arena_bytes);
     p->inbox = device->backend->alloc(device, p->inbox_bytes ? p->inbox_bytes : 1);
-    if (!p->arena || !p->inbox) {
-        rc = ts_fail(e, TS_ENOMEM, "an arena of %zu MiB", (p->arena_bytes + p->inbox_bytes) >> 20);
+    if (!p->inbox) {
+        rc = ts_fail(e, TS_ENOMEM, "an inbox of %zu MiB", p->inbox_bytes >> 20);
         goto fail;
     }
     for (size_t i = 0; i < b->item_count; i++) {
         if (!has_kernel(&b->items[i])) continue;
         rc = prepare(p, store, &b->items[i], e);
         if (rc) goto fail;
+        if (b->items[i].kernel->scratch > scratch) scratch = b->items[i].kernel->scratch;
     }
     /* One scratch area, as large as the hungriest kernel's, serves all: they run one after another. */
-    size_t scratch = align_up(p->scratch_bytes);
-    p->scratch = device->backend->alloc(device, scratch ? scratch : 1);
-    if (!p->scratch) {
-        rc = ts_fail(e, TS_ENOMEM, "a scratch area of %zu MiB", scratch >> 20);
-        goto fail;
-    }
-    for (size_t i = 0; i < b->item_count; i++) b->items[i].args.scratch = p->scratch;
+    p->arena_bytes = p->scratch + align_up(scratch);
+    rc = ts_arena_grow(arena, p->arena_bytes, e);
+    if (rc) goto fail;
     *ret = p;
     return TS_OK;
 fail:
@@ -250,10 +243,8 @@ fail:
 void ts_program_free(ts_program *p) {
     if (!p) return;
     for (size_t i = 0; i < p->b->item_count; i++) ts_kernel_free(p->b->items[i].kernel);
-    const ts_backend *backend = p->device->backend;
-    if (p->arena) backend->release(p->device, p->arena);
-    if (p->inbox) backend->release(p->device, p->inbox);
-    if (p->scratch) backend->release(p->device, p->scratch);
+    ts_device *device = ts_arena_device(p->arena);
+    if (p->inbox) device->backend->release(device, p->inbox);
     free(p->item_ns);
     free(p->item_runs);
     ts_builder_free(p->b);

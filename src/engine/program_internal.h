@@ -7,22 +7,23 @@
 
 struct ts_program {
     ts_builder *b; /* values, items and exchanges, now with places */
-    ts_device *device;
-    char *arena, *inbox, *scratch;
-    size_t arena_bytes, inbox_bytes, scratch_bytes;
+    ts_arena *arena;   /* of the device */
+    char *inbox;
+    size_t arena_bytes, inbox_bytes;
+    size_t scratch; /* where it lies in the arena: behind the tensors */
     double flops_once, flops_fresh, flops_displaced;
     uint64_t wait_ns, sent_bytes;
     uint64_t *item_ns; /* by item, since the reset */
     uint64_t *item_runs;
 };
 
-/* Where a tensor's own first row lies, and the halo row above it. */
+/* Where a tensor's own first row lies, or the halo row above it, while the arena keeps its size. */
 static inline char *program_address(const ts_program *p, int id, int start) {
     const value *v = &p->b->values[id];
     size_t row = v->padded && start == VIEW_ROWS
                      ? (size_t)v->view.w * (size_t)v->view.c * ts_dtype_size(v->view.dtype)
                      : 0;
-    return p->arena + v->offset + row;
+    return ts_arena_memory(p->arena) + v->offset + row;
 }
 
 #endif

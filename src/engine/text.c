@@ -126,7 +126,7 @@ static ts_code program_for(encoding *c, ts_rank *rank, ts_program **ret) {
     ts_build build = {.batch = 1, .dtype = c->dtype, .rows = {.n = 1, .bound = {0, 1}}};
     ts_builder *b = ts_builder_new(&build, t->weights);
     if (b) ts_clip_build(b, &t->config, &c->reading);
-    ts_code rc = ts_program_compile(b, rank->device, ts_model_store(c->model, rank->device->backend),
+    ts_code rc = ts_program_compile(b, rank->arena, ts_model_store(c->model, rank->device->backend),
                                     &p->program, c->error);
     ts_model_rest(owner);
     if (rc) {

@@ -8,6 +8,7 @@ struct parity {
     parity_spec spec;
     int ranks;
     ts_device *device[TS_MAX_RANKS];
+    ts_arena *arena[TS_MAX_RANKS];
     ts_program *program[TS_MAX_RANKS];
     ts_store *store;
     ts_transport *transport; /* NULL where there is nobody to talk to */
@@ -62,7 +63,8 @@ parity *parity_new(const parity_spec *spec) {
         assert_non_null(b);
         spec->model(b, spec->arg);
         must(spec->backend->open(i, 1, &p->device[i], &e), &e);
-        must(ts_program_compile(b, p->device[i], p->store, &p->program[i], &e), &e);
+        must(ts_arena_new(p->device[i], &p->arena[i], &e), &e);
+        must(ts_program_compile(b, p->arena[i], p->store, &p->program[i], &e), &e);
     }
     if (p->ranks == 1 || spec->build.naive) return p;
     int count;
@@ -78,6 +80,7 @@ void parity_free(parity *p) {
     ts_transport_free(p->transport);
     for (int i = 0; i < p->ranks; i++) {
         ts_program_free(p->program[i]);
+        ts_arena_free(p->arena[i]);
         p->spec.backend->close(p->device[i]);
     }
     ts_store_free(p->store);

@@ -183,34 +183,39 @@ static double flops_of(studio s, const ts_shape *shape, const ts_picture *reques
     return sum;
 }
 
-/* In a batch with a picture that is guided throughout, the unconditional images are there all the time: that
- * is the picture that one has which computes them only where they count. */
 static int plans_of(const ts_group *g) {
     int n = 0;
     for (const ts_plan *p = g->plans; p; p = p->next) n++;
     return n;
 }
 
-/* A shape has two: the U-Net's and the decoder's. The fourth picture is the first one again. */
+/* A shape has two programs: the U-Net's and the decoder's. The fourth picture is the first one again, and the
+ * third the largest. */
 static void programs_of_past_shapes_stay_within_their_bytes(void **state) {
     const batch_case *k = *state;
     for (int none = 0; none < 2; none++) {
         studio s = studio_open("pipeline_sd1", &ts_backend_cpu, k->ranks);
         if (none) ts_group_set_program_bytes(s.group, 0);
         shot shots[4];
+        size_t arena[4];
         for (int i = 0; i < 4; i++) {
             ts_shape shape = shape_of(k);
             shape.height += 32 * (i % 3);
             const ts_picture request = {.params = {.prompt = "a lake", .negative = "", .guidance_scale = 5}};
             shots[i] = studio_shoot(s, &shape, &request);
             assert_int_equal(plans_of(s.group), none ? 2 : i < 3 ? 2 * (i + 1) : 6);
+            arena[i] = ts_arena_bytes(s.group->ranks[0].arena);
         }
+        assert_true(arena[2] > arena[0]);
+        assert_int_equal(arena[3], arena[none ? 0 : 2]);
         assert_close("the first shape again", shots[0].latents, shots[3].latents, 1e-7);
         for (int i = 0; i < 4; i++) shot_free(shots[i]);
         studio_close(s);
     }
 }
 
+/* In a batch with a picture that is guided throughout, the unconditional images are there all the time: that
+ * is the picture that one has which computes them only where they count. */
 static void unconditional_images_run_only_where_they_count(void **state) {
     const interval_case *c = *state;
     studio s = studio_open("pipeline_sd1", &ts_backend_cpu, c->k.ranks);

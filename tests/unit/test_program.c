@@ -46,13 +46,16 @@ static ts_code refusal(const ts_backend *backend, void (*model)(ts_builder *b), 
     ts_weights *w = weights();
     ts_store *store = NULL;
     ts_device *device = NULL;
+    ts_arena *arena = NULL;
     ts_program *p = NULL;
     assert_int_equal(ts_store_new(&store), TS_OK);
     must(backend->open(0, 1, &device, e), e);
+    must(ts_arena_new(device, &arena, e), e);
     ts_builder *b = ts_builder_new(&build, w);
     model(b);
-    ts_code rc = ts_program_compile(b, device, store, &p, e);
+    ts_code rc = ts_program_compile(b, arena, store, &p, e);
     assert_null(p);
+    ts_arena_free(arena);
     backend->close(device);
     ts_store_free(store);
     ts_weights_free(w);
@@ -111,9 +114,9 @@ static void a_scope_that_is_too_long_is_no_overflow(void **state) {
 
 enum { SIDE = 64, LINKS = 20 };
 
+/* Copies of copies of *arg x *arg pixels. */
 static void chain(ts_builder *b, void *arg) {
-    (void)arg;
-    ts_buf x = ts_input_picture(b, "x", SIDE, 2, TS_F32);
+    ts_buf x = ts_input_picture(b, "x", *(const int *)arg, 2, TS_F32);
     for (int i = 0; i < LINKS; i++) x = ts_linear(b, copy, x, 2, TS_NO_BUF);
     ts_output(b, "y", x);
 }
@@ -126,7 +129,9 @@ static tensor ramp(int h, int w, int c, float first) {
 }
 
 static void tensors_whose_lives_do_not_meet_share_memory(void **state) {
-    parity_spec spec = spec_of(*state, SIDE, 1, chain);
+    int side = SIDE;
+    parity_spec spec = spec_of(*state, side, 1, chain);
+    spec.arg = &side;
     parity *p = parity_new(&spec);
     tensor x = ramp(SIDE, SIDE, 2, 1);
     parity_put(p, "x", x);
@@ -175,6 +180,68 @@ static void what_runs_once_stays(void **state) {
     tensor_free(x);
     parity_free(p);
     ts_weights_free(spec.weights);
+}
+
+/* ---- programs of one device ---- */
+
+static ts_program *compile_chain(ts_weights *w, int side, ts_arena *arena, ts_store *store) {
+    ts_error e = {0};
+    ts_program *p = NULL;
+    ts_build build = {.batch = 1, .dtype = TS_F32, .rows = {.n = 1, .bound = {0, side}}};
+    ts_builder *b = ts_builder_new(&build, w);
+    assert_non_null(b);
+    chain(b, &side);
+    must(ts_program_compile(b, arena, store, &p, &e), &e);
+    return p;
+}
+
+static void run_chain(ts_program *p, int side, float first) {
+    ts_error e = {0};
+    float *x = ts_program_tensor(p, "x", NULL);
+    for (int i = 0; i < side * side * 2; i++) x[i] = first + (float)i;
+    must(ts_program_run(p, NULL, 0, (ts_evaluation){.number = 1, .fresh = true}, &e), &e);
+    const float *y = ts_program_tensor(p, "y", NULL);
+    for (int i = 0; i < side * side * 2; i++) assert_true(y[i] == first + (float)i);
+}
+
+static size_t needs(const ts_program *p) {
+    ts_program_stats s;
+    ts_program_get_stats(p, &s);
+    return s.arena_bytes;
+}
+
+static void programs_of_a_device_share_its_arena(void **state) {
+    const ts_backend *backend = *state;
+    ts_error e = {0};
+    ts_weights *w = weights();
+    ts_store *store = NULL;
+    ts_device *device = NULL;
+    ts_arena *arena = NULL;
+    assert_int_equal(ts_store_new(&store), TS_OK);
+    must(backend->open(0, 1, &device, &e), &e);
+    must(ts_arena_new(device, &arena, &e), &e);
+    ts_program *small = compile_chain(w, 4, arena, store);
+    assert_true(ts_arena_bytes(arena) == needs(small));
+    run_chain(small, 4, 100);
+    ts_program *large = compile_chain(w, SIDE, arena, store);
+    assert_true(needs(large) > needs(small));
+    assert_true(ts_arena_bytes(arena) == needs(large));
+    /* By turns, and where the arena has moved. */
+    run_chain(large, SIDE, 200);
+    run_chain(small, 4, 300);
+    run_chain(large, SIDE, 400);
+    ts_program_free(large);
+    ts_arena_shrink(arena, needs(small));
+    assert_true(ts_arena_bytes(arena) == needs(small));
+    run_chain(small, 4, 500);
+    /* More than there is: as before. */
+    assert_int_equal(ts_arena_grow(arena, SIZE_MAX / 2, &e), TS_ENOMEM);
+    run_chain(small, 4, 600);
+    ts_program_free(small);
+    ts_arena_free(arena);
+    backend->close(device);
+    ts_store_free(store);
+    ts_weights_free(w);
 }
 
 /* ---- halo rows ---- */
@@ -278,7 +345,9 @@ static void an_aborted_transport_cancels(void **state) {
 }
 
 static void the_profile_names_every_op_that_ran(void **state) {
-    parity_spec spec = spec_of(*state, SIDE, 1, chain);
+    int side = SIDE;
+    parity_spec spec = spec_of(*state, side, 1, chain);
+    spec.arg = &side;
     parity *p = parity_new(&spec);
     ts_buffer text;
     ts_buffer_init(&text, 1 << 16);
@@ -306,6 +375,7 @@ int main(void) {
         CLAIM(a_scope_that_is_too_long_is_no_overflow),
         CLAIM(tensors_whose_lives_do_not_meet_share_memory),
         CLAIM(what_runs_once_stays),
+        CLAIM(programs_of_a_device_share_its_arena),
         CLAIM(displaced_halos_are_of_the_evaluation_before),
         CLAIM(fresh_halos_are_always_of_this_evaluation),
         CLAIM(naive_patches_see_zeros),
