@@ -204,6 +204,7 @@ static const ts_sampler samplers[] = {
      .order = 1,
      .evaluations = 1,
      .default_spacing = TS_SPACING_LINSPACE,
+     .by_sigmas = true,
      .plan = ts_plan_flow_euler},
 };
 
@@ -241,7 +242,7 @@ ts_code ts_sampler_takes(const ts_sampler *s, ts_scheduler scheduler, ts_error *
 static ts_code check_list(const ts_schedule_config *c, int steps, ts_error *e) {
     const ts_level_list *l = c->list;
     const char *name = ts_scheduler_name(c->asked);
-    const bool whole = c->asked == TS_SCHEDULER_TIMESTEPS;
+    const bool whole = c->asked == TS_SCHEDULER_TIMESTEPS, flow = c->prediction_type == TS_PREDICT_FLOW;
     if (!l || l->count != steps || l->count > TS_LIST_LEVELS)
         return ts_fail_param(e, TS_EINVAL, name, "%s must have one for each of the steps, at most %d", name,
                              TS_LIST_LEVELS);
@@ -249,11 +250,13 @@ static ts_code check_list(const ts_schedule_config *c, int steps, ts_error *e) {
         const float level = l->at[i];
         const bool good = whole
                               ? level >= 0 && level < (float)c->num_train_timesteps && level == floorf(level)
-                              : level > 0 && isfinite(level);
+                              : level > 0 && isfinite(level) && (!flow || level <= 1);
         if (!good && whole)
             return ts_fail_param(e, TS_EINVAL, name, "%s must be whole numbers from 0 to %d", name,
                                  c->num_train_timesteps - 1);
-        if (!good) return ts_fail_param(e, TS_EINVAL, name, "%s must be above 0", name);
+        if (!good)
+            return ts_fail_param(e, TS_EINVAL, name, "%s must be above 0%s", name,
+                                 flow ? " and, for a model that predicts a flow, at most 1" : "");
         if (i && !(level < l->at[i - 1])) return ts_fail_param(e, TS_EINVAL, name, "%s must decrease", name);
     }
     return TS_OK;

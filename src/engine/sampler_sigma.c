@@ -226,21 +226,49 @@ ts_code ts_plan_ghvb(const ts_schedule_config *c, const float *alphas, int steps
     return momentum(c, alphas, steps, true, plan, e);
 }
 
-/* A flow model's output is d x / d sigma, x = (1 - sigma) x0 + sigma * noise. diffusers shifts the ends of
- * the timesteps once and every sigma once more. */
+static double shifted(const ts_schedule_config *c, double sigma) {
+    return c->flow_shift * sigma / (1 + (c->flow_shift - 1) * sigma);
+}
+
+/* Level i of steps, every one shifted; by the file they are even between ends of which the lower one is
+ * shifted already. sgm_uniform: 1, 1 - 1/steps, ... (what diffusers' pipelines ask for). */
+static double shifted_level(const ts_schedule_config *c, int steps, int i) {
+    if (c->asked == TS_SCHEDULER_SIGMAS) return shifted(c, (double)c->list->at[i]);
+    if (c->asked == TS_SCHEDULER_SGM_UNIFORM) return shifted(c, 1 - (double)i / steps);
+    const double low = shifted(c, 1.0 / c->num_train_timesteps);
+    return shifted(c, 1 + ts_linspace_at(1, steps, i) * (low - 1));
+}
+
+/* The last one is moved to shift_terminal, the others in proportion to their distance from 1. */
+static double stretched_level(const ts_schedule_config *c, int steps, int i) {
+    const double sigma = shifted_level(c, steps, i);
+    if (c->flow_terminal == 0) return sigma;
+    return 1 - (1 - sigma) * (1 - c->flow_terminal) / (1 - shifted_level(c, steps, steps - 1));
+}
+
+static double flow_level(const ts_schedule_config *c, int steps, int i) {
+    const bool listed = c->asked == TS_SCHEDULER_SIGMAS || c->asked == TS_SCHEDULER_SGM_UNIFORM;
+    if (listed || (!c->use_karras_sigmas && !c->use_exponential_sigmas)) return stretched_level(c, steps, i);
+    const double high = stretched_level(c, steps, 0), low = stretched_level(c, steps, steps - 1);
+    if (c->use_karras_sigmas) return ts_karras_sigma(high, low, steps, i);
+    return exp(log(high) + ts_linspace_at(1, steps, i) * (log(low) - log(high)));
+}
+
+/* A flow model's output is d x / d sigma, x = (1 - sigma) x0 + sigma * noise. The levels are diffusers'. */
 ts_code ts_plan_flow_euler(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
                            ts_error *e) {
-    (void)alphas, (void)e;
-    const double n = c->num_train_timesteps, shift = c->flow_shift, least = 1 / n;
-    const double low = shift * least / (1 + (shift - 1) * least);
+    (void)alphas;
+    if (c->asked == TS_SCHEDULER_ALIGN_YOUR_STEPS)
+        return ts_fail_param(e, TS_EUNSUPPORTED, "scheduler",
+                             "%s has no levels for models that predict a flow", ts_scheduler_label(c->asked));
     plan->init_scale = 1;
     plan->rows = steps - plan->begin;
     double sigma = 0;
     for (int i = steps - 1; i >= plan->begin; i--) {
-        double next = sigma, t = 1 + ts_linspace_at(1, steps, i) * (low - 1);
-        sigma = (double)(float)(shift * t / (1 + (shift - 1) * t));
+        const double next = sigma;
+        sigma = (double)(float)flow_level(c, steps, i);
         ts_sampler_row *row = &plan->row[i - plan->begin];
-        row->timestep = (double)(float)(sigma * n);
+        row->timestep = (double)(float)(sigma * c->num_train_timesteps);
         row->signal = (float)(1 - sigma);
         row->noise = (float)sigma;
         row->c_in = 1;

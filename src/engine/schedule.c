@@ -123,6 +123,7 @@ static ts_code read_numbers(const cJSON *json, ts_schedule_config *c, bool clips
                          &original, e);
     if (!rc) rc = ts_json_number(json, "timestep_scaling", 1e-9, 1e9, 10, &c->timestep_scaling, e);
     if (!rc) rc = ts_json_number(json, "shift", 1e-9, 1e9, 1, &c->flow_shift, e);
+    if (!rc) rc = ts_json_number(json, "shift_terminal", 0, 0.999, 0, &c->flow_terminal, e);
     if (!rc) rc = ts_json_number(json, "beta_start", 1e-9, 0.999, 0.0001, &c->beta_start, e);
     if (!rc) rc = ts_json_number(json, "beta_end", 1e-9, 0.999, 0.02, &c->beta_end, e);
     if (!rc) rc = ts_json_number(json, "sigma_min", 1e-9, 1e9, 0, &c->sigma_min, e);

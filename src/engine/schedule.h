@@ -40,7 +40,7 @@ typedef enum ts_solver_type { TS_SOLVER_MIDPOINT, TS_SOLVER_HEUN } ts_solver_typ
  * from the last to one that is no longer used, and 0 after them (ComfyUI's and AUTOMATIC1111's, for
  * k-diffusion). align_your_steps: the levels that were optimised for SD 1.5 and SDXL (Sabour et al. 2024,
  * arXiv 2404.14507; ten steps as in diffusers' AysSchedules, other numbers interpolated in log sigma as
- * ComfyUI does). The last two are lists of the caller's and not found by name. */
+ * ComfyUI does; flow models have none). The last two are lists of the caller's and not found by name. */
 #define TS_SCHEDULERS(X)                                                                                     \
     X(DEFAULT, "default", "Automatic", TS_PLACE_BY_FILE)                                                     \
     X(KARRAS, "karras", "Karras", TS_PLACE_BY_SIGMAS)                                                        \
@@ -69,7 +69,8 @@ typedef enum ts_place {
     TS_PLACE_BY_TIMESTEPS
 } ts_place;
 
-/* One level for each step, decreasing: sigmas (noise over signal; 0 follows the last) or whole timesteps. */
+/* One level for each step, decreasing: sigmas (noise over signal, of a flow model the share of noise; 0 follows the
+ * last) or whole timesteps. */
 #define TS_LIST_LEVELS 128
 typedef struct ts_level_list {
     int count;
@@ -102,6 +103,7 @@ typedef struct ts_schedule_config {
     double lambda_min_clipped; /* -INFINITY: not clipped */
     bool unipc_bh1;            /* B(h) = h; otherwise e^h - 1 */
     double flow_shift;         /* of flow matching */
+    double flow_terminal;      /* its last level before 0; 0: where the shift puts it */
     double momentum;           /* HB, GHVB: the share of what is new, 0 < momentum <= 1 */
     /* What was asked for, not found in the file (ts_schedule_place). */
     ts_scheduler asked;

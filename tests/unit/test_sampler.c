@@ -202,7 +202,8 @@ static void placed_levels_are_those_of_diffusers(void **state) {
     cJSON_ArrayForEach(one, cJSON_GetObjectItemCaseSensitive(json, "cases")) {
         const char *wanted = json_text(one, "scheduler");
         const ts_sampler *sampler = ts_sampler_find(json_text(one, "sampler"));
-        ts_schedule_config c = config_of(cJSON_GetObjectItemCaseSensitive(json, "config"));
+        const cJSON *own = cJSON_GetObjectItemCaseSensitive(one, "config");
+        ts_schedule_config c = config_of(own ? own : cJSON_GetObjectItemCaseSensitive(json, "config"));
         const int steps = (int)json_value(one, "steps");
         int scheduler = ts_scheduler_find(wanted);
         ts_level_list list = {0};
@@ -340,6 +341,25 @@ static void a_list_that_is_none_is_named(void **state) {
     assert_string_equal(e.param, "timesteps");
     assert_int_equal(ts_scheduler_find("sigmas"), -1);
     assert_int_equal(ts_scheduler_find("SGM Uniform"), TS_SCHEDULER_SGM_UNIFORM);
+}
+
+/* All noise is 1, and nobody has optimised levels for it. */
+static void a_flow_has_levels_up_to_1(void **state) {
+    (void)state;
+    static const ts_level_list lists[] = {{2, {1, 0.25f}}, {2, {1.01f, 0.25f}}};
+    const ts_sampler *s = ts_sampler_find("flow_euler");
+    for (int i = 0; i < 3; i++) {
+        ts_schedule_config c = config_text("{\"_class_name\":\"FlowMatchEulerDiscreteScheduler\"}");
+        ts_schedule_place(&c, i < 2 ? TS_SCHEDULER_SIGMAS : TS_SCHEDULER_ALIGN_YOUR_STEPS, &lists[i % 2],
+                          false);
+        ts_error e = {0};
+        ts_sampler_plan *plan = NULL;
+        ts_code rc = ts_sampler_plan_new(s, &c, 2, 0, &plan, &e);
+        static const ts_code wanted[] = {TS_OK, TS_EINVAL, TS_EUNSUPPORTED};
+        assert_int_equal(rc, wanted[i]);
+        if (rc) assert_string_equal(e.param, i == 1 ? "sigmas" : "scheduler");
+        free(plan);
+    }
 }
 
 /* The noisy picture that a shortened plan begins with, its steps, and the noisy picture of each level. */
@@ -509,6 +529,8 @@ static void asking_for_a_scheduler_is_as_if_the_file_had_it(void **state) {
                 continue;
             }
             ts_schedule_config asked = config_text("{}"), file = config_text(cases[k].text);
+            if (s == ts_sampler_find("flow_euler"))
+                asked.prediction_type = file.prediction_type = TS_PREDICT_FLOW;
             ts_schedule_place(&asked, (ts_scheduler)scheduler, NULL, false);
             /* Its class overlooks them in a file. Euler has the same levels. */
             const bool ancestral = s == ts_sampler_find("euler_a");
@@ -674,6 +696,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(momentum_is_that_of_its_paper),
         cmocka_unit_test(time_shift_is_that_of_its_paper),
         cmocka_unit_test(a_list_that_is_none_is_named),
+        cmocka_unit_test(a_flow_has_levels_up_to_1),
         cmocka_unit_test(a_plan_without_its_first_steps_is_that_of_diffusers),
         cmocka_unit_test(samplers_are_found_by_the_names_of_other_front_ends),
         cmocka_unit_test(a_plan_has_rows_for_1_to_1000_steps_or_says_why_not),

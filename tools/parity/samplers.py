@@ -151,6 +151,9 @@ def more():
             yield sampler, cls, config, (4, 20)
     yield "dpmpp_2m", DPMSolverMultistepScheduler, {**cosine, "lambda_min_clipped": -5.1}, (4, 20)
     yield "dpmpp_2m", DPMSolverMultistepScheduler, {**cosine, "use_karras_sigmas": True}, (4, 20)
+    for extra in ({"use_karras_sigmas": True}, {"use_exponential_sigmas": True}, {"shift_terminal": 0.1},
+                  {"shift_terminal": 0.02, "use_karras_sigmas": True}):
+        yield "flow_euler", FlowMatchEulerDiscreteScheduler, {"num_train_timesteps": 1000, "shift": 3.0, **extra}, (2, 20)
 
 
 def run(sampler, cls, config, steps):

@@ -8,7 +8,7 @@ import inspect
 
 import numpy as np
 import torch
-from diffusers import EulerDiscreteScheduler, TCDScheduler
+from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, TCDScheduler
 from diffusers.schedulers import AysSchedules
 
 import common
@@ -16,6 +16,9 @@ from samplers import CLASSES, MORE, SEED, SHAPE, model
 
 BASE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
         "prediction_type": "epsilon"}
+FLOW = {"num_train_timesteps": 1000, "shift": 3.0}
+FLOW_FILE = {"_class_name": "FlowMatchEulerDiscreteScheduler", **FLOW}
+FLOW_SIGMAS = [1.0, 0.93, 0.71, 0.5, 0.22, 0.05]
 SIGMAS = [12.5, 7.25, 3.5, 1.75, 0.8, 0.31, 0.0625]
 TIMESTEPS = [990, 801, 610, 400, 333, 121, 17]
 BY_SIGMAS = ("euler", "euler_a", "heun", "lms", "dpm2", "dpm2_a", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m_sde",
@@ -54,6 +57,10 @@ def class_of(sampler):
 
 
 def open_scheduler(sampler, sigmas, timesteps):
+    if sampler == "flow_euler":
+        scheduler = FlowMatchEulerDiscreteScheduler(**FLOW)
+        scheduler.set_timesteps(sigmas=sigmas)
+        return scheduler
     cls, own = class_of(sampler)
     if sampler == "ddim":
         cls = TCDScheduler
@@ -87,13 +94,14 @@ def run(sampler, scheduler):
         extra = {"eta": 0.0}
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)
-    latents, rows = noise * scheduler.init_noise_sigma, []
+    sigma = float(getattr(scheduler, "init_noise_sigma", 1))
+    latents, rows = noise * sigma, []
     for t in scheduler.timesteps:
-        seen = scheduler.scale_model_input(latents, t)
+        seen = scheduler.scale_model_input(latents, t) if hasattr(scheduler, "scale_model_input") else latents
         latents = scheduler.step(model(seen, t), t, latents, **extra).prev_sample
         assert torch.isfinite(latents).all(), sampler
         rows.append(latents)
-    return float(scheduler.init_noise_sigma), {"timesteps": scheduler.timesteps.float(), "latents": torch.cat(rows)}
+    return sigma, {"timesteps": scheduler.timesteps.float(), "latents": torch.cat(rows)}
 
 
 def plan():
@@ -109,6 +117,8 @@ def plan():
     yield "euler", "align_your_steps", True, align_your_steps(10, True), None
     for sampler in BY_TIMESTEPS:
         yield sampler, "timesteps", False, None, TIMESTEPS
+    yield "flow_euler", "sigmas", False, FLOW_SIGMAS, None
+    yield "flow_euler", "sgm_uniform", False, np.linspace(1, 1 / 8, 8).tolist(), None
 
 
 def main():
@@ -121,7 +131,8 @@ def main():
         if scheduler in ("sigmas", "timesteps"):
             tensors[f"{name}_list"] = torch.tensor(sigmas or timesteps, dtype=torch.float32)
         cases.append({"name": name, "sampler": sampler, "scheduler": scheduler, "xl": xl, "steps": steps,
-                      "evaluations": len(found["timesteps"]), "init_noise_sigma": sigma})
+                      "evaluations": len(found["timesteps"]), "init_noise_sigma": sigma,
+                      **({"config": FLOW_FILE} if sampler == "flow_euler" else {})})
     common.save_tensors(common.folder() / "samplers_placed.safetensors", tensors)
     config = {**BASE, "clip_sample": False, "set_alpha_to_one": False}  # what DDIM has besides
     common.save_json(common.folder() / "samplers_placed.json", {"config": config, "cases": cases})
