@@ -2,9 +2,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/alloc.h"
-#include "base/convert.h"
 #include "engine/keymap.h"
 #include "engine/lora.h"
+#include "kernels/convert.h"
 #include "kernels/gemm.h"
 #include "kernels/param.h"
 

@@ -156,6 +156,8 @@ void ts_model_rest(const ts_model *m) {
     ts_weights_rest(m->unet_weights);
     ts_weights_rest(m->vae_weights);
     for (int i = 0; i < m->text_count; i++) ts_weights_rest(m->text[i].weights);
+    ts_store_rest(m->store_cpu);
+    ts_store_rest(m->store_ref);
 }
 
 ts_code ts_model_check(const ts_model *m, ts_error *e) {

@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/alloc.h"
-#include "base/convert.h"
 #include "engine/tensors_internal.h"
+#include "kernels/convert.h"
 
 const char *const ts_tensors_extensions[] = {".safetensors", ".ckpt", ".pt", ".bin", NULL};
 

@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/alloc.h"
-#include "base/convert.h"
 #include "engine/prompt.h"
+#include "kernels/convert.h"
 #include "kernels/param.h"
 
 void ts_texts_free(ts_group *g, const ts_model *model) {

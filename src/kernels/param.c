@@ -2,7 +2,7 @@
 
 #include <stdlib.h>
 #include "base/alloc.h"
-#include "base/convert.h"
+#include "kernels/convert.h"
 
 static bool is_split_right(const ts_param *p) {
     const ts_param *a = p->parts[0], *b = p->parts[1];

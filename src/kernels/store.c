@@ -18,6 +18,8 @@ typedef struct entry {
 struct ts_store {
     pthread_mutex_t lock;
     entry *buckets[BUCKETS];
+    void *scratch;
+    size_t scratch_bytes;
 };
 
 ts_code ts_store_new(ts_store **ret) {
@@ -46,6 +48,7 @@ void ts_store_free(ts_store *s) {
             free_entry(en);
         }
     pthread_mutex_destroy(&s->lock);
+    free(s->scratch);
     free(s);
 }
 
@@ -103,6 +106,26 @@ ts_code ts_store_get(ts_store *s, ts_store_key key, size_t bytes,
     if (rc == TS_OK) *ret = en->memory;
     pthread_mutex_unlock(&s->lock);
     return rc;
+}
+
+ts_code ts_store_scratch(ts_store *s, size_t bytes, void **ret, ts_error *e) {
+    if (bytes > s->scratch_bytes) {
+        free(s->scratch);
+        s->scratch = ts_alloc_aligned(bytes);
+        s->scratch_bytes = s->scratch ? bytes : 0;
+        if (!s->scratch) return ts_fail(e, TS_ENOMEM, "%zu bytes to prepare a parameter in", bytes);
+    }
+    *ret = s->scratch;
+    return TS_OK;
+}
+
+void ts_store_rest(ts_store *s) {
+    if (!s) return;
+    pthread_mutex_lock(&s->lock);
+    free(s->scratch);
+    s->scratch = NULL;
+    s->scratch_bytes = 0;
+    pthread_mutex_unlock(&s->lock);
 }
 
 void ts_store_drop(ts_store *s, ts_store_choice *choice, void *arg) {

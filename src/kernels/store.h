@@ -26,6 +26,12 @@ ts_code ts_store_get(ts_store *store, ts_store_key key, size_t bytes,
                      ts_code (*make)(void *memory, void *arg, ts_error *e), void *arg, const void **ret,
                      ts_error *e);
 
+/* Memory for a maker to work in, TS_ALIGN aligned, kept from one to the next: pages that are fresh each time cost more than
+ * what is done in them. Only inside a maker; good until it asks again or returns. TS_ENOMEM. */
+ts_code ts_store_scratch(ts_store *store, size_t bytes, void **ret, ts_error *e);
+/* Nothing is going to be made for now: gives that memory back. Any thread; NULL is fine. */
+void ts_store_rest(ts_store *store);
+
 /* Which parameters are meant; called with the store's lock held. */
 typedef bool ts_store_choice(void *arg, const void *param);
 

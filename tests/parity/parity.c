@@ -2,7 +2,7 @@
 
 #include <pthread.h>
 #include <unistd.h>
-#include "base/convert.h"
+#include "kernels/convert.h"
 
 struct parity {
     parity_spec spec;

@@ -16,7 +16,7 @@
 #include "base/alloc.h"
 #include "base/buffer.h"
 #include "base/clock.h"
-#include "base/convert.h"
+#include "base/dtype.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "base/mailbox.h"
@@ -368,28 +368,6 @@ static void bf16_rounds_to_nearest_even(void **state) {
     for (uint32_t h = 0; h < 0x7f80; h++) assert_int_equal(ts_f32_to_bf16(ts_bf16_to_f32((uint16_t)h)), h);
 }
 
-static void f16_reads_as_the_compiler_reads_it(void **state) {
-    (void)state;
-#ifdef __FLT16_MANT_DIG__
-    for (uint32_t h = 0; h < 0x10000; h++) {
-        uint16_t bits = (uint16_t)h;
-        _Float16 half;
-        memcpy(&half, &bits, sizeof half);
-        float expected = (float)half, seen;
-        ts_convert(TS_F16, &bits, TS_F32, &seen, 1);
-        if (isnan(expected))
-            assert_true(isnan(seen));
-        else
-            assert_memory_equal(&expected, &seen, sizeof seen);
-    }
-#else
-    static const uint16_t bits[] = {0x3c00, 0x0001, 0xfbff, 0x7c00};
-    float seen[4];
-    ts_convert(TS_F16, bits, TS_F32, seen, 4);
-    assert_true(seen[0] == 1.0f && seen[1] == 0x1p-24f && seen[2] == -65504.0f && isinf(seen[3]));
-#endif
-}
-
 static void time_goes_forward(void **state) {
     (void)state;
     uint64_t a = ts_now_ns();
@@ -417,7 +395,6 @@ int main(void) {
         cmocka_unit_test(a_full_box_refuses_and_wakes_only_when_it_was_empty),
         cmocka_unit_test(letters_of_many_writers_arrive_once_and_in_each_ones_order),
         cmocka_unit_test(bf16_rounds_to_nearest_even),
-        cmocka_unit_test(f16_reads_as_the_compiler_reads_it),
         cmocka_unit_test(time_goes_forward),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);

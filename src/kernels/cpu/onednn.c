@@ -127,6 +127,7 @@ static dnnl_status_t make_desc(const product *p, dnnl_primitive_desc_t *ret) {
 /* ------------------------------------------------------------------------------------------------ weights */
 
 typedef struct reorder_job {
+    ts_store *store;
     const ts_param *param;
     const dnnl_memory_desc_t *to;
     bool matrix;
@@ -160,27 +161,22 @@ dnnl_status_t ts_dnnl_reorder(const dnnl_memory_desc_t *md, const void *data,
     return st;
 }
 
-/* The parameter as oneDNN can read it: as it lies in the file, else a copy of the type that is wanted.
- * *ret_copy is that, or NULL. */
-static ts_code plain_weights(const ts_param *p, ts_dtype wanted, const void **ret, void **ret_copy,
+/* The parameter as oneDNN can read it: as it lies in the file, else in the store's scratch, of the type that
+ * is wanted. */
+static ts_code plain_weights(ts_store *store, const ts_param *p, ts_dtype wanted, const void **ret,
                              dnnl_data_type_t *ret_type, ts_error *e) {
     /* oneDNN 2.6 has no f16 on CPUs. */
     if (p->data && p->dtype != TS_F16 && (uintptr_t)p->data % ts_dtype_size(p->dtype) == 0) {
         *ret = p->data;
-        *ret_copy = NULL;
         *ret_type = type_of(p->dtype);
         return TS_OK;
     }
-    void *copy = ts_alloc_aligned(ts_param_count(p) * ts_dtype_size(wanted));
-    ts_code rc = copy ? ts_param_load(p, wanted, copy, e)
-                      : ts_fail(e, TS_ENOMEM, "the weight %s", p->name ? p->name : "");
-    if (rc) {
-        free(copy);
-        return rc;
-    }
-    *ret = *ret_copy = copy;
+    void *copy = NULL;
+    ts_code rc = ts_store_scratch(store, ts_param_count(p) * ts_dtype_size(wanted), &copy, e);
+    if (!rc) rc = ts_param_load(p, wanted, copy, e);
+    *ret = copy;
     *ret_type = type_of(wanted);
-    return TS_OK;
+    return rc;
 }
 
 /* From the file's order [cout][cin][k][k] and type to what the primitive asked for. */
@@ -190,11 +186,10 @@ static ts_code make_weights(void *memory, void *arg, ts_error *e) {
     const size_t n = ts_param_count(p), size = dnnl_memory_desc_get_size(job->to);
     dnnl_memory_desc_t md;
     const void *source = NULL;
-    void *copy = NULL;
     dnnl_data_type_t type = dnnl_f32;
     /* What is made is float32 anyway. */
     const ts_dtype wanted = job->to->data_type == dnnl_bf16 && !p->make ? TS_BF16 : TS_F32;
-    ts_code rc = plain_weights(p, wanted, &source, &copy, &type, e);
+    ts_code rc = plain_weights(job->store, p, wanted, &source, &type, e);
     if (rc) return rc;
     /* Padding that the layout adds must be zero, and reorder fills it; what it leaves out stays zero. */
     if (size != n * dnnl_data_type_size(job->to->data_type)) memset(memory, 0, size);
@@ -205,14 +200,13 @@ static ts_code make_weights(void *memory, void *arg, ts_error *e) {
                   &md, 4, (dnnl_dims_t){p->shape[0], p->shape[1], p->shape[2], p->shape[3]}, type, dnnl_abcd);
     if (st == dnnl_success) st = ts_dnnl_reorder(&md, source, job->to, memory);
     if (st != dnnl_success) rc = ts_fail(e, TS_EDEVICE, "oneDNN could not reorder %s (%d)", p->name, (int)st);
-    free(copy);
     return rc;
 }
 
 static ts_code fetch_parameters(product *p, ts_store *store, const dnnl_memory_desc_t *weights, ts_error *e) {
     const ts_op *op = &p->base.op;
     const float *bias = NULL;
-    reorder_job job = {op->weight, weights, is_matrix(op)};
+    reorder_job job = {store, op->weight, weights, is_matrix(op)};
     ts_code rc = ts_store_get(store, (ts_store_key){op->weight, weights, sizeof *weights},
                               dnnl_memory_desc_get_size(weights), make_weights, &job, &p->weight_data, e);
     if (rc == TS_OK) rc = ts_param_f32(store, op->bias, &bias, e);

@@ -1,6 +1,8 @@
 /* Which of the tables this processor can run. */
 #include "kernels/cpu/vec.h"
 
+#include <pthread.h>
+
 #ifdef TS_HAVE_X86
 #include <cpuid.h>
 #include <sys/syscall.h>
@@ -38,7 +40,15 @@ int ts_vec_all(const ts_vec *ret[TS_VEC_TABLES]) {
     return n;
 }
 
-const ts_vec *ts_vec_best(void) {
+static const ts_vec *best;
+
+static void choose(void) {
     const ts_vec *all[TS_VEC_TABLES];
-    return all[ts_vec_all(all) - 1];
+    best = all[ts_vec_all(all) - 1];
+}
+
+const ts_vec *ts_vec_best(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, choose);
+    return best;
 }

@@ -59,6 +59,8 @@ typedef struct ts_vec {
     void (*geglu)(const ts_rows *rows); /* c: of y */
     void (*add)(const ts_rows *rows);
     void (*copy)(const ts_rows *rows, ts_dtype to, float scale);
+    /* kernels/convert.h, of two different types */
+    void (*convert)(ts_dtype from, const void *src, ts_dtype to, void *dst, size_t n);
     /* A tile's c channels, a multiple of 16, to its place in each of TS_WINOGRAD_PLANES planes, and back. */
     void (*winograd_spread)(const ts_tile *t, int c, float *v, size_t plane);
     void (*winograd_gather)(const float *m, size_t plane, int c, const float *bias, const ts_tile *t);

@@ -20,6 +20,8 @@ extern const int TS_ISA_NAME(ts_attend_block);
 void TS_ISA_NAME(ts_attend)(const ts_attend *a);
 size_t TS_ISA_NAME(ts_attend_scratch)(int d, int queries, int keys, ts_dtype dtype);
 
+void TS_ISA_NAME(ts_convert)(ts_dtype from, const void *src, ts_dtype to, void *dst, size_t n);
+
 void TS_ISA_NAME(ts_winograd_spread)(const ts_tile *t, int c, float *v, size_t plane);
 void TS_ISA_NAME(ts_winograd_gather)(const float *m, size_t plane, int c, const float *bias,
                                      const ts_tile *t);

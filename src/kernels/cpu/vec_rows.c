@@ -225,6 +225,7 @@ const ts_vec TS_ISA_NAME(ts_vec) = {
     .geglu = geglu,
     .add = add,
     .copy = copy,
+    .convert = TS_ISA_NAME(ts_convert),
     .winograd_spread = TS_ISA_NAME(ts_winograd_spread),
     .winograd_gather = TS_ISA_NAME(ts_winograd_gather),
     .attend_block = &TS_ISA_NAME(ts_attend_block),

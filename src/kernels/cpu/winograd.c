@@ -75,6 +75,7 @@ static void transform_kernels(const float *g, size_t next, float *ret, size_t pl
 }
 
 typedef struct weight_job {
+    ts_store *store;
     const ts_param *param;
     const dnnl_memory_desc_t *to;
     int threads;
@@ -96,25 +97,22 @@ static ts_code make_weights(void *memory, void *arg, ts_error *e) {
     weight_job *j = arg;
     const ts_param *p = j->param;
     size_t n = ts_param_count(p);
-    float *kernels = ts_alloc_aligned(n * sizeof *kernels),
-          *planes = ts_alloc_aligned(n / 9 * PLANES * sizeof *planes);
-    ts_code rc = kernels && planes ? ts_param_load(p, TS_F32, kernels, e)
-                                   : ts_fail(e, TS_ENOMEM, "the weight %s", p->name ? p->name : "");
+    const size_t kernels = ts_align_up(n * sizeof(float)), planes = n / 9 * PLANES * sizeof(float);
+    void *scratch = NULL;
+    ts_code rc = ts_store_scratch(j->store, kernels + planes, &scratch, e);
+    if (!rc) rc = ts_param_load(p, TS_F32, scratch, e);
     if (!rc) {
         dnnl_memory_desc_t md;
-        j->kernels = kernels;
-        j->planes = planes;
+        j->kernels = scratch;
+        j->planes = (void *)((char *)scratch + kernels);
         ts_parallel_for(j->threads, (size_t)p->shape[1], 1, transform_part, j);
         dnnl_status_t st = dnnl_memory_desc_init_by_tag(
             &md, 3, (dnnl_dims_t){PLANES, p->shape[1], p->shape[0]}, dnnl_f32, dnnl_abc);
-        if (dnnl_memory_desc_get_size(j->to) != n / 9 * PLANES * sizeof *planes)
-            memset(memory, 0, dnnl_memory_desc_get_size(j->to));
-        if (st == dnnl_success) st = ts_dnnl_reorder(&md, planes, j->to, memory);
+        if (dnnl_memory_desc_get_size(j->to) != planes) memset(memory, 0, dnnl_memory_desc_get_size(j->to));
+        if (st == dnnl_success) st = ts_dnnl_reorder(&md, j->planes, j->to, memory);
         if (st != dnnl_success)
             rc = ts_fail(e, TS_EDEVICE, "oneDNN could not reorder %s (%d)", p->name ? p->name : "", (int)st);
     }
-    free(planes);
-    free(kernels);
     return rc;
 }
 
@@ -260,7 +258,7 @@ static ts_code prepare(winograd *w, ts_store *store, dnnl_primitive_desc_t desc,
     const ts_op *op = &w->base.op;
     const dnnl_memory_desc_t *weights = dnnl_primitive_desc_query_md(desc, dnnl_query_weights_md, 0);
     const dnnl_memory_desc_t *work = dnnl_primitive_desc_query_md(desc, dnnl_query_scratchpad_md, 0);
-    weight_job job = {.param = op->weight, .to = weights, .threads = w->base.threads};
+    weight_job job = {.store = store, .param = op->weight, .to = weights, .threads = w->base.threads};
     ts_code rc = ts_store_get(store, (ts_store_key){op->weight, weights, sizeof *weights},
                               dnnl_memory_desc_get_size(weights), make_weights, &job, &w->weight_data, e);
     if (!rc) rc = ts_param_f32(store, op->bias, &w->base.bias, e);

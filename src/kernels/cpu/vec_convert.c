@@ -1,4 +1,6 @@
-#include "base/convert.h"
+/* Element types to each other. Everything is loaded and stored through memcpy, and the loops have no
+ * branches, for the compiler's vectoriser. */
+#include "kernels/cpu/vec_isa.h"
 
 #include <string.h>
 
@@ -45,10 +47,6 @@ static inline uint16_t to_bfloat(float f) {
     return (uint16_t)((u & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
 }
 
-uint16_t ts_f32_to_f16(float f) {
-    return to_half(f);
-}
-
 static void widen(ts_dtype from, const unsigned char *restrict src, float *restrict dst, size_t n) {
     if (from == TS_F32)
         memcpy(dst, src, n * sizeof *dst);
@@ -68,13 +66,9 @@ static void narrow(const float *restrict src, ts_dtype to, unsigned char *restri
         }
 }
 
-void ts_convert(ts_dtype from, const void *src, ts_dtype to, void *dst, size_t n) {
+void TS_ISA_NAME(ts_convert)(ts_dtype from, const void *src, ts_dtype to, void *dst, size_t n) {
     const unsigned char *s = src;
     unsigned char *d = dst;
-    if (from == to) {
-        if (n) memcpy(d, s, n * ts_dtype_size(from));
-        return;
-    }
     /* Through a block of floats that stays in the first-level cache. */
     float block[1024];
     for (size_t i = 0; i < n;) {
