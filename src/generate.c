@@ -264,8 +264,7 @@ static ts_code run(const ts_generate_options *o, ts_error *e) {
     uint64_t t0 = ts_now_ns();
     double load_s;
     ts_code rc = ts_devices_parse(o->devices, devices, &count, e);
-    if (!rc) rc = ts_model_load(o->model, &model, e);
-    if (!rc && o->vae) rc = ts_model_replace_vae(model, o->vae, e);
+    if (!rc) rc = ts_model_load(o->model, o->vae, &model, e);
     if (!rc) rc = fuse(model, o->loras, e);
     if (!rc && o->embeddings) rc = ts_model_add_embeddings(model, o->embeddings, e);
     if (!rc) rc = ts_group_open(devices, count, &group, e);

@@ -148,7 +148,7 @@ int ts_tokenize_main(int argc, char **argv) {
     }
     ts_error e = {0};
     ts_model *model = NULL;
-    ts_code rc = ts_model_load(path, &model, &e);
+    ts_code rc = ts_model_load(path, NULL, &model, &e);
     if (!rc) rc = read_lines(model, &e);
     ts_model_free(model);
     if (rc) fprintf(stderr, "tesserad tokenize: %s\n", e.message[0] ? e.message : ts_code_sentence(rc));

@@ -18,6 +18,7 @@ ts_code ts_read_file(const char *path, size_t maximum, char **ret, size_t *ret_s
 /* Writes a file beside `path` and renames it over it, so that a reader never sees half of it. */
 ts_code ts_write_file(const char *path, const void *bytes, size_t n, ts_error *e);
 
+bool ts_folder_exists(const char *path);
 bool ts_file_exists(const char *path);                 /* a regular file or a link to one */
 char *ts_path_join(const char *dir, const char *name); /* free() it; NULL on failure */
 

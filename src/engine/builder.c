@@ -51,9 +51,13 @@ void ts_builder_fail(ts_builder *b, ts_code code, const char *format, ...) {
     b->code = ts_fail(&b->error, code, "%s", text);
 }
 
+static void full_name(ts_scope s, const char *name, char ret[160]) {
+    snprintf(ret, 160, "%s%s%s", s.path, name[0] ? "." : "", name);
+}
+
 static const ts_param *find(const ts_builder *b, ts_scope s, const char *name) {
     char full[160];
-    snprintf(full, sizeof full, "%s%s%s", s.path, name[0] ? "." : "", name);
+    full_name(s, name, full);
     return ts_weights_find(b->weights, full);
 }
 
@@ -63,14 +67,33 @@ bool ts_builder_has(const ts_builder *b, ts_scope s, const char *name) {
 
 const ts_param *builder_param(ts_builder *b, ts_scope s, const char *name) {
     const ts_param *p = find(b, s, name);
-    if (!p)
-        ts_builder_fail(b, TS_EFORMAT, "%s has no parameter %s.%s", ts_weights_path(b->weights), s.path,
-                        name);
-    return p;
+    if (p) return p;
+    char full[160];
+    full_name(s, name, full);
+    const char *type = ts_weights_unread(b->weights, full);
+    if (type)
+        ts_builder_fail(b, TS_EUNSUPPORTED, "%s is of type %s, and only F32, F16 and BF16 are read", full,
+                        type);
+    else
+        ts_builder_fail(b, TS_EFORMAT, "there is no %s", full);
+    return NULL;
 }
 
-const ts_param *builder_param_optional(ts_builder *b, ts_scope s, const char *name) {
-    return find(b, s, name);
+ts_code ts_builder_check(const ts_builder *b, void (*each)(void *arg, const ts_param *p), void *arg,
+                         ts_error *e) {
+    if (b->code) {
+        if (e) *e = b->error;
+        return b->code;
+    }
+    for (size_t i = 0; i < b->item_count; i++) {
+        const ts_op *op = &b->items[i].op;
+        if (!item_has_kernel(&b->items[i])) continue;
+        ts_code rc = ts_op_check(op, e);
+        if (rc) return ts_error_context(e, rc == TS_EINVAL ? TS_EFORMAT : rc, "%s", op->name);
+        if (op->weight) each(arg, op->weight);
+        if (op->bias) each(arg, op->bias);
+    }
+    return TS_OK;
 }
 
 void ts_builder_once_begin(ts_builder *b) {

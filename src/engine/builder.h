@@ -51,6 +51,10 @@ const ts_build *ts_builder_build(const ts_builder *b);
 void ts_builder_fail(ts_builder *b, ts_code code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* Whether a program could be compiled of what was recorded for one image, as far as parameters and shapes go: the first
+ * error, or TS_EFORMAT for an op that does not fit. `each` hears of every parameter (a joined one is not taken apart). */
+ts_code ts_builder_check(const ts_builder *b, void (*each)(void *arg, const ts_param *p), void *arg, ts_error *e);
+
 /* True when the weights have "<scope>.<name>" (name "" asks for the scope itself). */
 bool ts_builder_has(const ts_builder *b, ts_scope s, const char *name);
 
@@ -65,7 +69,7 @@ ts_buf ts_input_picture(ts_builder *b, const char *name, int w, int c, ts_dtype 
 ts_buf ts_input(ts_builder *b, const char *name, int w, int c, ts_dtype dtype);
 void ts_output(ts_builder *b, const char *name, ts_buf x);
 
-/* weight and bias below are "<scope>.weight" and "<scope>.bias"; the bias may be absent. */
+/* weight and bias below are "<scope>.weight" and "<scope>.bias". */
 
 enum { TS_CONV_FRESH = 1, TS_CONV_F32_OUT = 2 }; /* flags: halo of this evaluation always; result in float32 */
 ts_buf ts_conv3x3(ts_builder *b, ts_scope s, ts_buf x, int channels, ts_buf residual, int flags);
@@ -78,11 +82,13 @@ ts_buf ts_linear(ts_builder *b, ts_scope s, ts_buf x, int channels, ts_buf resid
 ts_buf ts_group_norm(ts_builder *b, ts_scope s, ts_buf x, ts_buf add, int groups, double eps, ts_act act);
 ts_buf ts_layer_norm(ts_builder *b, ts_scope s, ts_buf x, double eps);
 
-/* Attention with its projections "<scope>.<names.q>" and so on; the output projection is the model's own.
+/* Attention with its projections "<scope>.<names.q>" and so on, all of which have a bias or none has; the output
+ * projection is the model's own.
  * self: keys of the whole picture or of the window. cross: keys of `context`, projected once a job. causal:
  * token i sees tokens 0..i of the same x, which no patch divides. */
 typedef struct ts_qkv {
     const char *q, *k, *v;
+    bool biased;
 } ts_qkv;
 ts_buf ts_self_attention(ts_builder *b, ts_scope s, ts_qkv names, ts_buf x, int heads);
 ts_buf ts_cross_attention(ts_builder *b, ts_scope s, ts_qkv names, ts_buf x, ts_buf context, int heads);
@@ -95,8 +101,9 @@ ts_buf ts_concat(ts_builder *b, ts_scope s, ts_buf x, ts_buf y);
 ts_buf ts_upsample(ts_builder *b, ts_scope s, ts_buf x, int height, int w); /* to height rows of the picture */
 ts_buf ts_cast(ts_builder *b, ts_scope s, ts_buf x, ts_dtype dtype, float factor);
 ts_buf ts_time_embed(ts_builder *b, ts_scope s, ts_buf scalars, int dim, bool flip_sin_to_cos, double shift);
-/* A vector of the table "<tokens>.weight" for each id, or that of `own` where the id is negative. */
-ts_buf ts_embed(ts_builder *b, ts_scope tokens, ts_scope positions, ts_buf ids, ts_buf own);
+/* A vector of the table "<tokens>.weight", which has `vocabulary` rows, for each id below that, or that of `own` where the id
+ * is negative. */
+ts_buf ts_embed(ts_builder *b, ts_scope tokens, ts_scope positions, int vocabulary, ts_buf ids, ts_buf own);
 
 int ts_buf_height(const ts_builder *b, ts_buf x); /* rows of the whole picture at x's level */
 

@@ -45,6 +45,10 @@ typedef struct item {
     double flops_fresh, flops_displaced;
 } item;
 
+static inline bool item_has_kernel(const item *it) {
+    return it->kind == ITEM_KERNEL || it->kind == ITEM_STATS || it->kind == ITEM_ATTENTION;
+}
+
 struct ts_builder {
     ts_build build;
     ts_weights *weights;

@@ -68,7 +68,7 @@ ts_buf ts_conv3x3(ts_builder *b, ts_scope s, ts_buf x, int channels, ts_buf resi
     item *it = kernel_item(b, TS_OP_CONV2D, s, x, residual, TS_NO_BUF, y);
     if (!it) return TS_NO_BUF;
     it->op.weight = w;
-    it->op.bias = builder_param_optional(b, s, "bias");
+    it->op.bias = builder_param(b, s, "bias");
     it->op.conv.kernel = 3;
     it->op.conv.stride = 1;
     it->op.conv.pad_left = it->op.conv.pad_right = 1;
@@ -87,7 +87,7 @@ static ts_buf halve(ts_builder *b, ts_scope s, ts_buf x, int channels, bool end)
     item *it = kernel_item(b, TS_OP_CONV2D, s, x, TS_NO_BUF, TS_NO_BUF, y);
     if (!it) return TS_NO_BUF;
     it->op.weight = w;
-    it->op.bias = builder_param_optional(b, s, "bias");
+    it->op.bias = builder_param(b, s, "bias");
     it->op.conv.kernel = 3;
     it->op.conv.stride = 2;
     it->op.conv.pad_left = !end;
@@ -117,22 +117,22 @@ static ts_buf matrix(ts_builder *b, ts_scope s, const ts_param *w, const ts_para
     return y;
 }
 
+static ts_buf linear(ts_builder *b, ts_scope s, ts_buf x, int channels, ts_buf residual, bool biased) {
+    const ts_param *w = builder_param(b, s, "weight"), *bias = biased ? builder_param(b, s, "bias") : NULL;
+    return matrix(b, s, w, bias, x, channels, residual);
+}
+
 ts_buf ts_linear(ts_builder *b, ts_scope s, ts_buf x, int channels, ts_buf residual) {
-    const ts_param *w = builder_param(b, s, "weight");
-    return matrix(b, s, w, builder_param_optional(b, s, "bias"), x, channels, residual);
+    return linear(b, s, x, channels, residual, true);
 }
 
 /* Keys and values in one product, so that one run of memory holds what a token sends. */
 static ts_buf keys_values(ts_builder *b, ts_scope s, ts_qkv names, ts_buf x, int channels) {
     ts_scope k = ts_sub(s, "%s", names.k), v = ts_sub(s, "%s", names.v);
     const ts_param *wk = builder_param(b, k, "weight"), *wv = builder_param(b, v, "weight"), *w = NULL;
-    const ts_param *bk = builder_param_optional(b, k, "bias"), *bv = builder_param_optional(b, v, "bias");
-    const ts_param *bias = NULL;
+    const ts_param *bk = names.biased ? builder_param(b, k, "bias") : NULL,
+                   *bv = names.biased ? builder_param(b, v, "bias") : NULL, *bias = NULL;
     if (b->code) return TS_NO_BUF;
-    if (!bk != !bv) {
-        ts_builder_fail(b, TS_EFORMAT, "%s: only one of %s and %s has a bias", s.path, names.k, names.v);
-        return TS_NO_BUF;
-    }
     b->code = ts_weights_join(b->weights, wk, wv, &w, &b->error);
     if (!b->code && bk) b->code = ts_weights_join(b->weights, bk, bv, &bias, &b->error);
     return matrix(b, k, w, bias, x, 2 * channels, TS_NO_BUF);
@@ -253,7 +253,7 @@ static ts_buf attend(ts_builder *b, ts_scope s, ts_buf q, ts_buf kv, int heads, 
 }
 
 static ts_buf query(ts_builder *b, ts_scope s, ts_qkv names, ts_buf x, int channels) {
-    return ts_linear(b, ts_sub(s, "%s", names.q), x, channels, TS_NO_BUF);
+    return linear(b, ts_sub(s, "%s", names.q), x, channels, TS_NO_BUF, names.biased);
 }
 
 ts_buf ts_self_attention(ts_builder *b, ts_scope s, ts_qkv names, ts_buf x, int heads) {
@@ -347,9 +347,12 @@ ts_buf ts_time_embed(ts_builder *b, ts_scope s, ts_buf scalars, int dim, bool fl
     return y;
 }
 
-ts_buf ts_embed(ts_builder *b, ts_scope tokens, ts_scope positions, ts_buf ids, ts_buf own) {
+ts_buf ts_embed(ts_builder *b, ts_scope tokens, ts_scope positions, int vocabulary, ts_buf ids, ts_buf own) {
     const ts_param *table = builder_param(b, tokens, "weight"),
                    *place = builder_param(b, positions, "weight");
+    if (table && table->shape[0] != vocabulary)
+        ts_builder_fail(b, TS_EFORMAT, "%s.weight has %lld rows, the vocabulary %d tokens", tokens.path,
+                        (long long)table->shape[0], vocabulary);
     ts_buf y = TS_NO_BUF;
     item *it = simple(b, TS_OP_EMBED, tokens, ids, own, own.c, b->build.dtype, &y);
     if (!it) return TS_NO_BUF;

@@ -4,9 +4,8 @@
 
 #include "engine/builder_internal.h"
 
-/* "<scope>.<name>"; absent: the builder fails and the answer is NULL, or just NULL. */
+/* "<scope>.<name>"; absent: the builder fails and the answer is NULL. */
 const ts_param *builder_param(ts_builder *b, ts_scope s, const char *name);
-const ts_param *builder_param_optional(ts_builder *b, ts_scope s, const char *name);
 
 /* A new tensor with the rows' share of this patch; TS_NO_BUF once the builder has failed. */
 ts_buf builder_value(ts_builder *b, ts_rows rows, int w, int c, ts_dtype dtype);

@@ -47,11 +47,23 @@ static bool any_key(const ts_tensors *s, const char *prefix) {
     return low < ts_tensors_count(s) && strncmp(ts_tensors_at(s, low)->name, prefix, strlen(prefix)) == 0;
 }
 
+/* A file that was made smaller by a type that is not read looks as if it held nothing. */
+static ts_code check_types(const ts_checkpoint *c, ts_error *e) {
+    const ts_file_other *other;
+    for (size_t i = 0; (other = ts_tensors_other(c->file, i)); i++)
+        if (strncmp(other->name, CHECKPOINT_UNET, sizeof CHECKPOINT_UNET - 1) == 0)
+            return ts_fail(e, TS_EUNSUPPORTED,
+                           "%s: %.200s is of type %s, and only F32, F16 and BF16 are read", c->path,
+                           other->name, other->type);
+    return TS_OK;
+}
+
 static ts_code recognise(ts_checkpoint *c, ts_error *e) {
+    ts_code rc = check_types(c, e);
+    if (rc) return rc;
     if (!any_key(c->file, CHECKPOINT_UNET))
         return ts_fail(e, TS_EFORMAT, "%s holds no model: there is no %s*", c->path, CHECKPOINT_UNET);
-    if (!any_key(c->file, CHECKPOINT_VAE))
-        return ts_fail(e, TS_EFORMAT, "%s: there is no autoencoder (%s*)", c->path, CHECKPOINT_VAE);
+    c->vae = any_key(c->file, CHECKPOINT_VAE);
     for (int k = CHECKPOINT_XL; k >= CHECKPOINT_SD1; k--)
         if (any_key(c->file, kinds[k].sign)) {
             c->kind = (checkpoint_kind)k;
@@ -119,6 +131,10 @@ bool ts_checkpoint_is_xl(const ts_checkpoint *c) {
     return c->kind == CHECKPOINT_XL;
 }
 
+bool ts_checkpoint_has_vae(const ts_checkpoint *c) {
+    return c->vae;
+}
+
 const cJSON *ts_checkpoint_config(const ts_checkpoint *c, const char *component) {
     return cJSON_GetObjectItemCaseSensitive(c->config, component);
 }
@@ -160,25 +176,53 @@ static ts_code add_transposed(ts_weights *w, const char *name, const ts_file_ten
     return ts_weights_add(w, name, &turned, e);
 }
 
-static ts_code add_openclip(ts_weights *w, const char *key, const ts_file_tensor *t, ts_error *e) {
-    char name[TS_KEY_BYTES];
-    if (!ts_keymap_openclip(key, name)) return TS_OK;
-    if (strchr(name, '?')) return add_thirds(w, name, t, e);
-    if (strcmp(key, "text_projection") == 0) return add_transposed(w, name, t, e);
-    return ts_weights_add(w, name, t, e);
-}
-
 typedef enum component { UNET, VAE, TEXT, TEXT_2 } component;
 static const char *const component_names[] = {"unet", "vae", "text_encoder", "text_encoder_2"};
+
+/* The name that a component's tensor has here, with a '?' where q, k and v stand; false: it has none. */
+static bool name_of(const ts_checkpoint *c, component which, const char *key, char ret[TS_KEY_BYTES]) {
+    if (which == UNET) return ts_keymap_unet(key, c->unet_layers, ret);
+    if (which == VAE) return ts_keymap_vae(key, c->vae_levels, ret);
+    if (checkpoint_text_is_openclip(c->kind, (int)(which - TEXT))) return ts_keymap_openclip(key, ret);
+    return snprintf(ret, TS_KEY_BYTES, "%s", key) < TS_KEY_BYTES;
+}
+
+/* A tensor without a name is none of ours (a loss, an average) or of a layer that nobody would run. */
+static ts_code check_nameless(const ts_checkpoint *c, component which, const char *key, ts_error *e) {
+    static const char *const ours[][3] = {[UNET] = {""},
+                                          [VAE] = {"encoder.", "decoder."},
+                                          [TEXT] = {"transformer.resblocks."},
+                                          [TEXT_2] = {"transformer.resblocks."}};
+    for (int i = 0; i < 3 && ours[which][i]; i++)
+        if (strncmp(key, ours[which][i], strlen(ours[which][i])) == 0)
+            return ts_fail(e, TS_EFORMAT,
+                           "%s: %s: the tensor %.200s is of no layer that a model of its kind has", c->path,
+                           component_names[which], key);
+    return TS_OK;
+}
 
 static ts_code add_tensor(const ts_checkpoint *c, component which, ts_weights *w, const char *key,
                           const ts_file_tensor *t, ts_error *e) {
     char name[TS_KEY_BYTES];
-    if (which == UNET)
-        return ts_keymap_unet(key, c->unet_layers, name) ? ts_weights_add(w, name, t, e) : TS_OK;
-    if (which == VAE) return ts_keymap_vae(key, c->vae_levels, name) ? ts_weights_add(w, name, t, e) : TS_OK;
-    if (checkpoint_text_is_openclip(c->kind, (int)(which - TEXT))) return add_openclip(w, key, t, e);
-    return ts_weights_add(w, key, t, e);
+    if (!name_of(c, which, key, name)) return check_nameless(c, which, key, e);
+    if (strchr(name, '?')) return add_thirds(w, name, t, e);
+    const bool openclip = which >= TEXT && checkpoint_text_is_openclip(c->kind, (int)(which - TEXT));
+    if (openclip && strcmp(key, "text_projection") == 0) return add_transposed(w, name, t, e);
+    return ts_weights_add(w, name, t, e);
+}
+
+static ts_code add_unread(const ts_checkpoint *c, component which, ts_weights *w, const char *key,
+                          const char *type, ts_error *e) {
+    char name[TS_KEY_BYTES];
+    if (!name_of(c, which, key, name)) return TS_OK;
+    char *place = strchr(name, '?');
+    if (!place) return ts_weights_add_unread(w, name, type, e);
+    ts_code rc = TS_OK;
+    for (int i = 0; i < 3 && !rc; i++) {
+        *place = "qkv"[i];
+        rc = ts_weights_add_unread(w, name, type, e);
+    }
+    return rc;
 }
 
 ts_code ts_checkpoint_weights(const ts_checkpoint *c, const char *name, ts_weights **ret, ts_error *e) {
@@ -196,6 +240,10 @@ ts_code ts_checkpoint_weights(const ts_checkpoint *c, const char *name, ts_weigh
         const ts_file_tensor *t = ts_tensors_at(c->file, i);
         if (strncmp(t->name, prefix, n) == 0) rc = add_tensor(c, which, w, t->name + n, t, e);
     }
+    const ts_file_other *other;
+    for (size_t i = 0; !rc && (other = ts_tensors_other(c->file, i)); i++)
+        if (strncmp(other->name, prefix, n) == 0)
+            rc = add_unread(c, which, w, other->name + n, other->type, e);
     if (!rc) rc = ts_weights_seal(w, e);
     if (rc) {
         ts_weights_free(w);

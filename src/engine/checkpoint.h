@@ -28,6 +28,7 @@ ts_code ts_checkpoint_check(const ts_checkpoint *c, ts_error *e);
 void ts_checkpoint_rest(const ts_checkpoint *c); /* ts_map_rest of it */
 
 bool ts_checkpoint_is_xl(const ts_checkpoint *c);
+bool ts_checkpoint_has_vae(const ts_checkpoint *c); /* without one its config is that of the published models */
 
 /* component: "unet", "vae", "text_encoder", "text_encoder_2" (XL) or "scheduler". As in diffusers' config
  * files; owned by c; NULL for any other name. */

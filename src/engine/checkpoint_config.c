@@ -10,8 +10,11 @@
 #define BLOCKS_MAXIMUM 1000
 #define HEAD_CHANNELS                                                                                        \
     64 /* of each attention head, but in the U-Net of 1.x, which has eight heads everywhere */
-#define SD1_HEADS 8
-#define TIME_IDS  6 /* XL: original size, crop, target size */
+#define SD1_HEADS           8
+#define SD2_HIDDEN          1024 /* OpenCLIP-H */
+#define SD2_LAYERS          24
+#define INPAINTING_CHANNELS 9 /* latent, mask, kept latent */
+#define TIME_IDS            6 /* XL: original size, crop, target size */
 
 static const ts_file_tensor *find(const ts_checkpoint *c, const char *format, va_list args) {
     char name[256];
@@ -68,6 +71,19 @@ static void put_types(draft *d, const char *key, const char *const *types, int n
     put_item(d, key, cJSON_CreateStringArray(types, n));
 }
 
+/* One more than the largest number that stands behind `prefix` in a name. */
+static int count_numbered(const ts_checkpoint *c, const char *prefix) {
+    const size_t n = strlen(prefix);
+    int most = 0;
+    for (size_t i = 0; i < ts_tensors_count(c->file); i++) {
+        const char *name = ts_tensors_at(c->file, i)->name;
+        int number;
+        if (strncmp(name, prefix, n) == 0 && sscanf(name + n, "%3d.", &number) == 1 && number >= most)
+            most = number + 1;
+    }
+    return most;
+}
+
 static int count_transformers(const ts_checkpoint *c, const char *stem) {
     int n = 0;
     while (n < BLOCKS_MAXIMUM && has(c, "%s.transformer_blocks.%d.norm1.weight", stem, n)) n++;
@@ -93,6 +109,12 @@ static ts_code count_levels(ts_checkpoint *c, int *ret_levels, ts_error *e) {
     c->unet_layers = layers;
     *ret_levels = blocks / (layers + 1);
     return TS_OK;
+}
+
+/* 2.x of the kind that paints into masks predicts epsilon, at the size of 2-base from which it was made. */
+static bool is_sd2_inpainting(const ts_checkpoint *c) {
+    return c->kind == CHECKPOINT_SD2 &&
+           dim(c, 1, CHECKPOINT_UNET "input_blocks.0.0.weight") == INPAINTING_CHANNELS;
 }
 
 static ts_code unet_config(ts_checkpoint *c, draft *d, ts_error *e) {
@@ -128,7 +150,7 @@ static ts_code unet_config(ts_checkpoint *c, draft *d, ts_error *e) {
                dim(c, 1, CHECKPOINT_UNET "middle_block.1.transformer_blocks.0.attn2.to_k.weight"));
     put_bool(d, "use_linear_projection", !dim(c, 2, CHECKPOINT_UNET "middle_block.1.proj_in.weight"));
     static const int sizes[] = {[CHECKPOINT_SD1] = 64, [CHECKPOINT_SD2] = 96, [CHECKPOINT_XL] = 128};
-    put_number(d, "sample_size", sizes[c->kind]);
+    put_number(d, "sample_size", is_sd2_inpainting(c) ? sizes[CHECKPOINT_SD1] : sizes[c->kind]);
     if (c->kind != CHECKPOINT_XL) return TS_OK;
     int added = dim(c, 1, CHECKPOINT_UNET "label_emb.0.0.weight");
     int pooled = dim(c, 1, "%stext_projection", checkpoint_text_prefix(c->kind, 1));
@@ -138,8 +160,20 @@ static ts_code unet_config(ts_checkpoint *c, draft *d, ts_error *e) {
     return TS_OK;
 }
 
+/* The autoencoder of all published models, of which XL's has another scale. */
+static void published_vae(ts_checkpoint *c, draft *d) {
+    put_list(d, "block_out_channels", (const int[]){128, 256, 512, 512}, c->vae_levels = 4);
+    put_number(d, "layers_per_block", 2);
+    put_number(d, "latent_channels", 4);
+}
+
 static ts_code vae_config(ts_checkpoint *c, draft *d, ts_error *e) {
     int channels[TS_VAE_LEVELS], levels = 0, layers = 0;
+    put_number(d, "scaling_factor", c->kind == CHECKPOINT_XL ? 0.13025 : 0.18215);
+    if (!c->vae) {
+        published_vae(c, d);
+        return TS_OK;
+    }
     for (; has(c, CHECKPOINT_VAE "decoder.up.%d.block.0.conv1.weight", levels); levels++) {
         if (levels == TS_VAE_LEVELS) return lacks(c, "the autoencoder has too many levels", e);
         channels[levels] = dim(c, 0, CHECKPOINT_VAE "decoder.up.%d.block.0.conv2.weight", levels);
@@ -154,7 +188,6 @@ static ts_code vae_config(ts_checkpoint *c, draft *d, ts_error *e) {
     put_bool(d, "use_quant_conv", has(c, CHECKPOINT_VAE "quant_conv.weight"));
     put_bool(d, "use_post_quant_conv", has(c, CHECKPOINT_VAE "post_quant_conv.weight"));
     put_bool(d, "mid_block_add_attention", has(c, CHECKPOINT_VAE "decoder.mid.attn_1.q.weight"));
-    put_number(d, "scaling_factor", c->kind == CHECKPOINT_XL ? 0.13025 : 0.18215);
     return TS_OK;
 }
 
@@ -163,11 +196,10 @@ static void clip_sizes(const ts_checkpoint *c, const char *prefix, draft *d) {
     char stem[96];
     snprintf(stem, sizeof stem, "%stext_model.", prefix);
     if (!has(c, "%sembeddings.token_embedding.weight", stem)) snprintf(stem, sizeof stem, "%s", prefix);
-    int layers = 0;
-    while (layers < BLOCKS_MAXIMUM && has(c, "%sencoder.layers.%d.layer_norm1.weight", stem, layers))
-        layers++;
+    char layers[128];
+    snprintf(layers, sizeof layers, "%sencoder.layers.", stem);
     int hidden = dim(c, 1, "%sembeddings.token_embedding.weight", stem);
-    put_number(d, "num_hidden_layers", layers);
+    put_number(d, "num_hidden_layers", count_numbered(c, layers));
     put_number(d, "hidden_size", hidden);
     put_number(d, "vocab_size", dim(c, 0, "%sembeddings.token_embedding.weight", stem));
     put_number(d, "max_position_embeddings", dim(c, 0, "%sembeddings.position_embedding.weight", stem));
@@ -177,11 +209,13 @@ static void clip_sizes(const ts_checkpoint *c, const char *prefix, draft *d) {
 }
 
 static void openclip_sizes(const ts_checkpoint *c, const char *prefix, draft *d) {
-    int layers = 0, hidden = dim(c, 1, "%stoken_embedding.weight", prefix);
-    while (layers < BLOCKS_MAXIMUM && has(c, "%stransformer.resblocks.%d.ln_1.weight", prefix, layers))
-        layers++;
-    /* 2.x was trained on the last but one layer, normed as if it were the last; XL asks for it by name. */
-    if (c->kind == CHECKPOINT_SD2) layers--;
+    char blocks[128];
+    snprintf(blocks, sizeof blocks, "%stransformer.resblocks.", prefix);
+    int layers = count_numbered(c, blocks), hidden = dim(c, 1, "%stoken_embedding.weight", prefix);
+    /* 2.x was trained on the last but one layer, normed as if it were the last; XL asks for it by name. A
+     * file that was made of diffusers' folder lacks the last one already. */
+    const bool short_one = hidden == SD2_HIDDEN && layers == SD2_LAYERS - 1;
+    if (c->kind == CHECKPOINT_SD2 && !short_one) layers--;
     put_number(d, "num_hidden_layers", layers);
     put_number(d, "hidden_size", hidden);
     put_number(d, "vocab_size", dim(c, 0, "%stoken_embedding.weight", prefix));
@@ -198,7 +232,7 @@ static void scheduler_config(const ts_checkpoint *c, draft *d) {
     static const char *const classes[] = {[CHECKPOINT_SD1] = "PNDMScheduler",
                                           [CHECKPOINT_SD2] = "DDIMScheduler",
                                           [CHECKPOINT_XL] = "EulerDiscreteScheduler"};
-    bool v = c->kind == CHECKPOINT_SD2 || has(c, "v_pred");
+    bool v = (c->kind == CHECKPOINT_SD2 && !is_sd2_inpainting(c)) || has(c, "v_pred");
     put_string(d, "_class_name", classes[c->kind]);
     put_number(d, "num_train_timesteps", 1000);
     put_number(d, "beta_start", 0.00085);

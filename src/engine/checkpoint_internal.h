@@ -11,6 +11,7 @@ struct ts_checkpoint {
     char *path, *folder; /* the folder that the file is in */
     ts_tensors *file;
     checkpoint_kind kind;
+    bool vae;                    /* there is one in it */
     int unet_layers, vae_levels; /* what the names depend on */
     cJSON *config;               /* {component: config} */
     cJSON *beside;               /* NAME.json, or NULL */

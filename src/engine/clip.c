@@ -31,7 +31,7 @@ ts_code ts_clip_config_read(const cJSON *j, bool projected, ts_clip_config *ret,
     return TS_OK;
 }
 
-static const ts_qkv qkv = {"q_proj", "k_proj", "v_proj"};
+static const ts_qkv qkv = {"q_proj", "k_proj", "v_proj", true};
 
 static ts_buf layer(ts_builder *b, const ts_clip_config *c, ts_scope s, ts_buf x) {
     ts_scope self = ts_sub(s, "self_attn"), mlp = ts_sub(s, "mlp");
@@ -51,7 +51,7 @@ void ts_clip_build(ts_builder *b, const ts_clip_config *c, const ts_clip_reading
     ts_buf ids = ts_input(b, "ids", c->positions, 1, TS_F32);
     ts_buf vectors = ts_input(b, "vectors", c->positions, c->hidden, TS_F32);
     ts_buf x = ts_embed(b, ts_sub(top, "embeddings.token_embedding"),
-                        ts_sub(top, "embeddings.position_embedding"), ids, vectors);
+                        ts_sub(top, "embeddings.position_embedding"), c->vocabulary, ids, vectors);
     const ts_scope norm = ts_sub(top, "final_layer_norm");
     for (int i = 0;; i++) {
         if (i == reading->layers) ts_output(b, "text", reading->norm ? ts_layer_norm(b, norm, x, c->eps) : x);

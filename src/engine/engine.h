@@ -27,13 +27,11 @@ typedef struct ts_model_info {
     int lora_count;
 } ts_model_info;
 
-/* Reads a diffusers folder or a single file (engine/checkpoint.h). Errors name the file and the key. The model
- * outlives every group that ran it. */
-ts_code ts_model_load(const char *path, ts_model **ret, ts_error *e);
-
-/* Takes the autoencoder of a safetensors file in place of the model's, of the same sizes; the latents' scale stays
- * the model's. Before any group has run it. TS_EFORMAT when it does not fit; then the model is as it was. */
-ts_code ts_model_replace_vae(ts_model *m, const char *path, ts_error *e);
+/* Reads a diffusers folder or a single file (engine/checkpoint.h), and checks that its tensors are those that its configs
+ * speak of. vae: NULL, or whose autoencoder takes the place of the model's: a file of one of the same sizes (the latents'
+ * scale stays the model's), or diffusers' folder of one. Errors name the file and the key. The model outlives every group
+ * that ran it. */
+ts_code ts_model_load(const char *path, const char *vae, ts_model **ret, ts_error *e);
 
 /* Where the LoRA of that name lies in a folder of them: NAME.safetensors or another extension of tensors, or
  * NAME/adapter_model.safetensors as PEFT saves it. That need not exist; then it is the first. free() it; NULL: no memory.

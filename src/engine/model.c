@@ -6,6 +6,7 @@
 #include "base/alloc.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "engine/verify.h"
 
 /* Configs are small; tokenizer files have limits of their own. */
 #define CONFIG_BYTES  (1u << 20)
@@ -58,13 +59,57 @@ static ts_code load_unet(ts_model *m, ts_error *e) {
     return rc;
 }
 
-static ts_code load_vae(ts_model *m, ts_error *e) {
+static ts_code read_vae_config(ts_model *m, const cJSON *json, ts_error *e) {
+    return in_component(m, "vae/config.json", ts_vae_config_read(json, &m->vae, e), e);
+}
+
+static ts_code load_own_vae(ts_model *m, ts_error *e) {
     const cJSON *json = NULL;
     cJSON *owned = NULL;
+    if (m->checkpoint && !ts_checkpoint_has_vae(m->checkpoint))
+        return ts_fail(e, TS_EFORMAT, "%s holds no autoencoder (first_stage_model.*), and no other was named",
+                       m->path);
     ts_code rc = open_component(m, "vae", &json, &owned, &m->vae_weights, e);
-    if (!rc) rc = in_component(m, "vae/config.json", ts_vae_config_read(json, &m->vae, e), e);
+    if (!rc) rc = read_vae_config(m, json, e);
     cJSON_Delete(owned);
     return rc;
+}
+
+/* diffusers' folder of an autoencoder, which says itself what it is. */
+static ts_code load_vae_folder(ts_model *m, const char *folder, ts_error *e) {
+    char *path = ts_path_join(folder, "config.json");
+    cJSON *json = NULL;
+    ts_code rc = path ? ts_json_file(path, CONFIG_BYTES, CONFIG_LIMITS, &json, e)
+                      : ts_fail(e, TS_ENOMEM, "loading %s", folder);
+    if (!rc) rc = ts_vae_config_read(json, &m->vae, e);
+    if (rc) ts_error_context(e, rc, "%s", folder);
+    if (!rc) rc = ts_weights_open(folder, &m->vae_weights, e);
+    cJSON_Delete(json);
+    free(path);
+    return rc;
+}
+
+/* A file has no config: it is the model's, but for the convolutions that some autoencoders do without. */
+static ts_code load_vae_file(ts_model *m, const char *path, ts_error *e) {
+    cJSON *owned = NULL;
+    ts_vae_config *c = &m->vae;
+    ts_code rc = m->checkpoint ? TS_OK : open_config(m, "vae", "config.json", NULL, &owned, e);
+    if (!rc) rc = read_vae_config(m, owned ? owned : ts_checkpoint_config(m->checkpoint, "vae"), e);
+    cJSON_Delete(owned);
+    if (!rc) rc = ts_checkpoint_open_vae(path, c->levels, &m->vae_weights, e);
+    if (rc) return rc;
+    /* The shapes are verified later; these tell the kinds of model apart. */
+    const ts_param *in = ts_weights_find(m->vae_weights, "decoder.conv_in.weight");
+    if (in->rank != 4 || in->shape[0] != c->channels[c->levels - 1] || in->shape[1] != c->latent_channels)
+        return ts_fail(e, TS_EFORMAT, "%s is an autoencoder of other sizes than that of %s", path, m->path);
+    c->quant = ts_weights_find(m->vae_weights, "quant_conv.weight") != NULL;
+    c->post_quant = ts_weights_find(m->vae_weights, "post_quant_conv.weight") != NULL;
+    return TS_OK;
+}
+
+static ts_code load_vae(ts_model *m, const char *other, ts_error *e) {
+    if (!other) return load_own_vae(m, e);
+    return ts_folder_exists(other) ? load_vae_folder(m, other, e) : load_vae_file(m, other, e);
 }
 
 static ts_code load_tokenizer(const ts_model *m, int i, ts_tokenizer **ret, ts_error *e) {
@@ -181,7 +226,7 @@ static char *id_of(const char *path) {
     return ts_strndup(name, n);
 }
 
-ts_code ts_model_load(const char *path, ts_model **ret, ts_error *e) {
+ts_code ts_model_load(const char *path, const char *vae, ts_model **ret, ts_error *e) {
     ts_model *m = ts_new0(ts_model);
     if (!m) return ts_fail(e, TS_ENOMEM, "loading %s", path);
     size_t n = strlen(path);
@@ -191,11 +236,12 @@ ts_code ts_model_load(const char *path, ts_model **ret, ts_error *e) {
     ts_code rc = m->id ? TS_OK : ts_fail(e, TS_ENOMEM, "loading %s", path);
     if (!rc) rc = ts_file_exists(m->path) ? load_checkpoint(m, e) : load_index(m, e);
     if (!rc) rc = load_unet(m, e);
-    if (!rc) rc = load_vae(m, e);
+    if (!rc) rc = load_vae(m, vae, e);
     if (!rc) rc = load_text(m, 0, false, e);
     if (!rc && m->xl) rc = load_text(m, 1, true, e);
     if (!rc) rc = load_scheduler(m, e);
     if (!rc) rc = check_parts(m, e);
+    if (!rc) rc = ts_model_verify(m, e);
     if (!rc) rc = ts_model_check(m, e);
     if (!rc && (ts_store_new(&m->store_cpu) || ts_store_new(&m->store_ref)))
         rc = ts_fail(e, TS_ENOMEM, "loading %s", path);
@@ -216,27 +262,6 @@ ts_code ts_model_load(const char *path, ts_model **ret, ts_error *e) {
                               .max_tokens = m->text[0].config.positions,
                               .parameters = parameters};
     *ret = m;
-    return TS_OK;
-}
-
-ts_code ts_model_replace_vae(ts_model *m, const char *path, ts_error *e) {
-    const ts_vae_config *c = &m->vae;
-    ts_weights *w = NULL;
-    ts_code rc = ts_checkpoint_open_vae(path, c->levels, &w, e);
-    if (rc) return rc;
-    /* The rest of the shapes is checked when a program is compiled; these tell the kinds of model apart. */
-    const ts_param *in = ts_weights_find(w, "decoder.conv_in.weight");
-    if (in->rank != 4 || in->shape[0] != c->channels[c->levels - 1] || in->shape[1] != c->latent_channels) {
-        rc = ts_fail(e, TS_EFORMAT, "%s is an autoencoder of other sizes than that of %s", path, m->path);
-        ts_weights_free(w);
-        return rc;
-    }
-    m->vae.quant = ts_weights_find(w, "quant_conv.weight") != NULL;
-    m->vae.post_quant = ts_weights_find(w, "post_quant_conv.weight") != NULL;
-    m->info.parameters += ts_weights_elements(w);
-    m->info.parameters -= ts_weights_elements(m->vae_weights);
-    ts_weights_free(m->vae_weights);
-    m->vae_weights = w;
     return TS_OK;
 }
 

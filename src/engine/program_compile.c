@@ -154,10 +154,6 @@ static size_t place_inbox(ts_builder *b) {
 
 /* ---- kernels ---- */
 
-static bool has_kernel(const item *it) {
-    return it->kind == ITEM_KERNEL || it->kind == ITEM_STATS || it->kind == ITEM_ATTENTION;
-}
-
 static int window_tokens(const ts_exchange *ex, int own) {
     int tokens = own;
     for (int j = 0; j < TS_MAX_RANKS; j++) tokens += ex->from[j].runs ? ex->from[j].tokens : 0;
@@ -224,7 +220,7 @@ ts_code ts_program_compile(ts_builder *b, ts_arena *arena, ts_store *store, ts_p
         goto fail;
     }
     for (size_t i = 0; i < b->item_count; i++) {
-        if (!has_kernel(&b->items[i])) continue;
+        if (!item_has_kernel(&b->items[i])) continue;
         rc = prepare(p, store, &b->items[i], e);
         if (rc) goto fail;
         if (b->items[i].kernel->scratch > scratch) scratch = b->items[i].kernel->scratch;

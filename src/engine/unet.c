@@ -10,7 +10,7 @@ ts_buf unet_resnet(unet *u, ts_scope s, ts_buf x, int channels) {
     return ts_conv3x3(b, ts_sub(s, "conv2"), h, channels, x, 0);
 }
 
-static const ts_qkv qkv = {"to_q", "to_k", "to_v"};
+static const ts_qkv qkv = {"to_q", "to_k", "to_v", false};
 
 /* Attention over the picture, attention to the text, feed-forward; each adds to x. */
 static ts_buf transformer_block(unet *u, ts_scope s, ts_buf x, int heads) {

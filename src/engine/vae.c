@@ -63,7 +63,7 @@ ts_buf vae_resnet(ts_builder *b, const ts_vae_config *c, ts_scope s, ts_buf x, i
 /* One head over all pixels. Files published before 2023 use older names for the same four matrices. */
 static ts_buf attention(ts_builder *b, const ts_vae_config *c, ts_scope s, ts_buf x) {
     bool old = ts_builder_has(b, s, "query.weight");
-    ts_qkv names = old ? (ts_qkv){"query", "key", "value"} : (ts_qkv){"to_q", "to_k", "to_v"};
+    ts_qkv names = old ? (ts_qkv){"query", "key", "value", true} : (ts_qkv){"to_q", "to_k", "to_v", true};
     ts_buf h = ts_group_norm(b, ts_sub(s, "group_norm"), x, TS_NO_BUF, c->groups, NORM_EPS, TS_ACT_NONE);
     h = ts_self_attention(b, s, names, h, 1);
     return ts_linear(b, ts_sub(s, "%s", old ? "proj_attn" : "to_out.0"), h, x.c, x);

@@ -18,6 +18,12 @@ typedef struct join {
     ts_param param;
 } join;
 
+/* A tensor that is there and not read. */
+typedef struct unread {
+    char *name;
+    const char *type;
+} unread;
+
 struct ts_weights {
     char *path;
     ts_weights *base; /* of a layer */
@@ -28,6 +34,8 @@ struct ts_weights {
     size_t kept_count, kept_capacity;
     ts_param *params; /* sealed: in order of name */
     size_t count, capacity, elements, source_bytes;
+    unread *unread;
+    size_t unread_count, unread_capacity;
     pthread_mutex_t lock; /* guards joins */
     join *joins;
 };
@@ -75,6 +83,22 @@ ts_code ts_weights_add(ts_weights *w, const char *name, const ts_file_tensor *t,
     for (int k = 0; k < t->rank; k++) p.shape[k] = t->shape[k];
     if (p.rank == 4 && p.shape[2] == 1 && p.shape[3] == 1) p.rank = 2;
     return add_param(w, &p, e);
+}
+
+ts_code ts_weights_add_unread(ts_weights *w, const char *name, const char *type, ts_error *e) {
+    char *copy = ts_strdup(name);
+    if (!copy || !ts_grow(&w->unread, &w->unread_capacity, w->unread_count + 1, sizeof *w->unread)) {
+        free(copy);
+        return ts_fail(e, TS_ENOMEM, "weights of %s", w->path);
+    }
+    w->unread[w->unread_count++] = (unread){copy, type};
+    return TS_OK;
+}
+
+const char *ts_weights_unread(const ts_weights *w, const char *name) {
+    for (size_t i = 0; i < w->unread_count; i++)
+        if (strcmp(w->unread[i].name, name) == 0) return w->unread[i].type;
+    return w->base ? ts_weights_unread(w->base, name) : NULL;
 }
 
 ts_code ts_weights_add_made(ts_weights *w, const ts_param *like,
@@ -129,6 +153,9 @@ static ts_code add_file(ts_weights *w, const char *path, ts_error *e) {
         const ts_file_tensor *t = ts_tensors_at(s, i);
         rc = ts_weights_add(w, t->name, t, e);
     }
+    const ts_file_other *other;
+    for (size_t i = 0; !rc && (other = ts_tensors_other(s, i)); i++)
+        rc = ts_weights_add_unread(w, other->name, other->type, e);
     return rc;
 }
 
@@ -246,12 +273,14 @@ void ts_weights_free(ts_weights *w) {
     }
     pthread_mutex_destroy(&w->lock);
     for (size_t i = 0; i < w->count; i++) free((char *)(uintptr_t)w->params[i].name);
+    for (size_t i = 0; i < w->unread_count; i++) free(w->unread[i].name);
     for (size_t i = 0; i < w->kept_count; i++) free(w->kept[i]);
     for (size_t i = 0; i < w->file_count; i++) ts_tensors_free(w->files[i]);
     if (w->owns_base) ts_weights_free(w->base);
     free(w->files);
     free(w->kept);
     free(w->params);
+    free(w->unread);
     free(w->path);
     free(w);
 }

@@ -24,6 +24,9 @@ ts_code ts_weights_new(const char *path, ts_weights **ret, ts_error *e);
 /* Under a name that is copied; t's data must outlive w. A tensor of more than four dimensions is left out: no
  * layer's parameter has as many, so a layer that wants it says that it is missing. TS_ENOMEM. */
 ts_code ts_weights_add(ts_weights *w, const char *name, const ts_file_tensor *t, ts_error *e);
+/* One of a type that is not read, with safetensors' name for the type, which is static. TS_ENOMEM. */
+ts_code ts_weights_add_unread(ts_weights *w, const char *name, const char *type, ts_error *e);
+const char *ts_weights_unread(const ts_weights *w, const char *name); /* its type; NULL: there is none */
 /* A parameter of like's name, shape and type that is made when a kernel wants it (ts_param). The source, of
  * so many bytes, is w's and freed with it, at the latest. */
 ts_code ts_weights_add_made(ts_weights *w, const ts_param *like,

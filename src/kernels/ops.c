@@ -1,6 +1,7 @@
 /* The table of ops: shape rules, work and traffic of each kind. */
 #include "kernels/op.h"
 
+#include <stdio.h>
 #include <string.h>
 #include "base/alloc.h"
 #include "kernels/param.h"
@@ -10,6 +11,18 @@
 
 static ts_code bad(const ts_op *op, ts_error *e, const char *what) {
     return ts_fail_param(e, TS_EINVAL, op->name ? op->name : "", "%s: %s", ts_op_kind_name(op->kind), what);
+}
+
+/* "the weight is 320 x 4, not 640 x 4" */
+static ts_code bad_shape(const ts_op *op, ts_error *e, const char *what, const ts_param *p, int rank,
+                         const int64_t *wanted) {
+    char text[2][80] = {"", ""};
+    for (int k = 0; k < 2; k++)
+        for (int i = 0, n = 0; i < (k ? rank : p->rank) && n < 60; i++)
+            n += snprintf(text[k] + n, sizeof text[k] - (size_t)n, "%s%lld", i ? " x " : "",
+                          (long long)(k ? wanted[i] : p->shape[i]));
+    return ts_fail_param(e, TS_EINVAL, op->name ? op->name : "", "%s: the %s is %s, not %s",
+                         ts_op_kind_name(op->kind), what, text[0], text[1]);
 }
 
 static bool present(const ts_view *v) {
@@ -37,8 +50,9 @@ static bool same(const ts_view *a, const ts_view *b) {
     return same_size(a, b) && a->dtype == b->dtype;
 }
 
-static bool is_vector(const ts_param *p, int n) {
-    return p->rank == 1 && p->shape[0] == n;
+static ts_code check_vector(const ts_op *op, ts_error *e, const char *what, const ts_param *p, int n) {
+    const int64_t wanted = n;
+    return !p || (p->rank == 1 && p->shape[0] == n) ? TS_OK : bad_shape(op, e, what, p, 1, &wanted);
 }
 
 /* [rows][columns] and k x k behind it; a 1x1 convolution may come as a matrix and the reverse. */
@@ -54,9 +68,10 @@ static ts_code check_product(const ts_op *op, int k, ts_error *e) {
     if (y->dtype != x->dtype && y->dtype != TS_F32)
         return bad(op, e, "the output is neither like x nor float32");
     if (present(r) && !same(r, y)) return bad(op, e, "the residual differs from the output");
-    if (!op->weight || !is_matrix(op->weight, y->c, x->c, k)) return bad(op, e, "the weight's shape");
-    if (op->bias && !is_vector(op->bias, y->c)) return bad(op, e, "the bias's shape");
-    return TS_OK;
+    if (!op->weight) return bad(op, e, "there is no weight");
+    if (!is_matrix(op->weight, y->c, x->c, k))
+        return bad_shape(op, e, "weight", op->weight, k == 1 ? 2 : 4, (const int64_t[]){y->c, x->c, k, k});
+    return check_vector(op, e, "bias", op->bias, y->c);
 }
 
 static ts_code check_conv2d(const ts_op *op, ts_error *e) {
@@ -91,9 +106,8 @@ static ts_code check_affine(const ts_op *op, ts_error *e) {
     int c = op->in[0].c;
     if (!same(&op->in[0], &op->out)) return bad(op, e, "the output differs from x");
     if (!(op->norm.eps >= 0)) return bad(op, e, "eps is negative");
-    if (op->weight && !is_vector(op->weight, c)) return bad(op, e, "the weight's shape");
-    if (op->bias && !is_vector(op->bias, c)) return bad(op, e, "the bias's shape");
-    return TS_OK;
+    ts_code rc = check_vector(op, e, "weight", op->weight, c);
+    return rc ? rc : check_vector(op, e, "bias", op->bias, c);
 }
 
 static ts_code check_group_norm(const ts_op *op, ts_error *e) {
@@ -163,11 +177,16 @@ static ts_code check_embed(const ts_op *op, ts_error *e) {
     if (r->c &&
         (r->dtype != TS_F32 || r->b != y->b || r->c != y->c || ts_view_tokens(r) != ts_view_tokens(y)))
         return bad(op, e, "r is not float32 of y's shape");
-    if (!op->weight || op->weight->rank != 2 || op->weight->shape[1] != y->c)
-        return bad(op, e, "the weight's shape");
-    if (op->bias && (op->bias->rank != 2 || op->bias->shape[1] != y->c ||
-                     op->bias->shape[0] < (int64_t)ts_view_tokens(y)))
-        return bad(op, e, "the positions' shape");
+    const ts_param *tables[] = {op->weight, op->bias};
+    static const char *const names[] = {"table of tokens", "table of positions"};
+    for (int i = 0; i < 2; i++) {
+        const ts_param *p = tables[i];
+        if (!p && i == 0) return bad(op, e, "there is no weight");
+        const int64_t least = i ? (int64_t)ts_view_tokens(y) : 1;
+        if (p && (p->rank != 2 || p->shape[1] != y->c || p->shape[0] < least))
+            return bad_shape(op, e, names[i], p, 2,
+                             (const int64_t[]){p->shape[0] < least ? least : p->shape[0], y->c});
+    }
     return TS_OK;
 }
 

@@ -21,12 +21,11 @@ static ts_code load_models(ts_server *s, ts_error *e) {
     if (!s->models) return ts_fail(e, TS_ENOMEM, "the models");
     for (size_t i = 0; i < paths->count && !atomic_load(&s->abandon); i++) {
         uint64_t begin = ts_now_ns();
-        ts_code rc = ts_model_load(paths->items[i], &s->models[i], e);
+        const char *vae = i == 0 && s->config->models.vae[0] ? s->config->models.vae : NULL;
+        ts_code rc = ts_model_load(paths->items[i], vae, &s->models[i], e);
         if (rc) return ts_error_context(e, rc, "%s", paths->items[i]);
         s->model_count++;
-        if (i == 0 && s->config->models.vae[0])
-            rc = ts_model_replace_vae(s->models[0], s->config->models.vae, e);
-        if (!rc && i == 0) rc = fuse(s, s->models[0], e);
+        if (i == 0) rc = fuse(s, s->models[0], e);
         if (!rc && *s->config->models.embeddings_folder)
             rc = ts_model_add_embeddings(s->models[i], s->config->models.embeddings_folder, e);
         if (rc) return rc;

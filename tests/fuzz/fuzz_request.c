@@ -15,7 +15,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         const char *fixture = FUZZ_FIXTURES "/pipeline_sd1";
         if (ts_config_new(&config, &e) || ts_config_set(config, "models", "path", fixture, &e) ||
             ts_config_set(config, "models", "lora_folder", FUZZ_FIXTURES "/loras", &e) ||
-            ts_model_load(fixture, &model, &e) || ts_setup_make(config, &setup, &e))
+            ts_model_load(fixture, NULL, &model, &e) || ts_setup_make(config, &setup, &e))
             fuzz_fail(e.message);
         setup.dtype = TS_F32; /* auto would ask a group, and none runs here */
     }

@@ -1,16 +1,25 @@
 #include "pictures.h"
 
-studio studio_open(const char *fixture, const ts_backend *backend, int ranks) {
+static studio open_with(const char *path, const char *vae, const ts_backend *backend, int ranks) {
     studio s = {0};
     ts_error e = {0};
     ts_device_spec devices[TS_MAX_RANKS];
     for (int i = 0; i < ranks; i++)
         devices[i] = (ts_device_spec){.backend = backend, .index = i, .threads = 1};
-    char *path = parity_path(fixture);
-    must(ts_model_load(path, &s.model, &e), &e);
+    must(ts_model_load(path, vae, &s.model, &e), &e);
     must(ts_group_open(devices, ranks, &s.group, &e), &e);
+    return s;
+}
+
+studio studio_open(const char *fixture, const ts_backend *backend, int ranks) {
+    char *path = parity_path(fixture);
+    studio s = open_with(path, NULL, backend, ranks);
     free(path);
     return s;
+}
+
+studio studio_open_with(const char *path, const char *vae) {
+    return open_with(path, vae, &ts_backend_cpu, 1);
 }
 
 void studio_close(studio s) {

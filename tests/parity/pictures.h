@@ -13,6 +13,8 @@ typedef struct studio {
 
 /* fixture: the model's folder. ranks devices of one thread each. */
 studio studio_open(const char *fixture, const ts_backend *backend, int ranks);
+/* path: of a model; vae: NULL or another autoencoder's. One device. */
+studio studio_open_with(const char *path, const char *vae);
 void studio_close(studio s);
 
 typedef struct shot {

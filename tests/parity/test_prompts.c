@@ -54,7 +54,7 @@ static void the_unet_is_given_what_diffusers_gives(void **state) {
     ts_model *m = NULL;
     ts_group *g = NULL;
     ts_error e = {0};
-    must(ts_model_load(path, &m, &e), &e);
+    must(ts_model_load(path, NULL, &m, &e), &e);
     if (cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(k->json, "embeddings")))
         add_embeddings(m, k->embeddings);
     must(ts_group_open(&device, 1, &g, &e), &e);
@@ -187,7 +187,7 @@ static void a_prompt_of_too_many_chunks_is_refused(void **state) {
     char *path = fixture_path("pipeline_sd1");
     ts_model *m = NULL;
     ts_error e = {0};
-    must(ts_model_load(path, &m, &e), &e);
+    must(ts_model_load(path, NULL, &m, &e), &e);
     char text[2 * 75 * (TS_MAX_CHUNKS + 1) + 1];
     memset(text, 'a', sizeof text);
     for (size_t i = 1; i < sizeof text; i += 2) text[i] = ' ';
@@ -227,7 +227,7 @@ static void embeddings_of_other_widths_are_left_out(void **state) {
         char *path = fixture_path(i ? "pipeline_xl" : "pipeline_sd1");
         ts_model *m = NULL;
         ts_error e = {0};
-        must(ts_model_load(path, &m, &e), &e);
+        must(ts_model_load(path, NULL, &m, &e), &e);
         add_embeddings(m, *state);
         const ts_model_info *info = ts_model_get_info(m);
         assert_int_equal(info->embedding_count, i ? 1 : 3);
@@ -355,7 +355,7 @@ static void files_that_are_no_embeddings_are_refused(void **state) {
         ts_model *m = NULL;
         ts_error e = {0};
         must(ts_safetensors_write(file, files[i].tensors, files[i].count, &e), &e);
-        must(ts_model_load(path, &m, &e), &e);
+        must(ts_model_load(path, NULL, &m, &e), &e);
         const ts_code rc = ts_model_add_embeddings(m, folder, &e);
         if (rc != files[i].code) fail_msg("file %zu: %s: %s", i, ts_code_name(rc), e.message);
         if (rc) assert_non_null(strstr(e.message, "x.safetensors"));
@@ -364,7 +364,7 @@ static void files_that_are_no_embeddings_are_refused(void **state) {
     must(ts_write_file(file, "no tensors", 10, &(ts_error){0}), &(ts_error){0});
     ts_model *m = NULL;
     ts_error e = {0};
-    must(ts_model_load(path, &m, &e), &e);
+    must(ts_model_load(path, NULL, &m, &e), &e);
     assert_int_equal(ts_model_add_embeddings(m, folder, &e), TS_EFORMAT);
     unlink(file);
     assert_int_equal(ts_model_add_embeddings(m, folder, &e), TS_OK);
@@ -471,7 +471,7 @@ static void any_number_of_skips_can_follow_each_other(void **state) {
     size_t n = 0;
     for (int round = 0; round < 2; round++)
         for (int i = 0; i < 8; i++) {
-            if (round == 0) must(ts_model_load(path, &m[i], &e), &e);
+            if (round == 0) must(ts_model_load(path, NULL, &m[i], &e), &e);
             n = (size_t)(ts_model_text_width(m[i]) * ts_model_get_info(m[i])->max_tokens);
             if (!text) text = ts_array0(float, n), first = ts_array0(float, 3 * n);
             assert_true(text && first);
@@ -504,7 +504,7 @@ static void a_skip_beyond_the_layers_is_refused(void **state) {
         char *path = fixture_path(models[i].folder);
         ts_model *m = NULL;
         ts_error e = {0};
-        must(ts_model_load(path, &m, &e), &e);
+        must(ts_model_load(path, NULL, &m, &e), &e);
         ts_picture_params params = {.prompt = "", .clip_skip = models[i].most};
         assert_int_equal(ts_model_check_params(m, &params, &e), TS_OK);
         params.clip_skip++;
@@ -527,7 +527,7 @@ static void sizes_are_for_xl(void **state) {
         char *path = fixture_path(xl ? "pipeline_xl" : "pipeline_sd1");
         ts_model *m = NULL;
         ts_error e = {0};
-        must(ts_model_load(path, &m, &e), &e);
+        must(ts_model_load(path, NULL, &m, &e), &e);
         for (int i = 0; i < 3; i++) {
             ts_picture_params params = {.prompt = "", .sizes = sizes[i]};
             assert_int_equal(ts_model_check_params(m, &params, &e), xl ? TS_OK : TS_EINVAL);

@@ -115,7 +115,7 @@ static void the_unet_gets_what_diffusers_gives_it(void **state) {
     ts_model *m = NULL;
     ts_group *g = NULL;
     ts_error e = {0};
-    must(ts_model_load(path, &m, &e), &e);
+    must(ts_model_load(path, NULL, &m, &e), &e);
     must(ts_group_open(&device, 1, &g, &e), &e);
     const int width = ts_model_text_width(m), tokens = ts_model_get_info(m)->max_tokens;
     const int pooled_width = ts_model_pooled_width(m);

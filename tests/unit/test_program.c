@@ -8,11 +8,14 @@
  * the pixel below. */
 static ts_weights *weights(void) {
     static const float identity[4] = {1, 0, 0, 1}, wide[6] = {1, 0, 0, 1, 1, 1};
-    static const float vertical[9] = {0, 1, 0, 0, 0, 0, 0, 1, 0};
+    static const float vertical[9] = {0, 1, 0, 0, 0, 0, 0, 1, 0}, zeros[3] = {0};
     const ts_file_tensor tensors[] = {
         {"copy.weight", TS_F32, 2, {2, 2}, identity, sizeof identity},
+        {"copy.bias", TS_F32, 1, {2}, zeros, 2 * sizeof(float)},
         {"wide.weight", TS_F32, 2, {3, 2}, wide, sizeof wide},
+        {"wide.bias", TS_F32, 1, {3}, zeros, 3 * sizeof(float)},
         {"vertical.weight", TS_F32, 4, {1, 1, 3, 3}, vertical, sizeof vertical},
+        {"vertical.bias", TS_F32, 1, {1}, zeros, sizeof(float)},
     };
     char folder[] = "/tmp/program-XXXXXX";
     assert_non_null(mkdtemp(folder));
@@ -68,7 +71,7 @@ static void missing(ts_builder *b) {
     assert_true(x.id < 0);
     /* What follows the first error neither crashes nor changes it. */
     x = ts_group_norm(b, (ts_scope){.path = "later"}, x, TS_NO_BUF, 0, 1e-5, TS_ACT_SILU);
-    x = ts_self_attention(b, (ts_scope){.path = "later"}, (ts_qkv){"q", "k", "v"}, x, 3);
+    x = ts_self_attention(b, (ts_scope){.path = "later"}, (ts_qkv){"q", "k", "v", true}, x, 3);
     x = ts_upsample(b, copy, ts_conv3x3(b, vertical, x, 1, TS_NO_BUF, 0), 8, 8);
     x = ts_add(b, copy, ts_geglu(b, copy, x), ts_concat(b, copy, x, x));
     ts_builder_fail(b, TS_EINVAL, "later");
