@@ -98,7 +98,7 @@ static const ts_option options[] = {
     {"defaults", "steps", TS_OPTION_INT, 1, 1000, "20", NULL, "steps of the sampler", AT(defaults, steps)},
     {"defaults", "guidance_scale", TS_OPTION_NUMBER, 0, 1e6, "5", NULL,
      "classifier-free guidance; 1 or less: none", AT(defaults, guidance_scale)},
-    {"defaults", "sampler", TS_OPTION_TEXT, 0, 0, "auto", NULL, "ddim, euler or dpmpp_2m; auto: the model's",
+    {"defaults", "sampler", TS_OPTION_TEXT, 0, 0, "auto", NULL, "name of a sampler (docs/samplers.md); auto: the model's",
      AT(defaults, sampler)},
     {"defaults", "mode", TS_OPTION_CHOICE, 0, 0, "pcpp", "pcpp|distrifusion|sync|naive|single",
      "how a picture is split over devices", AT(defaults, mode)},

@@ -243,6 +243,7 @@ static void scheduler_config(const ts_checkpoint *c, draft *d) {
     put_number(d, "steps_offset", 1);
     put_bool(d, "clip_sample", false);
     put_bool(d, "set_alpha_to_one", false);
+    put_bool(d, "skip_prk_steps", true);
     put_bool(d, "rescale_betas_zero_snr", has(c, "ztsnr"));
 }
 

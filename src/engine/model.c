@@ -156,17 +156,40 @@ static ts_code load_checkpoint(ts_model *m, ts_error *e) {
     return TS_OK;
 }
 
+/* What the folder was saved from; the models of all tasks have the same parts, and the U-Net tells which it
+ * can do. */
+static ts_code read_class(ts_model *m, const char *name, ts_error *e) {
+    static const struct {
+        const char *name;
+        bool xl;
+    } classes[] = {{"StableDiffusionPipeline", false},         {"StableDiffusionImg2ImgPipeline", false},
+                   {"StableDiffusionInpaintPipeline", false},  {"StableDiffusionXLPipeline", true},
+                   {"StableDiffusionXLImg2ImgPipeline", true}, {"StableDiffusionXLInpaintPipeline", true}};
+    for (size_t i = 0; i < sizeof classes / sizeof *classes; i++)
+        if (!strcmp(name, classes[i].name)) {
+            m->xl = classes[i].xl;
+            return TS_OK;
+        }
+    return ts_fail_param(e, TS_EFORMAT, "_class_name",
+                         "%s/model_index.json: _class_name: \"%.64s\" is not supported", m->path, name);
+}
+
+static ts_code check_refiner(const ts_model *m, const cJSON *index, ts_error *e) {
+    bool aesthetics = false;
+    ts_code rc = ts_json_bool(index, "requires_aesthetics_score", false, &aesthetics, e);
+    if (rc || !aesthetics) return rc;
+    return ts_fail_param(e, TS_EUNSUPPORTED, "requires_aesthetics_score",
+                         "%s is an XL refiner, which is not offered", m->path);
+}
+
 static ts_code load_index(ts_model *m, ts_error *e) {
     cJSON *json = NULL;
     ts_code rc = open_config(m, NULL, "model_index.json", NULL, &json, e);
     if (rc) return rc;
     const char *name = "";
     rc = ts_json_string(json, "_class_name", "", &name, e);
-    if (!rc && !strcmp(name, "StableDiffusionXLPipeline"))
-        m->xl = true;
-    else if (!rc && strcmp(name, "StableDiffusionPipeline") != 0)
-        rc = ts_fail_param(e, TS_EFORMAT, "_class_name",
-                           "%s/model_index.json: _class_name: \"%.64s\" is not supported", m->path, name);
+    if (!rc) rc = read_class(m, name, e);
+    if (!rc && m->xl) rc = check_refiner(m, json, e);
     if (!rc) rc = ts_json_bool(json, "force_zeros_for_empty_prompt", true, &m->zeros_for_absent, e);
     if (!m->xl) m->zeros_for_absent = false;
     cJSON_Delete(json);

@@ -133,13 +133,15 @@ ts_code tensors_parse_safetensors(ts_tensors *s, const unsigned char *bytes, siz
     if (size < LENGTH_BYTES) return ts_fail(e, TS_EFORMAT, "%zu bytes are too few for a header", size);
     uint64_t length = 0;
     for (unsigned i = 0; i < LENGTH_BYTES; i++) length |= (uint64_t)bytes[i] << (8 * i);
+    if (size > LENGTH_BYTES && bytes[LENGTH_BYTES] != '{')
+        return ts_fail(e, TS_EFORMAT, "not a safetensors file: its header does not begin with a brace");
     if (length > HEADER_MAXIMUM)
         return ts_fail(e, TS_EFORMAT, "the header claims %llu bytes; at most %u are read",
                        (unsigned long long)length, HEADER_MAXIMUM);
     if (length > size - LENGTH_BYTES)
         return ts_fail(e, TS_EFORMAT, "the header claims %llu bytes of a file of %zu",
                        (unsigned long long)length, size);
-    if (!length || bytes[LENGTH_BYTES] != '{') return ts_fail(e, TS_EFORMAT, "the header is not an object");
+    if (!length) return ts_fail(e, TS_EFORMAT, "the header is empty");
 
     cJSON *header = NULL;
     ts_code rc = ts_json_parse((const char *)bytes + LENGTH_BYTES, (size_t)length, limits, &header, e);

@@ -297,6 +297,7 @@ ts_code ts_sampler_plan_new(const ts_sampler *s, const ts_schedule_config *confi
                             ts_sampler_plan **ret, ts_error *e) {
     ts_schedule_config c = *config;
     if (c.timestep_spacing == TS_SPACING_UNSET) c.timestep_spacing = s->default_spacing;
+    if (c.set_alpha_to_one == TS_ALPHA_UNSAID) c.set_alpha_to_one = s->plan != ts_plan_pndm;
     int most = c.num_train_timesteps < TS_SAMPLER_STEPS ? c.num_train_timesteps : TS_SAMPLER_STEPS;
     if (steps < 1 || steps > most) return ts_fail_param(e, TS_EINVAL, "steps", "steps must be 1 to %d", most);
     if (c.asked >= TS_SCHEDULER_NAMED) {

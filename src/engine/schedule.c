@@ -71,6 +71,16 @@ static ts_code read_choices(const cJSON *json, ts_schedule_config *c, ts_error *
     if (betas && !cJSON_IsNull(betas))
         return ts_fail_param(e, TS_EUNSUPPORTED, "trained_betas", "trained_betas: a table is not offered");
 
+    const cJSON *without = cJSON_GetObjectItemCaseSensitive(json, "disable_corrector");
+    if (without && !cJSON_IsNull(without) && cJSON_GetArraySize(without))
+        return ts_fail_param(e, TS_EUNSUPPORTED, "disable_corrector",
+                             "disable_corrector: a list is not offered");
+    bool skips = false;
+    ts_code read = ts_json_bool(json, "skip_prk_steps", false, &skips, e);
+    if (read) return read;
+    if (!skips && strcmp(c->sampler, "pndm") == 0)
+        return ts_fail_param(e, TS_EUNSUPPORTED, "skip_prk_steps", "skip_prk_steps: false is not offered");
+
     static const struct {
         const char *key;
         const char *words[8];
@@ -154,8 +164,7 @@ ts_code ts_schedule_config_read(const cJSON *json, ts_schedule_config *ret, ts_e
     bool clips = false;
     int beta = 0, prediction = 0, spacing = 0, final = 0, solver = 0;
     ts_code rc = read_writer(json, &c, &clips, e);
-    const bool flow = !rc && strcmp(c.sampler, "flow_euler") == 0,
-               pndm = !rc && strcmp(c.sampler, "pndm") == 0;
+    const bool flow = !rc && strcmp(c.sampler, "flow_euler") == 0;
     const bool singlestep = !rc && strcmp(c.sampler, "dpmpp_2s") == 0;
     if (!rc) rc = read_numbers(json, &c, clips, e);
     if (!rc) rc = read_choices(json, &c, e);
@@ -170,10 +179,13 @@ ts_code ts_schedule_config_read(const cJSON *json, ts_schedule_config *ret, ts_e
     if (!rc && c.use_karras_sigmas && c.use_exponential_sigmas)
         rc = ts_fail_param(e, TS_EINVAL, "use_exponential_sigmas",
                            "use_exponential_sigmas and use_karras_sigmas exclude each other");
-    if (!rc) rc = ts_json_bool(json, "set_alpha_to_one", !pndm, &c.set_alpha_to_one, e);
+    bool to_one = false;
+    if (!rc) rc = ts_json_bool(json, "set_alpha_to_one", false, &to_one, e);
     if (!rc) rc = ts_json_bool(json, "lower_order_final", !singlestep, &c.lower_order_final, e);
     if (!rc) rc = ts_json_bool(json, "euler_at_final", false, &c.euler_at_final, e);
     if (rc) return rc;
+    const cJSON *said = cJSON_GetObjectItemCaseSensitive(json, "set_alpha_to_one");
+    c.set_alpha_to_one = said && !cJSON_IsNull(said) ? to_one : TS_ALPHA_UNSAID;
     c.beta_schedule = (ts_beta_schedule)beta;
     c.prediction_type = flow ? TS_PREDICT_FLOW : (ts_prediction)prediction;
     c.timestep_spacing = (ts_spacing)spacing;

@@ -71,7 +71,8 @@ typedef enum ts_place {
 
 /* One level for each step, decreasing: sigmas (noise over signal, of a flow model the share of noise; 0 follows the
  * last) or whole timesteps. */
-#define TS_LIST_LEVELS 128
+#define TS_LIST_LEVELS  128
+#define TS_ALPHA_UNSAID (-1)
 typedef struct ts_level_list {
     int count;
     float at[TS_LIST_LEVELS];
@@ -90,7 +91,7 @@ typedef struct ts_schedule_config {
     double sigma_min, sigma_max;                    /* ends of those sigmas; 0: those of the schedule */
     ts_final_sigma final_sigmas_type;
     /* DDIM and what counts in training timesteps */
-    bool set_alpha_to_one;
+    int set_alpha_to_one; /* a bool; TS_ALPHA_UNSAID: the file does not say, so true but for PNDM */
     double clip_sample_range; /* the predicted picture is clamped to +-range; 0: it is not */
     bool large_variance;      /* DDPM: the noise has the variance beta, not the posterior's */
     /* LCM, TCD */

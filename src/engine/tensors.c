@@ -75,10 +75,17 @@ static bool is_old_torch(const unsigned char *bytes, size_t size) {
     return size > 14 && memcmp(bytes, "\x80\2\x8a\n\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", 14) == 0;
 }
 
+static bool is_lfs_pointer(const unsigned char *bytes, size_t size) {
+    static const char first[] = "version https://git-lfs";
+    return size >= sizeof first - 1 && memcmp(bytes, first, sizeof first - 1) == 0;
+}
+
 static ts_code parse(ts_tensors *s, const unsigned char *bytes, size_t size, ts_error *e) {
     if (is_zip(bytes, size)) return tensors_parse_torch(s, bytes, size, e);
     if (is_old_torch(bytes, size))
         return ts_fail(e, TS_EUNSUPPORTED, "a file of PyTorch before 1.6, which is not read: save it again");
+    if (is_lfs_pointer(bytes, size))
+        return ts_fail(e, TS_EFORMAT, "a Git LFS pointer in place of the file: `git lfs pull` fetches it");
     return tensors_parse_safetensors(s, bytes, size, e);
 }
 

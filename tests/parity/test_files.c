@@ -4,6 +4,7 @@
  * back. The files are put together here, so that the weights are not kept twice. */
 #include "pictures.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 #include "engine/checkpoint.h"
 
@@ -396,6 +397,50 @@ static void a_file_without_a_tokenizer_has_that_of_clip(void **state) {
     }
 }
 
+static ts_file_tensor *tensor_named(const char *name) {
+    for (size_t i = 0; i < w.count; i++)
+        if (!strcmp(w.tensors[i].name, name)) return &w.tensors[i];
+    fail_msg("no tensor %s", name);
+    return NULL;
+}
+
+/* Gives a tensor another shape, of zeros. */
+static void reshape(const char *name, int axis, int64_t size) {
+    ts_file_tensor *t = tensor_named(name);
+    t->bytes = t->bytes / (size_t)t->shape[axis] * (size_t)size;
+    t->shape[axis] = size;
+    t->data = room(t->bytes);
+}
+
+static void hold_sd2(const char *prediction, int size, int layers) {
+    char *path = write_file("sd2");
+    ts_error e = {0};
+    ts_checkpoint *c = NULL;
+    must(ts_checkpoint_open(path, &c, &e), &e);
+    assert_string_equal(json_text(ts_checkpoint_config(c, "scheduler"), "prediction_type"), prediction);
+    assert_int_equal((int)json_value(ts_checkpoint_config(c, "unet"), "sample_size"), size);
+    assert_int_equal((int)json_value(ts_checkpoint_config(c, "text_encoder"), "num_hidden_layers"), layers);
+    ts_checkpoint_free(c);
+    discard(path);
+}
+
+/* 2.1 predicts v; what paints into masks was made from 2-base and does not. The last of OpenCLIP-H's layers
+ * is not used, and files that were made of diffusers' folders lack it. */
+static void the_kinds_of_sd2_are_told_apart(void **state) {
+    (void)state;
+    gather("sd2");
+    const int layers = 24;
+    ts_file_tensor *last = &w.tensors[w.count++];
+    *last = *tensor_named("cond_stage_model.model.transformer.resblocks.0.ln_1.weight");
+    last->name = "cond_stage_model.model.transformer.resblocks.23.ln_1.weight";
+    reshape("cond_stage_model.model.token_embedding.weight", 1, 1024);
+    hold_sd2("v_prediction", 96, layers - 1);
+    last->name = "cond_stage_model.model.transformer.resblocks.22.ln_1.weight";
+    hold_sd2("v_prediction", 96, layers - 1);
+    reshape("model.diffusion_model.input_blocks.0.0.weight", 1, 9);
+    hold_sd2("epsilon", 64, layers - 1);
+}
+
 /* ---- what is refused ---- */
 
 static void refused(const char *how, ts_code code, const char *word) {
@@ -426,13 +471,6 @@ static void a_tensor_that_is_missing_is_missed(void **state) {
         if (rc != TS_EFORMAT) fail_msg("without %s: %s", name, ts_code_name(rc));
         discard(path);
     }
-}
-
-static ts_file_tensor *tensor_named(const char *name) {
-    for (size_t i = 0; i < w.count; i++)
-        if (!strcmp(w.tensors[i].name, name)) return &w.tensors[i];
-    fail_msg("no tensor %s", name);
-    return NULL;
 }
 
 static void a_tensor_of_another_shape_or_layer_is_named(void **state) {
@@ -549,6 +587,7 @@ static void what_lies_beside_is_checked(void **state) {
         const char *text, *word;
     } beside[] = {{"[]", "not an object"},
                   {"{\"unet\":7}", "unet"},
+                  {"{\"schedular\":{}}", "schedular"},
                   {"{\"vae\":{\"block_out_channels\":\"many\"}}", "block_out_channels"},
                   {"{\"scheduler\":{\"beta_schedule\":\"round\"}}", "beta_schedule"},
                   {"{\"tokenizer\":\"no/such/folder\"}", "no/such/folder"}};
@@ -563,6 +602,50 @@ static void what_lies_beside_is_checked(void **state) {
         if (!strstr(e.message, beside[i].word)) fail_msg("%s: %s", beside[i].text, e.message);
         free(json);
         discard(path);
+    }
+}
+
+/* Folders that were saved from other pipelines: the same parts under another name. */
+static void a_folder_of_another_task_is_read(void **state) {
+    (void)state;
+    static const struct {
+        const char *pipeline, *index, *word; /* NULL: it loads */
+    } cases[] = {
+        {"pipeline_sd1", "\"_class_name\":\"StableDiffusionInpaintPipeline\"", NULL},
+        {"pipeline_sd1", "\"_class_name\":\"StableDiffusionImg2ImgPipeline\"", NULL},
+        {"pipeline_xl", "\"_class_name\":\"StableDiffusionXLInpaintPipeline\"", NULL},
+        {"pipeline_xl", "\"_class_name\":\"StableDiffusionXLImg2ImgPipeline\"", NULL},
+        {"pipeline_xl",
+         "\"_class_name\":\"StableDiffusionXLImg2ImgPipeline\",\"requires_aesthetics_score\":true",
+         "refiner"},
+        {"pipeline_sd1", "\"_class_name\":\"StableDiffusionControlNetPipeline\"", "ControlNet"},
+        {"pipeline_sd1", "\"_class_name\":\"StableDiffusionXLPipeline\"", "text_encoder_2"},
+    };
+    static const char *const parts[] = {"unet",      "vae",         "text_encoder", "text_encoder_2",
+                                        "tokenizer", "tokenizer_2", "scheduler"};
+    enum { PARTS = sizeof parts / sizeof *parts };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *links[PARTS], *folder = ts_format("%s/folder", w.folder);
+        char *index = ts_format("%s/model_index.json", folder), *text = ts_format("{%s}", cases[i].index);
+        ts_error e = {0};
+        ts_model *m = NULL;
+        assert_int_equal(mkdir(folder, 0700), 0);
+        for (int k = 0; k < PARTS; k++) {
+            char *inner = ts_format("%s/%s", cases[i].pipeline, parts[k]), *to = parity_path(inner);
+            char *full = realpath(to, NULL);
+            links[k] = ts_format("%s/%s", folder, parts[k]);
+            if (full) assert_int_equal(symlink(full, links[k]), 0);
+            free(inner), free(to), free(full);
+        }
+        must(ts_write_file(index, text, strlen(text), &e), &e);
+        ts_code rc = ts_model_load(folder, NULL, &m, &e);
+        if (!cases[i].word != !rc || (rc && !strstr(e.message, cases[i].word)))
+            fail_msg("%s: %s", cases[i].index, e.message);
+        ts_model_free(m);
+        for (int k = 0; k < PARTS; k++) unlink(links[k]), free(links[k]);
+        unlink(index);
+        rmdir(folder);
+        free(folder), free(index), free(text);
     }
 }
 
@@ -583,6 +666,7 @@ int main(int argc, char **argv) {
                      "%s: the picture is the folder's", kinds[i]);
     }
     test_add(&tests, an_autoencoder_can_be_replaced, NULL, 0, "an autoencoder can be replaced");
+    test_add(&tests, the_kinds_of_sd2_are_told_apart, NULL, 0, "the kinds of sd2 are told apart");
     test_add(&tests, a_file_without_a_tokenizer_has_that_of_clip, NULL, 0,
              "a file without a tokenizer has CLIP's");
     test_add(&tests, a_file_that_is_no_model_says_what_it_lacks, NULL, 0,
@@ -596,6 +680,7 @@ int main(int argc, char **argv) {
              "a projection that is not three is refused");
     test_add(&tests, a_ckpt_has_its_name_and_what_lies_beside_without_the_extension, NULL, 0,
              "a ckpt has its name and what lies beside without the extension");
+    test_add(&tests, a_folder_of_another_task_is_read, NULL, 0, "a folder of another task is read");
     test_add(&tests, what_lies_beside_is_checked, NULL, 0, "what lies beside is checked");
     int failed = test_run(&tests, "files");
     for (int i = 0; i < w.source_count; i++) {

@@ -69,6 +69,25 @@ static void other_types_are_checked_and_left_out(void **state) {
     assert_null(s);
 }
 
+static void files_of_other_kinds_say_so(void **state) {
+    (void)state;
+    static const struct {
+        const char *bytes, *why;
+    } cases[] = {
+        {"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "git lfs pull"},
+        {"\x89PNG\r\n\x1a\n and so on, for some bytes", "not a safetensors file"},
+        {"<!DOCTYPE html><html>404", "not a safetensors file"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ts_tensors *s = NULL;
+        ts_error e = {0};
+        assert_int_equal(ts_tensors_parse("a test", cases[i].bytes, strlen(cases[i].bytes), &s, &e),
+                         TS_EFORMAT);
+        assert_null(s);
+        if (!strstr(e.message, cases[i].why)) fail_msg("%s, not %s", e.message, cases[i].why);
+    }
+}
+
 static void hostile_headers_are_refused_with_the_reason(void **state) {
     (void)state;
 #define T(dtype, shape, offsets)                                                                             \
@@ -79,7 +98,7 @@ static void hostile_headers_are_refused_with_the_reason(void **state) {
         const char *why;
     } cases[] = {
         {"", 0, ""},
-        {"[]", 0, "object"},
+        {"[]", 0, "brace"},
         {"{", 0, ""},
         {"{\"a\":1}", 0, "dtype"},
         {"{\"a\":{}}", 0, "dtype"},
@@ -257,6 +276,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_file_of_the_reference_library_is_read),
         cmocka_unit_test(other_types_are_checked_and_left_out),
+        cmocka_unit_test(files_of_other_kinds_say_so),
         cmocka_unit_test(hostile_headers_are_refused_with_the_reason),
         cmocka_unit_test(every_truncation_and_every_flipped_byte_is_survived),
         cmocka_unit_test(what_the_reference_refuses_is_refused_and_nothing_else),

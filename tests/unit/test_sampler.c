@@ -548,6 +548,24 @@ static void asking_for_a_scheduler_is_as_if_the_file_had_it(void **state) {
     assert_int_equal(ts_scheduler_find("default"), TS_SCHEDULER_DEFAULT);
 }
 
+/* What a file leaves out is the default of the class that runs, not of the one that wrote it. */
+static void pndm_ends_at_the_first_alpha_unless_told(void **state) {
+    (void)state;
+    static const char *const samplers[] = {"pndm", "ddim"};
+    for (int i = 0; i < 2; i++) {
+        const ts_sampler *s = ts_sampler_find(samplers[i]);
+        ts_schedule_config unsaid = config_text("{\"_class_name\":\"EulerDiscreteScheduler\"}");
+        ts_schedule_config said = config_text(i ? "{\"clip_sample\":false,\"set_alpha_to_one\":true}"
+                                                : "{\"clip_sample\":false,\"set_alpha_to_one\":false}");
+        ts_sampler_plan *a = NULL, *b = NULL;
+        ts_error e = {0};
+        must(ts_sampler_plan_new(s, &unsaid, 5, 0, &a, &e), &e);
+        must(ts_sampler_plan_new(s, &said, 5, 0, &b, &e), &e);
+        assert_memory_equal(&a->row[a->rows - 1], &b->row[b->rows - 1], sizeof a->row[0]);
+        free(a), free(b);
+    }
+}
+
 static char *read_source(const char *path) {
     const char *root = getenv("TS_SOURCE");
     char *full = ts_format("%s/%s", root ? root : ".", path), *text = NULL;
@@ -609,6 +627,10 @@ static void an_unknown_value_is_named_and_an_unknown_key_ignored(void **state) {
         {"{\"use_karras_sigmas\":true,\"use_exponential_sigmas\":true}", "use_exponential_sigmas", TS_EINVAL},
         {"{\"algorithm_type\":\"dpm\"}", "algorithm_type", TS_EINVAL},
         {"{\"_class_name\":\"EDMEulerScheduler\"}", "_class_name", TS_EUNSUPPORTED},
+        {"{\"_class_name\":\"UniPCMultistepScheduler\",\"disable_corrector\":[0]}", "disable_corrector",
+         TS_EUNSUPPORTED},
+        {"{\"_class_name\":\"PNDMScheduler\"}", "skip_prk_steps", TS_EUNSUPPORTED},
+        {"{\"_class_name\":\"PNDMScheduler\",\"skip_prk_steps\":false}", "skip_prk_steps", TS_EUNSUPPORTED},
         {"{\"use_beta_sigmas\":true}", "use_beta_sigmas", TS_EUNSUPPORTED},
         {"{\"thresholding\":true}", "thresholding", TS_EUNSUPPORTED},
         {"{\"trained_betas\":[0.1]}", "trained_betas", TS_EUNSUPPORTED},
@@ -701,6 +723,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(samplers_are_found_by_the_names_of_other_front_ends),
         cmocka_unit_test(a_plan_has_rows_for_1_to_1000_steps_or_says_why_not),
         cmocka_unit_test(asking_for_a_scheduler_is_as_if_the_file_had_it),
+        cmocka_unit_test(pndm_ends_at_the_first_alpha_unless_told),
         cmocka_unit_test(the_page_about_samplers_lists_what_there_is),
         cmocka_unit_test(an_unknown_value_is_named_and_an_unknown_key_ignored),
         cmocka_unit_test(what_python_writes_for_infinity_is_read),
