@@ -205,7 +205,8 @@ ts_code ts_group_run(ts_group *g, ts_model *model, ts_job *job, ts_error *e) {
     job->profile = NULL;
     uint64_t t0 = ts_now_ns(), t1;
     double compiled;
-    ts_code rc = prepare(&run, e);
+    ts_code rc = prepare(&run, e), cause = TS_ECANCELLED;
+    ts_error why = {0};
     if (rc) goto done;
     t1 = ts_now_ns();
     rc = ts_start(&run, e);
@@ -236,12 +237,18 @@ done:
         if (!rc || (rc == TS_ECANCELLED && run.plan)) {
             ts_code made = make_picture(&run, k, &job->pictures[k], &error);
             one = made ? made : rc;
+            if (one != TS_ECANCELLED) cause = one, why = error;
         }
         stats->decode_s = ts_seconds(ts_now_ns() - t1) - (stats->compile_s - compiled);
         stats->total_s = ts_seconds(ts_now_ns() - t0);
         give_picture(&run, k, one, &error);
     }
     release(&run);
+    /* Pictures that failed by themselves leave a job as cancelled ones do; then that is what went wrong. */
+    if (rc == TS_ECANCELLED && cause != TS_ECANCELLED) {
+        *e = why;
+        rc = cause;
+    }
     return rc;
 }
 

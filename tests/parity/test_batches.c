@@ -142,6 +142,24 @@ static void a_latent_that_is_not_finite_fails_its_picture_only(void **state) {
     studio_close(s);
 }
 
+static void when_all_have_failed_the_job_says_why(void **state) {
+    const batch_case *k = *state;
+    studio s = studio_open("pipeline_sd1", &ts_backend_cpu, k->ranks);
+    tensor noise = {1, 4, 32, 4, ts_array0(float, 4 * 32 * 4)};
+    assert_non_null(noise.data);
+    noise.data[77] = NAN;
+    album a;
+    ts_error e = {0};
+    album_open(&a, 0);
+    for (int i = 0; i < COUNT; i++) a.pictures[i].latents_in = noise.data;
+    assert_int_equal(album_run(&a, s, k, &e), TS_ENONFINITE);
+    assert_non_null(strstr(e.message, "no longer finite"));
+    for (int i = 0; i < COUNT; i++) assert_int_equal(a.shots[i].error.code, TS_ENONFINITE);
+    album_free(&a);
+    tensor_free(noise);
+    studio_close(s);
+}
+
 static void when_all_have_left_the_job_is_over(void **state) {
     const batch_case *k = *state;
     studio s = studio_open("pipeline_sd1", &ts_backend_cpu, k->ranks);
@@ -360,6 +378,8 @@ int main(int argc, char **argv) {
         }
         test_add(&tests, a_latent_that_is_not_finite_fails_its_picture_only, &k, sizeof k,
                  "%s, %s: a latent that is not finite fails its picture only", k.how, k.sampler);
+        test_add(&tests, when_all_have_failed_the_job_says_why, &k, sizeof k,
+                 "%s, %s: when all have failed the job says why", k.how, k.sampler);
         test_add(&tests, when_all_have_left_the_job_is_over, &k, sizeof k,
                  "%s, %s: when all have left the job is over", k.how, k.sampler);
     }
