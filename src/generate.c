@@ -208,6 +208,8 @@ static ts_code fill_job(session *s, const ts_group *group, ts_error *e) {
                               .sampler = ts_sampler_find(sampler),
                               .scheduler = (ts_scheduler)o->scheduler,
                               .levels = *list,
+                              .has_eta = o->eta >= 0,
+                              .eta = o->eta >= 0 ? o->eta : 0,
                               .parallel = o->parallel,
                               .dtype = dtype,
                               .guided = o->guidance > 1};

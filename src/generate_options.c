@@ -190,6 +190,7 @@ static const row table[] = {
     {"sigmas", "LIST", "the noise levels themselves, \"12.5,4,1\"; as many steps", take_levels, TO(sigmas)},
     {"timesteps", "LIST", "the training timesteps, \"999,500,120\"; as many steps", take_levels,
      TO(timesteps)},
+    {"eta", "X", "0 to 1: how much noise DDIM (default 0) and TCD (0.3) draw anew", NUMBER(eta, 0, 1)},
     {"mode", "NAME", "pcpp, distrifusion, sync, naive or single (default pcpp)",
      CHOICE(parallel.mode, ts_mode_find)},
     {"ranks", "N", "devices that take part (default all)", INT(parallel.ranks, 1, TS_MAX_RANKS)},
@@ -240,7 +241,7 @@ int ts_generate_options_parse(int argc, char **argv, ts_generate_options *ret) {
         longs[i] = (struct option){table[i].name, table[i].value != NULL, NULL, OPT_ROW + i};
     longs[ROWS] = (struct option){"help", 0, NULL, OPT_HELP};
     ts_generate_options o = {
-        .batch = 1, .dtype = -1, .guidance = 5, .devices = "auto", .parallel = TS_PARALLEL_DEFAULT};
+        .batch = 1, .dtype = -1, .guidance = 5, .eta = -1, .devices = "auto", .parallel = TS_PARALLEL_DEFAULT};
     optind = 1;
     for (int c; (c = getopt_long(argc, argv, "o:", longs, NULL)) != -1;) {
         if (c == '?') return 2; /* getopt has said what */

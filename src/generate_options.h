@@ -16,6 +16,7 @@ typedef struct ts_generate_options {
     int dtype;       /* ts_dtype; -1: auto */
     double strength; /* 0: the task's default */
     double guidance, guidance_rescale;
+    double eta; /* -1: the sampler's own */
     ts_interval guidance_interval;
     ts_size_condition sizes;
     ts_parallel parallel;

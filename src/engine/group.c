@@ -119,6 +119,13 @@ ts_layout ts_layout_of(const ts_group *g, const ts_model *m, const ts_shape *s) 
     return l;
 }
 
+ts_schedule_config ts_schedule_for(const ts_model *m, const ts_shape *s) {
+    ts_schedule_config c = m->schedule;
+    ts_schedule_place(&c, s->scheduler, &s->levels, m->xl);
+    if (s->has_eta) c.eta = s->eta;
+    return c;
+}
+
 /* A U-Net holds about this many bytes for each latent pixel and channel of its top level; a picture whose
  * tensors could not be addressed is refused before anything is computed from its size. */
 #define MAX_SIDE 16384
@@ -173,8 +180,7 @@ ts_code ts_group_check(const ts_group *g, const ts_model *m, const ts_shape *s, 
         return ts_fail_param(e, TS_EINVAL, "parallel.cfg_split",
                              "cfg_split needs guidance and an even number of devices, at least two");
     ts_sampler_plan *plan = NULL;
-    ts_schedule_config schedule = m->schedule;
-    ts_schedule_place(&schedule, s->scheduler, &s->levels, m->xl);
+    const ts_schedule_config schedule = ts_schedule_for(m, s);
     ts_code rc = ts_sampler_takes(s->sampler, s->scheduler, e);
     if (!rc) rc = check_task(m, s, e);
     if (!rc) rc = ts_sampler_plan_new(s->sampler, &schedule, s->steps, ts_shape_begin(s), &plan, e);

@@ -12,6 +12,7 @@ static ts_code sampling(ts_buffer *b, const ts_shape *s, const ts_picture_params
                                   p->rng == TS_RNG_TORCH_CUDA ? "NV" : "CPU");
     for (int k = 0; k < s->levels.count && !rc; k++)
         rc = ts_buffer_printf(b, "%s%.7g", k ? " " : ", Levels: ", (double)s->levels.at[k]);
+    if (!rc && s->has_eta) rc = ts_buffer_printf(b, ", Eta: %g", s->eta);
     if (!rc && s->guided && p->guidance_rescale > 0)
         rc = ts_buffer_printf(b, ", CFG rescale: %g", p->guidance_rescale);
     if (!rc && s->guided && (i.from > 0 || (i.to > 0 && i.to < 1)))

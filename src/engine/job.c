@@ -58,6 +58,7 @@ bool ts_shape_equal(const ts_shape *a, const ts_shape *b) {
     const ts_parallel *p = &a->parallel, *q = &b->parallel;
     return a->width == b->width && a->height == b->height && a->steps == b->steps &&
            a->sampler == b->sampler && a->scheduler == b->scheduler && levels_equal(&a->levels, &b->levels) &&
+           a->has_eta == b->has_eta && (!a->has_eta || a->eta == b->eta) &&
            a->dtype == b->dtype && a->guided == b->guided && a->task == b->task && a->strength == b->strength &&
            p->mode == q->mode && p->ranks == q->ranks && p->partial == q->partial && p->warmup == q->warmup &&
            p->group_norm == q->group_norm && p->cfg_split == q->cfg_split && ts_shape_same_loras(a, b) &&

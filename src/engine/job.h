@@ -113,6 +113,8 @@ typedef struct ts_shape {
     const ts_sampler *sampler;
     ts_scheduler scheduler;
     ts_level_list levels; /* of the schedulers SIGMAS and TIMESTEPS, as many as steps */
+    bool has_eta;         /* else the sampler's own */
+    double eta;           /* 0 to 1 */
     ts_parallel parallel;
     ts_dtype dtype; /* TS_F32 or TS_BF16 */
     bool guided;    /* classifier-free guidance: two U-Net passes a step */

@@ -174,8 +174,7 @@ static ts_code prepare(ts_run *run, ts_error *e) {
     run_layout(run);
     run->count = job->count;
     for (int k = 0; k < job->count; k++) run->picture[k] = k;
-    ts_schedule_config schedule = run->model->schedule;
-    ts_schedule_place(&schedule, job->shape.scheduler, &job->shape.levels, run->model->xl);
+    const ts_schedule_config schedule = ts_schedule_for(run->model, &job->shape);
     rc = ts_sampler_plan_new(job->shape.sampler, &schedule, job->shape.steps, ts_shape_begin(&job->shape),
                              &run->plan, e);
     if (!rc) rc = allocate(run, e);

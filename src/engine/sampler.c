@@ -11,6 +11,7 @@ static const ts_sampler samplers[] = {
     {.name = "ddim",
      .by_spacing = true,
      .by_timesteps = true,
+     .by_eta = true,
      .label = "DDIM",
      .aliases = {"DDIMScheduler"},
      .order = 1,
@@ -163,6 +164,8 @@ static const ts_sampler samplers[] = {
      .plan = ts_plan_lcm},
     {.name = "tcd",
      .by_timesteps = true,
+     .by_eta = true,
+     .eta = 0.3,
      .label = "TCD",
      .aliases = {"TCDScheduler"},
      .order = 1,
@@ -297,6 +300,8 @@ ts_code ts_sampler_plan_new(const ts_sampler *s, const ts_schedule_config *confi
                             ts_sampler_plan **ret, ts_error *e) {
     ts_schedule_config c = *config;
     if (c.timestep_spacing == TS_SPACING_UNSET) c.timestep_spacing = s->default_spacing;
+    if (c.eta >= 0 && !s->by_eta) return ts_fail_param(e, TS_EUNSUPPORTED, "eta", "%s has no eta", s->label);
+    if (c.eta < 0) c.eta = s->eta;
     if (c.set_alpha_to_one == TS_ALPHA_UNSAID) c.set_alpha_to_one = s->plan != ts_plan_pndm;
     int most = c.num_train_timesteps < TS_SAMPLER_STEPS ? c.num_train_timesteps : TS_SAMPLER_STEPS;
     if (steps < 1 || steps > most) return ts_fail_param(e, TS_EINVAL, "steps", "steps must be 1 to %d", most);

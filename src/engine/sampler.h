@@ -24,9 +24,9 @@
  *
  * Each sampler is the diffusers class of its aliases, timesteps and corner cases included, with these choices
  * where the class has several: Heun, DPM2, LMS and Euler ancestral also on a zero terminal SNR schedule,
- * which their classes overlook; PNDM always without its Runge-Kutta steps (skip_prk_steps); TCD with eta 0.3.
+ * which their classes overlook; PNDM always without its Runge-Kutta steps (skip_prk_steps).
  * LMS that begins later begins with one prediction (its class weighs it as if it had four).
- * Formulas: DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12, eta 0); DDPM (Ho et al. 2020, arXiv 2006.11239,
+ * Formulas: DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16); DDPM (Ho et al. 2020, arXiv 2006.11239,
  * eq. 7); Euler and Heun (Karras et al. 2022, arXiv 2206.00364, alg. 2 and 1, no churn); DPM-Solver++ 2M, 2S,
  * SDE (Lu et al. 2022, arXiv 2211.01095); DPM-Solver-2 (2206.00927); PNDM (Liu et al. 2022, 2202.09778); DEIS
  * (Zhang & Chen 2022, 2204.13902); UniPC (Zhao et al. 2023, 2302.04867); LCM (Luo et al. 2023, 2310.04378);
@@ -82,6 +82,9 @@ typedef struct ts_sampler {
     int evaluations; /* of the U-Net for a step, at most */
     /* A request may space its timesteps, place its sigmas, list its timesteps (ts_place). */
     bool by_spacing, by_sigmas, by_timesteps;
+    /* Or choose how much of a step's noise is drawn anew, 0 (none) to 1; eta is what it is if nobody does. */
+    bool by_eta;
+    double eta;
     ts_spacing default_spacing;
     bool shifts; /* its rows are chosen by variance: half the distance of two timesteps to choose from */
     /* Appends the rows to a plan that has none and room for steps * evaluations + 1, from step plan->begin
@@ -101,7 +104,8 @@ ts_code ts_sampler_takes(const ts_sampler *s, ts_scheduler scheduler, ts_error *
 /* config: as ts_schedule_place left it. steps: 1..TS_SAMPLER_STEPS and at most the schedule's
  * num_train_timesteps; begin: how many of them are left out, 0..steps - 1. TS_EINVAL (params
  * "sigmas" and "timesteps" for a list that is none, or not of that many steps; "steps" where it is
- * the number of steps that does not work with this schedule), TS_EUNSUPPORTED, TS_ENOMEM. free() it. */
+ * the number of steps that does not work with this schedule), TS_EUNSUPPORTED ("eta" for a sampler that has none),
+ * TS_ENOMEM. free() it. */
 ts_code ts_sampler_plan_new(const ts_sampler *s, const ts_schedule_config *c, int steps, int begin,
                             ts_sampler_plan **ret, ts_error *e);
 

@@ -2,8 +2,8 @@
 #include <math.h>
 #include "engine/sampler_rows.h"
 
-/* DDIM, eta 0, from training timestep `at` to `to`, or to the end where that is negative: x' = sqrt(a') x0 +
- * sqrt(1 - a') eps. eps is never clipped, so it is taken from the output and not from d. */
+/* DDIM from training timestep `at` to `to`, or to the end where that is negative: x' = sqrt(a') x0 +
+ * sqrt(1 - a' - s^2) eps + s noise. eps is never clipped, so it is taken from the output and not from d. */
 static void ddim_row(const ts_schedule_config *c, const float *alphas, int at, int to, ts_sampler_row *row) {
     double a = (double)alphas[at];
     double a1 = to >= 0 ? (double)alphas[to] : c->set_alpha_to_one ? 1 : (double)alphas[0];
@@ -13,7 +13,9 @@ static void ddim_row(const ts_schedule_config *c, const float *alphas, int at, i
     row->clip = (float)c->clip_sample_range;
     ts_predict_x0(c->prediction_type, signal, noise, row);
     row->x_from_d = (float)sqrt(a1);
-    ts_add_noise_prediction(c->prediction_type, signal, noise, sqrt(1 - a1), row);
+    const double fresh = c->eta * sqrt(fmax((1 - a1) / (1 - a) * (1 - a / a1), 0));
+    ts_add_noise_prediction(c->prediction_type, signal, noise, sqrt(fmax(1 - a1 - fresh * fresh, 0)), row);
+    row->x_from_noise = (float)fresh;
 }
 
 /* The two timesteps of step i. TS_EINVAL where there is none. */

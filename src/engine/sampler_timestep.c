@@ -70,7 +70,7 @@ ts_code ts_plan_lcm(const ts_schedule_config *c, const float *alphas, int steps,
 
 ts_code ts_plan_tcd(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
                     ts_error *e) {
-    const float keep = 0.7f; /* 1 - eta */
+    const float keep = (float)(1 - c->eta);
     plan->init_scale = 1;
     for (int i = plan->begin; i < steps; i++) {
         int t = distilled_timestep(c, steps, i), t1 = i + 1 < steps ? distilled_timestep(c, steps, i + 1) : 0;

@@ -160,7 +160,7 @@ ts_code ts_schedule_config_read(const cJSON *json, ts_schedule_config *ret, ts_e
     static const char *const solvers[] = {"midpoint", "heun", "logrho", "bh1", "bh2", NULL};
 
     if (!cJSON_IsObject(json)) return ts_fail(e, TS_EINVAL, "a scheduler config is an object");
-    ts_schedule_config c = {.momentum = TS_MOMENTUM};
+    ts_schedule_config c = {.momentum = TS_MOMENTUM, .eta = TS_ETA_UNSAID};
     bool clips = false;
     int beta = 0, prediction = 0, spacing = 0, final = 0, solver = 0;
     ts_code rc = read_writer(json, &c, &clips, e);

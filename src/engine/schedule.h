@@ -73,6 +73,7 @@ typedef enum ts_place {
  * last) or whole timesteps. */
 #define TS_LIST_LEVELS  128
 #define TS_ALPHA_UNSAID (-1)
+#define TS_ETA_UNSAID   (-1.0)
 typedef struct ts_level_list {
     int count;
     float at[TS_LIST_LEVELS];
@@ -109,6 +110,7 @@ typedef struct ts_schedule_config {
     /* What was asked for, not found in the file (ts_schedule_place). */
     ts_scheduler asked;
     const ts_level_list *list; /* of SIGMAS and TIMESTEPS */
+    double eta;                /* TS_ETA_UNSAID: the sampler's own */
     bool xl;
 } ts_schedule_config;
 

@@ -67,6 +67,8 @@ static ts_code made(ts_buffer *b, const ts_answer *a, const ts_answer_picture *p
                               m->guidance_interval.from, m->guidance_interval.to, r->shape.sampler->name,
                               ts_scheduler_name(r->shape.scheduler), ts_rng_kind_name(m->rng));
     if (!rc) rc = ts_json_quote(b, ts_model_get_info(a->model)->id);
+    if (!rc && r->shape.sampler->by_eta)
+        rc = ts_buffer_printf(b, ", \"eta\": %g", r->shape.has_eta ? r->shape.eta : r->shape.sampler->eta);
     if (!rc) rc = loras(b, &r->shape);
     if (!rc)
         rc = ts_buffer_printf(b, ", \"dtype\": \"%s\", \"evaluations\": %d, \"synchronous\": %d}",

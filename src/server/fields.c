@@ -313,6 +313,7 @@ static const field table[] = {
     {"scheduler", TEXT, 1, 64, TO(scheduler)},
     {"sigmas", CUSTOM_AS(read_levels, sigmas)},
     {"timesteps", CUSTOM_AS(read_levels, timesteps)},
+    {"eta", NUMBER, 0, 1, TO(eta)},
     {"rng", CHOICES(rng, "torch-cpu|torch-cuda")},
     {"parallel", .type = CUSTOM, .read = read_parallel},
     {"loras", .type = CUSTOM, .read = read_loras},

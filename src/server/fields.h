@@ -11,7 +11,7 @@ typedef struct ts_fields {
     const char *prompt, *negative, *long_prompt, *model, *size, *other;
     const char *output_format, *response_format, *sampler, *scheduler, *rng, *on_disconnect;
     int64_t n, width, height, steps, clip_skip, partial_images, output_compression;
-    double guidance, guidance_rescale, strength;
+    double guidance, guidance_rescale, strength, eta;
     ts_interval guidance_interval;
     ts_level_list sigmas, timesteps;
     bool emphasis, stream, progress, has_seed;

@@ -99,6 +99,8 @@ static ts_code find_sampler(const ts_fields *f, const ts_model_info *model, ts_s
         return ts_fail_param(e, TS_EINVAL, "scheduler",
                              "there is no scheduler %.64s; GET /v1/models lists them", f->scheduler);
     shape->scheduler = (ts_scheduler)scheduler;
+    shape->has_eta = f->eta >= 0;
+    if (shape->has_eta) shape->eta = f->eta;
     ts_code rc = take_list(f, shape, e);
     return rc ? rc : ts_sampler_takes(shape->sampler, shape->scheduler, e);
 }
@@ -204,6 +206,7 @@ ts_code ts_images_request_read(const ts_request_context *context, const char *bo
                    .n = 1,
                    .guidance = c->defaults.guidance_scale,
                    .guidance_interval = {0, 1},
+                   .eta = -1, /* absent */
                    .parallel = context->setup->parallel};
     ts_code rc = ts_json_parse(body, size, (ts_json_limits){DEPTH, VALUES}, &r.json, e);
     if (!rc && !cJSON_IsObject(r.json)) rc = ts_fail(e, TS_EINVAL, "the body must be a JSON object");

@@ -91,6 +91,8 @@ FIELDS = [
     ({"clip_skip": "2"}, "clip_skip"),
     ({"clip_skip": 1000}, "clip_skip"),
     ({"guidance_rescale": -0.1}, "guidance_rescale"),
+    ({"sampler": "ddim", "eta": 1.1}, "eta"),
+    ({"sampler": "ddim", "eta": "0.5"}, "eta"),
     ({"guidance_rescale": 1.01}, "guidance_rescale"),
     ({"guidance_rescale": "0.7"}, "guidance_rescale"),
     ({"guidance_rescale": True}, "guidance_rescale"),

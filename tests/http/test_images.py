@@ -211,6 +211,18 @@ def test_a_scheduler_and_a_generator_make_another_picture(server):
     assert len({plain, made(scheduler="karras"), made(rng="torch-cuda")}) == 3
 
 
+def test_eta_is_drawn_told_and_written_down(server):
+    def made(sampler="ddim", **fields):
+        return server.pictures(seed=8, steps=4, sampler=sampler, **fields)
+    plain, none, some = made(), made(eta=0), made(eta=0.5)
+    assert [b["tessera"]["eta"] for b in (plain, none, some)] == [0, 0, 0.5]
+    assert picture(none).pixels == picture(plain).pixels != picture(some).pixels
+    assert "Eta: 0.5" in picture(some).text["parameters"] and "Eta" not in picture(plain).text["parameters"]
+    assert "eta" not in made(sampler="euler")["tessera"]
+    refused = server.post({"prompt": "a lake", "sampler": "euler", "eta": 0.5})
+    assert refused.status == 400 and refused.json()["error"]["param"] == "eta"
+
+
 def test_guidance_rescale_is_of_its_picture_and_told(server):
     def made(**fields):
         return server.pictures(seed=8, steps=4, guidance_scale=8, **fields)

@@ -223,6 +223,7 @@ static void placed_levels_are_those_of_diffusers(void **state) {
         must(ts_sampler_takes(sampler, (ts_scheduler)scheduler, &e), &e);
         ts_schedule_place(&c, (ts_scheduler)scheduler, &list,
                           cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(one, "xl")));
+        if (cJSON_GetObjectItemCaseSensitive(one, "eta")) c.eta = json_value(one, "eta");
         must(ts_sampler_plan_new(sampler, &c, steps, 0, &plan, &e), &e);
         worst = fmax(worst, distance_to_case(s, one, plan));
         free(plan);
@@ -341,6 +342,23 @@ static void a_list_that_is_none_is_named(void **state) {
     assert_string_equal(e.param, "timesteps");
     assert_int_equal(ts_scheduler_find("sigmas"), -1);
     assert_int_equal(ts_scheduler_find("SGM Uniform"), TS_SCHEDULER_SGM_UNIFORM);
+}
+
+static void samplers_without_eta_refuse_it(void **state) {
+    (void)state;
+    for (int i = 0; i < ts_sampler_count(); i++) {
+        const ts_sampler *s = ts_sampler_at(i);
+        ts_schedule_config c = config_text("{}");
+        if (s == ts_sampler_find("flow_euler")) c.prediction_type = TS_PREDICT_FLOW;
+        c.eta = 0.5;
+        ts_sampler_plan *plan = NULL;
+        ts_error e = {0};
+        ts_code rc = ts_sampler_plan_new(s, &c, 4, 0, &plan, &e);
+        assert_int_equal(rc, s->by_eta ? TS_OK : TS_EUNSUPPORTED);
+        if (rc) assert_string_equal(e.param, "eta");
+        if (plan) assert_true(plan->draws_noise);
+        free(plan);
+    }
 }
 
 /* All noise is 1, and nobody has optimised levels for it. */
@@ -588,8 +606,10 @@ static void the_page_about_samplers_lists_what_there_is(void **state) {
         to += snprintf(to, (size_t)(end - to), "\n| `%s` | %s | ", s->name, s->label);
         for (int k = 0; s->aliases[k]; k++)
             to += snprintf(to, (size_t)(end - to), "%s%s", k ? ", " : "", s->aliases[k]);
-        snprintf(to, (size_t)(end - to), " | %d | %s | %s | %s |\n", s->evaluations,
-                 s->by_spacing ? "yes" : "", s->by_sigmas ? "yes" : "", s->by_timesteps ? "yes" : "");
+        char eta[32] = "";
+        if (s->by_eta) snprintf(eta, sizeof eta, "%g", s->eta);
+        snprintf(to, (size_t)(end - to), " | %d | %s | %s | %s | %s |\n", s->evaluations,
+                 s->by_spacing ? "yes" : "", s->by_sigmas ? "yes" : "", s->by_timesteps ? "yes" : "", eta);
         if (!strstr(page, row)) print_message("not there: %s", row), missing++;
     }
     static const char *const places[] = {"", "spacing", "sigmas", "timesteps"};
@@ -719,6 +739,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(time_shift_is_that_of_its_paper),
         cmocka_unit_test(a_list_that_is_none_is_named),
         cmocka_unit_test(a_flow_has_levels_up_to_1),
+        cmocka_unit_test(samplers_without_eta_refuse_it),
         cmocka_unit_test(a_plan_without_its_first_steps_is_that_of_diffusers),
         cmocka_unit_test(samplers_are_found_by_the_names_of_other_front_ends),
         cmocka_unit_test(a_plan_has_rows_for_1_to_1000_steps_or_says_why_not),

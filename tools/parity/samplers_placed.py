@@ -19,6 +19,7 @@ BASE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "
 FLOW = {"num_train_timesteps": 1000, "shift": 3.0}
 FLOW_FILE = {"_class_name": "FlowMatchEulerDiscreteScheduler", **FLOW}
 FLOW_SIGMAS = [1.0, 0.93, 0.71, 0.5, 0.22, 0.05]
+ETA_STEPS = 6
 SIGMAS = [12.5, 7.25, 3.5, 1.75, 0.8, 0.31, 0.0625]
 TIMESTEPS = [990, 801, 610, 400, 333, 121, 17]
 BY_SIGMAS = ("euler", "euler_a", "heun", "lms", "dpm2", "dpm2_a", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m_sde",
@@ -62,8 +63,14 @@ def open_scheduler(sampler, sigmas, timesteps):
         scheduler.set_timesteps(sigmas=sigmas)
         return scheduler
     cls, own = class_of(sampler)
-    if sampler == "ddim":
+    if sampler == "ddim" and timesteps:
         cls = TCDScheduler
+    elif sampler == "ddim":
+        own = {"clip_sample": False, "set_alpha_to_one": False}
+    if timesteps is None and sigmas is None:
+        scheduler = cls(**BASE, **own)
+        scheduler.set_timesteps(ETA_STEPS)
+        return scheduler
     if timesteps:
         scheduler = cls(**BASE, **own)
         scheduler.set_timesteps(timesteps=timesteps)
@@ -85,13 +92,15 @@ def open_scheduler(sampler, sigmas, timesteps):
     return scheduler
 
 
-def run(sampler, scheduler):
+def run(sampler, scheduler, eta=None):
     generator = torch.Generator().manual_seed(SEED)
     noise = torch.randn(SHAPE, generator=generator)
     takes = inspect.signature(scheduler.step).parameters
     extra = {"generator": generator} if "generator" in takes else {}
-    if sampler == "ddim":
+    if sampler == "ddim" and eta is None:
         extra = {"eta": 0.0}
+    if eta is not None:
+        extra["eta"] = eta
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)
     sigma = float(getattr(scheduler, "init_noise_sigma", 1))
@@ -105,7 +114,7 @@ def run(sampler, scheduler):
 
 
 def plan():
-    """(sampler, scheduler, xl, sigmas, timesteps)"""
+    """(sampler, scheduler, xl, sigmas, timesteps, eta or nothing)"""
     for sampler in BY_SIGMAS:
         for steps in (5, 21):  # an even number has a timestep halfway, which rounds either way
             yield sampler, "sgm_uniform", False, sgm_uniform(steps), None
@@ -117,22 +126,25 @@ def plan():
     yield "euler", "align_your_steps", True, align_your_steps(10, True), None
     for sampler in BY_TIMESTEPS:
         yield sampler, "timesteps", False, None, TIMESTEPS
+    for sampler in ("ddim", "tcd"):
+        for eta in (0.0, 0.5, 1.0):
+            yield sampler, "default", False, None, None, eta
     yield "flow_euler", "sigmas", False, FLOW_SIGMAS, None
     yield "flow_euler", "sgm_uniform", False, np.linspace(1, 1 / 8, 8).tolist(), None
 
 
 def main():
     tensors, cases = {}, []
-    for sampler, scheduler, xl, sigmas, timesteps in plan():
-        steps = len(sigmas or timesteps)
-        name = f"{sampler}_{scheduler}{'_xl' if xl else ''}_{steps}"
-        sigma, found = run(sampler, open_scheduler(sampler, sigmas, timesteps))
+    for sampler, scheduler, xl, sigmas, timesteps, *eta in plan():
+        steps = ETA_STEPS if eta else len(sigmas or timesteps)
+        name = f"{sampler}_{scheduler}{'_xl' if xl else ''}_{steps}{f'_eta{eta[0]}' if eta else ''}"
+        sigma, found = run(sampler, open_scheduler(sampler, sigmas, timesteps), *eta)
         tensors.update({f"{name}_{k}": v for k, v in found.items()})
         if scheduler in ("sigmas", "timesteps"):
             tensors[f"{name}_list"] = torch.tensor(sigmas or timesteps, dtype=torch.float32)
         cases.append({"name": name, "sampler": sampler, "scheduler": scheduler, "xl": xl, "steps": steps,
                       "evaluations": len(found["timesteps"]), "init_noise_sigma": sigma,
-                      **({"config": FLOW_FILE} if sampler == "flow_euler" else {})})
+                      **({"eta": eta[0]} if eta else {}), **({"config": FLOW_FILE} if sampler == "flow_euler" else {})})
     common.save_tensors(common.folder() / "samplers_placed.safetensors", tensors)
     config = {**BASE, "clip_sample": False, "set_alpha_to_one": False}  # what DDIM has besides
     common.save_json(common.folder() / "samplers_placed.json", {"config": config, "cases": cases})
