@@ -23,7 +23,7 @@ static const char usage[] =
     "  --vae FILE             an autoencoder in place of the first model's\n"
     "  --lora FILE[:SCALE]    a LoRA that is fused into the first model; may come more than once\n"
     "  --devices SPEC         cpu:N, cpu:NxT (T threads each) or auto\n"
-    "  --check-config         says whether the configuration is good, and ends\n"
+    "  --check-config         says whether the configuration and its models are good, and ends\n"
     "  --version\n"
     "  --help\n"
     "exit status: 0 after an orderly end, 1 when something failed, 2 when the options or the configuration "
@@ -102,11 +102,12 @@ static int serve(int argc, char **argv) {
     if (status >= 0) goto done;
     status = ts_server_check(config, &e) ? complain(&e) : 0;
     if (status) goto done;
+    ts_log_set_level((ts_log_level)ts_log_level_find(config->log.level));
     if (check) {
-        printf("OK\n");
+        status = ts_server_check_models(config, &e) ? complain(&e) : 0;
+        if (!status) printf("OK\n");
         goto done;
     }
-    ts_log_set_level((ts_log_level)ts_log_level_find(config->log.level));
     if (ts_server_run(config, &e)) {
         ts_log(TS_LOG_ERROR, "%s", e.message[0] ? e.message : ts_code_sentence(e.code));
         status = e.code == TS_EINVAL ? 2 : 1;

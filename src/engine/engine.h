@@ -18,6 +18,7 @@ typedef struct ts_model_info {
     int default_width, default_height; /* pixels; the U-Net's sample_size */
     int latent_channels;
     int scale; /* picture pixels to a latent one, each way: 8 */
+    const char *prediction; /* what the U-Net predicts: epsilon, v_prediction, sample or flow_prediction */
     const char *default_sampler; /* what the folder's scheduler asks for, or the nearest */
     int max_tokens; /* of a prompt, begin and end included */
     const char *const *embeddings; /* names that prompts can use */

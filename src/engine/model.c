@@ -281,6 +281,7 @@ ts_code ts_model_load(const char *path, const char *vae, ts_model **ret, ts_erro
                               .default_height = m->unet.sample_size * ts_model_scale(m),
                               .latent_channels = m->vae.latent_channels,
                               .scale = ts_model_scale(m),
+                              .prediction = ts_prediction_name(m->schedule.prediction_type),
                               .default_sampler = m->schedule.sampler,
                               .max_tokens = m->text[0].config.positions,
                               .parameters = parameters};

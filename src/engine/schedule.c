@@ -150,6 +150,11 @@ static ts_code read_numbers(const cJSON *json, ts_schedule_config *c, bool clips
     return TS_OK;
 }
 
+const char *ts_prediction_name(ts_prediction prediction) {
+    static const char *const names[] = {"epsilon", "v_prediction", "sample", "flow_prediction"};
+    return names[prediction];
+}
+
 ts_code ts_schedule_config_read(const cJSON *json, ts_schedule_config *ret, ts_error *e) {
     static const char *const betas[] = {
         "linear", "scaled_linear", "squaredcos_cap_v2", "!sigmoid", "!laplace", "!exp", NULL};

@@ -123,6 +123,8 @@ ts_code ts_schedule_config_read(const cJSON *json, ts_schedule_config *ret, ts_e
 /* The same from a file. Python writes infinities as -Infinity, which is not JSON; this accepts them. */
 ts_code ts_schedule_config_open(const char *path, ts_schedule_config *ret, ts_error *e);
 
+const char *ts_prediction_name(ts_prediction prediction); /* as files write it */
+
 const char *ts_scheduler_name(ts_scheduler scheduler);
 const char *ts_scheduler_label(ts_scheduler scheduler); /* for people, and what other front ends call it */
 ts_place ts_scheduler_places(ts_scheduler scheduler);

@@ -54,9 +54,10 @@ static ts_code model(ts_buffer *b, const ts_server *s, const ts_model *of) {
         rc = ts_buffer_printf(b,
                               ", \"object\": \"model\", \"created\": %lld, \"owned_by\": \"tessera\", "
                               "\"tessera\": {\"kind\": \"%s\", \"default_size\": \"%dx%d\", "
-                              "\"default_sampler\": \"%s\", \"max_tokens\": %d, \"parameters\": %zu, ",
+                              "\"prediction_type\": \"%s\", \"default_sampler\": \"%s\", \"max_tokens\": %d, "
+                              "\"parameters\": %zu, ",
                               (long long)s->started_at, m->kind, m->default_width, m->default_height,
-                              m->default_sampler, m->max_tokens, m->parameters);
+                              m->prediction, m->default_sampler, m->max_tokens, m->parameters);
     if (!rc) rc = samplers(b, of);
     if (!rc) rc = embeddings(b, m);
     return rc ? rc : ts_buffer_printf(b, "}}");

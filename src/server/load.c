@@ -30,14 +30,25 @@ static ts_code load_models(ts_server *s, ts_error *e) {
             rc = ts_model_add_embeddings(s->models[i], s->config->models.embeddings_folder, e);
         if (rc) return rc;
         const ts_model_info *m = ts_model_get_info(s->models[i]);
-        ts_log(TS_LOG_INFO, "model %s: %s, %.1f million parameters, %dx%d, loaded in %.2f s", m->id, m->kind,
-               (double)m->parameters * 1e-6, m->default_width, m->default_height,
+        ts_log(TS_LOG_INFO, "model %s: %s, %.1f million parameters, %dx%d, predicts %s, loaded in %.2f s", m->id,
+               m->kind, (double)m->parameters * 1e-6, m->default_width, m->default_height, m->prediction,
                ts_seconds(ts_now_ns() - begin));
         for (size_t k = 0; k < i; k++)
             if (!strcmp(ts_model_get_info(s->models[k])->id, m->id))
                 return ts_fail_param(e, TS_ECONFLICT, "path", "two models are called %s", m->id);
     }
     return TS_OK;
+}
+
+ts_code ts_server_check_models(const ts_config *config, ts_error *e) {
+    ts_server *s = ts_new0(ts_server);
+    if (!s) return ts_fail(e, TS_ENOMEM, "the models");
+    s->config = config;
+    ts_code rc = load_models(s, e);
+    for (int i = 0; i < s->model_count; i++) ts_model_free(s->models[i]);
+    free(s->models);
+    free(s);
+    return rc;
 }
 
 static ts_code open_groups(ts_server *s, ts_error *e) {

@@ -10,6 +10,9 @@
 /* Checks what the configuration means without starting anything. TS_EINVAL with the place. */
 ts_code ts_server_check(const ts_config *config, ts_error *e);
 
+/* And whether the models, LoRAs and embeddings that it names can be loaded, which takes as long as that. Logs. */
+ts_code ts_server_check_models(const ts_config *config, ts_error *e);
+
 /* Listens, loads, serves, until SIGTERM or SIGINT, and then until all that was accepted is answered (at most
  * server.drain_timeout; a second signal ends the wait). TS_OK after an orderly end; otherwise why it did not
  * start. Logs. */

@@ -1,6 +1,7 @@
 """Overload, clients that leave, and how the daemon starts and ends."""
 import concurrent.futures
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -239,6 +240,10 @@ def test_version_and_check_config(tmp_path):
     good.write_text(f"[models]\npath = {model()}\n[scheduler]\nmax_queue = 3\n")
     bad.write_text("[scheduler]\n\nmax_queue = 0\n")
     assert run("--config", good, "--check-config").returncode == 0
+    lost = tmp_path / "lost"
+    shutil.copytree(model(), lost, ignore=shutil.ignore_patterns("*.safetensors"))
+    wrong = run("--config", good, "--model", lost, "--check-config")
+    assert wrong.returncode != 0 and "lost" in wrong.stderr and "OK" not in wrong.stdout
     wrong = run("--config", bad, "--check-config")
     assert wrong.returncode != 0 and f"{bad}:3" in wrong.stdout + wrong.stderr
     bad.write_text("[scheduler]\nmax_queues = 1\n")
