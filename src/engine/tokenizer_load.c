@@ -78,7 +78,7 @@ static ts_code load_merge(ts_bpe *b, const char *line, size_t size, ts_error *e)
     const char *gap = memchr(line, ' ', size);
     size_t left = gap ? (size_t)(gap - line) : 0, right = gap ? size - left - 1 : 0;
     if (!left || !right || memchr(gap + 1, ' ', right))
-        return ts_fail(e, TS_EFORMAT, "%.*s is not a merge of two", (int)(size < 100 ? size : 100), line);
+        return ts_fail(e, TS_EFORMAT, "not a merge of two words");
     return ts_bpe_add_merge(b, line, left, gap + 1, right, e);
 }
 

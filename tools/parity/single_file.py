@@ -308,7 +308,7 @@ def compact(cases):
 def make(kind, path):
     from safetensors.torch import save_file
 
-    save_file(single(kind, folder_state), path)
+    save_file({k: v.clone() for k, v in single(kind, folder_state).items()}, path)
 
 
 if __name__ == "__main__":
