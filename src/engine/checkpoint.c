@@ -141,10 +141,6 @@ ts_code ts_checkpoint_check(const ts_checkpoint *c, ts_error *e) {
     return ts_tensors_check(c->file, e);
 }
 
-void ts_checkpoint_rest(const ts_checkpoint *c) {
-    ts_tensors_rest(c->file);
-}
-
 bool ts_checkpoint_is_xl(const ts_checkpoint *c) {
     return c->kind == CHECKPOINT_XL;
 }
@@ -254,6 +250,7 @@ ts_code ts_checkpoint_weights(const ts_checkpoint *c, const char *name, ts_weigh
     ts_weights *w = NULL;
     ts_code rc = ts_weights_new(c->path, &w, e);
     if (rc) return rc;
+    ts_weights_lean_on(w, c->file);
     for (size_t i = 0; !rc && i < ts_tensors_count(c->file); i++) {
         const ts_file_tensor *t = ts_tensors_at(c->file, i);
         if (strncmp(t->name, prefix, n) == 0) rc = add_tensor(c, which, w, t->name + n, t, e);

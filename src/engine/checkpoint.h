@@ -25,7 +25,6 @@ void ts_checkpoint_free(ts_checkpoint *c); /* NULL is fine; weights of it die be
 
 /* TS_EIO when the file has changed since it was opened (ts_tensors_check). Any thread. */
 ts_code ts_checkpoint_check(const ts_checkpoint *c, ts_error *e);
-void ts_checkpoint_rest(const ts_checkpoint *c); /* ts_map_rest of it */
 
 bool ts_checkpoint_is_xl(const ts_checkpoint *c);
 bool ts_checkpoint_has_vae(const ts_checkpoint *c); /* without one its config is that of the published models */

@@ -220,7 +220,6 @@ static ts_code check_parts(const ts_model *m, ts_error *e) {
 }
 
 void ts_model_rest(const ts_model *m) {
-    if (m->checkpoint) ts_checkpoint_rest(m->checkpoint);
     ts_weights_rest(m->unet_weights);
     ts_weights_rest(m->vae_weights);
     for (int i = 0; i < m->text_count; i++) ts_weights_rest(m->text[i].weights);

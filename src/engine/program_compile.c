@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/alloc.h"
+#include "kernels/param.h"
 
 /* ---- the arena ---- */
 
@@ -187,12 +188,18 @@ static ts_code prepare(ts_program *p, ts_store *store, item *it, ts_error *e) {
     return TS_OK;
 }
 
+#define REST_BYTES ((size_t)256 << 20)
+
+static size_t parameter_bytes(const ts_op *op) {
+    return op->weight ? ts_param_count(op->weight) * ts_dtype_size(op->weight->dtype) : 0;
+}
+
 ts_code ts_program_compile(ts_builder *b, ts_arena *arena, ts_store *store, ts_program **ret, ts_error *e) {
     if (!b) return ts_fail(e, TS_ENOMEM, "building a program");
     ts_code rc = b->code;
     ts_program *p = NULL;
     ts_device *device = ts_arena_device(arena);
-    size_t scratch = 0;
+    size_t scratch = 0, read = 0;
     if (rc) {
         if (e) *e = b->error;
         ts_builder_free(b);
@@ -223,6 +230,12 @@ ts_code ts_program_compile(ts_builder *b, ts_arena *arena, ts_store *store, ts_p
         if (!item_has_kernel(&b->items[i])) continue;
         rc = prepare(p, store, &b->items[i], e);
         if (rc) goto fail;
+        /* What the store has is not needed in the file's pages, which would add up to the model's size. */
+        read += parameter_bytes(&b->items[i].op);
+        if (read > REST_BYTES) {
+            ts_weights_rest(b->weights);
+            read = 0;
+        }
         if (b->items[i].kernel->scratch > scratch) scratch = b->items[i].kernel->scratch;
     }
     /* One scratch area, as large as the hungriest kernel's, serves all: they run one after another. */

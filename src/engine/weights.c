@@ -30,6 +30,7 @@ struct ts_weights {
     bool owns_base;
     ts_tensors **files;
     size_t file_count, file_capacity;
+    const ts_tensors *leans_on; /* NULL: nobody */
     void **kept;
     size_t kept_count, kept_capacity;
     ts_param *params; /* sealed: in order of name */
@@ -362,8 +363,13 @@ const char *ts_weights_path(const ts_weights *w) {
     return w->path;
 }
 
+void ts_weights_lean_on(ts_weights *w, const ts_tensors *file) {
+    w->leans_on = file;
+}
+
 void ts_weights_rest(const ts_weights *w) {
     if (w->base) ts_weights_rest(w->base);
+    if (w->leans_on) ts_tensors_rest(w->leans_on);
     for (size_t i = 0; i < w->file_count; i++) ts_tensors_rest(w->files[i]);
 }
 

@@ -36,6 +36,8 @@ ts_code ts_weights_add_made(ts_weights *w, const ts_param *like,
 ts_code ts_weights_keep(ts_weights *w, void *bytes, ts_error *e);
 /* The file is w's from now on and dies with it; closed at once when that fails. TS_ENOMEM. */
 ts_code ts_weights_hold(ts_weights *w, ts_tensors *file, ts_error *e);
+/* What w's tensors are in is somebody else's file, which outlives w. */
+void ts_weights_lean_on(ts_weights *w, const ts_tensors *file);
 /* A layer over `base`: a parameter that is added to it stands in place of base's of that name, the rest are
  * base's own, with their addresses and their joins, so that whatever was made of them is shared. base must
  * outlive it, unless the layer adopts it: then they die together. TS_ENOMEM. */
@@ -68,6 +70,6 @@ const char *ts_weights_path(const ts_weights *w);
 /* TS_EIO when one of the files that w holds has changed since it was opened (ts_tensors_check). Any
  * thread. */
 ts_code ts_weights_check(const ts_weights *w, ts_error *e);
-void ts_weights_rest(const ts_weights *w); /* ts_map_rest of each of them */
+void ts_weights_rest(const ts_weights *w); /* ts_map_rest of each of them, and of what w leans on */
 
 #endif
