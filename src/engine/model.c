@@ -268,6 +268,8 @@ ts_code ts_model_load(const char *path, const char *vae, ts_model **ret, ts_erro
     if (!rc && (ts_store_new(&m->store_cpu) || ts_store_new(&m->store_ref)))
         rc = ts_fail(e, TS_ENOMEM, "loading %s", path);
     if (rc) {
+        /* Most errors name one of its files. */
+        if (e && m->path && !strstr(e->message, m->path)) ts_error_context(e, rc, "%s", m->path);
         ts_model_free(m);
         return rc;
     }

@@ -23,7 +23,7 @@ static ts_code load_models(ts_server *s, ts_error *e) {
         uint64_t begin = ts_now_ns();
         const char *vae = i == 0 && s->config->models.vae[0] ? s->config->models.vae : NULL;
         ts_code rc = ts_model_load(paths->items[i], vae, &s->models[i], e);
-        if (rc) return ts_error_context(e, rc, "%s", paths->items[i]);
+        if (rc) return rc;
         s->model_count++;
         if (i == 0) rc = fuse(s, s->models[0], e);
         if (!rc && *s->config->models.embeddings_folder)
