@@ -152,7 +152,7 @@ static const row table[] = {
     {"model", "MODEL", "a diffusers folder or a single .safetensors or .ckpt file; needed", TEXT(model)},
     {"prompt", "TEXT", "what the picture shows; needed", TEXT(prompt)},
     {"o", "OUT.png", "where it is written; needed", TEXT(out)},
-    {"vae", "FILE", "an autoencoder in place of the model's", TEXT(vae)},
+    {"vae", "FILE|DIR", "an autoencoder in place of the model's", TEXT(vae)},
     {"lora", "FILE[:SCALE]", "a LoRA (a file, or the folder of an adapter), fused into the model; up to four", take_lora, TO(loras)},
     {"negative", "TEXT", "what the picture should not show", TEXT(negative)},
     {"embeddings", "DIR", "of textual inversion embeddings that prompts can name", TEXT(embeddings)},

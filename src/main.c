@@ -20,7 +20,7 @@ static const char usage[] =
     "  --listen ADDR:PORT     (default 127.0.0.1:8080); port 0 takes a free one\n"
     "  --port-file FILE       the port is written to it\n"
     "  --model DIR            a diffusers folder; may come more than once\n"
-    "  --vae FILE             an autoencoder in place of the first model's\n"
+    "  --vae FILE|DIR         an autoencoder in place of the first model's\n"
     "  --lora FILE[:SCALE]    a LoRA that is fused into the first model; may come more than once\n"
     "  --devices SPEC         cpu:N, cpu:NxT (T threads each) or auto\n"
     "  --check-config         says whether the configuration and its models are good, and ends\n"

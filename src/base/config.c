@@ -48,7 +48,7 @@ static const ts_option options[] = {
      "diffusers folder, or single .safetensors or .ckpt file, of a model; may come more than once, the first is the default model",
      AT(models, path)},
     {"models", "vae", TS_OPTION_TEXT, 0, 0, "", NULL,
-     "file whose autoencoder takes the place of the first model's; empty: none does", AT(models, vae)},
+     "file, or diffusers' folder, whose autoencoder takes the place of the first model's; empty: none does", AT(models, vae)},
     {"models", "lora", TS_OPTION_LIST, 0, 0, "", NULL,
      "file, or folder of an adapter, or that and :SCALE, of a LoRA that is fused into the first model; may come up to four times", AT(models, lora)},
     {"models", "lora_folder", TS_OPTION_TEXT, 0, 0, "", NULL,

@@ -47,23 +47,26 @@ static bool any_key(const ts_tensors *s, const char *prefix) {
     return low < ts_tensors_count(s) && strncmp(ts_tensors_at(s, low)->name, prefix, strlen(prefix)) == 0;
 }
 
-/* A file that was made smaller by a type that is not read looks as if it held nothing. */
-static ts_code check_types(const ts_checkpoint *c, ts_error *e) {
+/* What is not read looks as if it were not there. */
+static const ts_file_other *unread_below(const ts_checkpoint *c, const char *prefix) {
     const ts_file_other *other;
     for (size_t i = 0; (other = ts_tensors_other(c->file, i)); i++)
-        if (strncmp(other->name, CHECKPOINT_UNET, sizeof CHECKPOINT_UNET - 1) == 0)
-            return ts_fail(e, TS_EUNSUPPORTED,
-                           "%s: %.200s is of type %s, and only F32, F16 and BF16 are read", c->path,
-                           other->name, other->type);
-    return TS_OK;
+        if (strncmp(other->name, prefix, strlen(prefix)) == 0) break;
+    return other;
+}
+
+/* Nothing below the prefix can be read: why. */
+static ts_code lacks(const ts_checkpoint *c, const char *prefix, const char *what, ts_error *e) {
+    const ts_file_other *other = unread_below(c, prefix);
+    if (other)
+        return ts_fail(e, TS_EUNSUPPORTED, "%s: %.200s is of type %s, and only F32, F16 and BF16 are read",
+                       c->path, other->name, other->type);
+    return ts_fail(e, TS_EFORMAT, "%s: there is no %s (%s*)", c->path, what, prefix);
 }
 
 static ts_code recognise(ts_checkpoint *c, ts_error *e) {
-    ts_code rc = check_types(c, e);
-    if (rc) return rc;
-    if (!any_key(c->file, CHECKPOINT_UNET))
-        return ts_fail(e, TS_EFORMAT, "%s holds no model: there is no %s*", c->path, CHECKPOINT_UNET);
-    c->vae = any_key(c->file, CHECKPOINT_VAE);
+    if (!any_key(c->file, CHECKPOINT_UNET)) return lacks(c, CHECKPOINT_UNET, "U-Net", e);
+    c->vae = any_key(c->file, CHECKPOINT_VAE "decoder.conv_in.");
     for (int k = CHECKPOINT_XL; k >= CHECKPOINT_SD1; k--)
         if (any_key(c->file, kinds[k].sign)) {
             c->kind = (checkpoint_kind)k;
@@ -71,13 +74,23 @@ static ts_code recognise(ts_checkpoint *c, ts_error *e) {
         }
     if (any_key(c->file, "conditioner.embedders.0.model."))
         return ts_fail(e, TS_EUNSUPPORTED, "%s is an XL refiner, which is not offered", c->path);
+    for (int k = CHECKPOINT_XL; k >= CHECKPOINT_SD1; k--)
+        if (unread_below(c, kinds[k].sign)) return lacks(c, kinds[k].sign, "text encoder", e);
     return ts_fail(e, TS_EFORMAT, "%s: there is no text encoder (%s*, %s* or %s*)", c->path, kinds[0].sign,
                    kinds[1].sign, kinds[2].sign);
 }
 
 /* ---- opening ---- */
 
-/* This file is ours: a word that is none of its own is a mistake. */
+/* Whether the file beside it is ours. AUTOMATIC1111 keeps notes on a checkpoint, none of them an object,
+ * under the same name. */
+static bool is_ours(const cJSON *beside) {
+    const cJSON *v;
+    cJSON_ArrayForEach(v, beside) if (cJSON_IsObject(v) || !strncmp(v->string, "tokenizer", 9)) return true;
+    return !cJSON_IsObject(beside);
+}
+
+/* In ours a word that is none of its own is a mistake. */
 static ts_code check_beside(const cJSON *beside, const char *path, ts_error *e) {
     static const char *const keys[] = {"unet",      "vae",       "text_encoder", "text_encoder_2",
                                        "scheduler", "tokenizer", "tokenizer_2"};
@@ -88,10 +101,11 @@ static ts_code check_beside(const cJSON *beside, const char *path, ts_error *e) 
         int k = 0;
         while (k < KEYS && strcmp(v->string, keys[k]) != 0) k++;
         if (k == KEYS)
-            return ts_fail(e, TS_EFORMAT,
-                           "%s: there is no %.64s: unet, vae, text_encoder, text_encoder_2, "
-                           "scheduler, tokenizer and tokenizer_2 can be said",
-                           path, v->string);
+            return ts_fail(
+                e, TS_EFORMAT,
+                "%s: there is no %.64s: unet, vae, text_encoder, text_encoder_2, scheduler, tokenizer "
+                "and tokenizer_2 can be said",
+                path, v->string);
     }
     return TS_OK;
 }
@@ -103,7 +117,12 @@ static ts_code read_beside(ts_checkpoint *c, ts_error *e) {
     if (!path) return ts_fail(e, TS_ENOMEM, "opening %s", c->path);
     ts_code rc = TS_OK;
     if (ts_file_exists(path)) rc = ts_json_file(path, BESIDE_BYTES, beside_limits, &c->beside, e);
-    if (!rc && c->beside) rc = check_beside(c->beside, path, e);
+    if (!rc && c->beside && is_ours(c->beside)) {
+        rc = check_beside(c->beside, path, e);
+    } else {
+        cJSON_Delete(c->beside);
+        c->beside = NULL;
+    }
     free(path);
     return rc;
 }
@@ -145,8 +164,8 @@ bool ts_checkpoint_is_xl(const ts_checkpoint *c) {
     return c->kind == CHECKPOINT_XL;
 }
 
-bool ts_checkpoint_has_vae(const ts_checkpoint *c) {
-    return c->vae;
+ts_code ts_checkpoint_check_vae(const ts_checkpoint *c, ts_error *e) {
+    return c->vae ? TS_OK : lacks(c, CHECKPOINT_VAE, "autoencoder", e);
 }
 
 const cJSON *ts_checkpoint_config(const ts_checkpoint *c, const char *component) {
@@ -202,7 +221,7 @@ static bool name_of(const ts_checkpoint *c, component which, const char *key, ch
 }
 
 /* A tensor without a name is none of ours (a loss, an average) or of a layer that nobody would run. */
-static ts_code check_nameless(const ts_checkpoint *c, component which, const char *key, ts_error *e) {
+static ts_code check_nameless(const char *path, component which, const char *key, ts_error *e) {
     static const char *const ours[][3] = {[UNET] = {""},
                                           [VAE] = {"encoder.", "decoder."},
                                           [TEXT] = {"transformer.resblocks."},
@@ -210,7 +229,7 @@ static ts_code check_nameless(const ts_checkpoint *c, component which, const cha
     for (int i = 0; i < 3 && ours[which][i]; i++)
         if (strncmp(key, ours[which][i], strlen(ours[which][i])) == 0)
             return ts_fail(e, TS_EFORMAT,
-                           "%s: %s: the tensor %.200s is of no layer that a model of its kind has", c->path,
+                           "%s: %s: the tensor %.200s is of no layer that a model of its kind has", path,
                            component_names[which], key);
     return TS_OK;
 }
@@ -218,7 +237,7 @@ static ts_code check_nameless(const ts_checkpoint *c, component which, const cha
 static ts_code add_tensor(const ts_checkpoint *c, component which, ts_weights *w, const char *key,
                           const ts_file_tensor *t, ts_error *e) {
     char name[TS_KEY_BYTES];
-    if (!name_of(c, which, key, name)) return check_nameless(c, which, key, e);
+    if (!name_of(c, which, key, name)) return check_nameless(c->path, which, key, e);
     if (strchr(name, '?')) return add_thirds(w, name, t, e);
     const bool openclip = which >= TEXT && checkpoint_text_is_openclip(c->kind, (int)(which - TEXT));
     if (openclip && strcmp(key, "text_projection") == 0) return add_transposed(w, name, t, e);
@@ -268,28 +287,57 @@ ts_code ts_checkpoint_weights(const ts_checkpoint *c, const char *name, ts_weigh
     return TS_OK;
 }
 
+/* A file of an autoencoder alone, in which of its layouts, and the names that it has here. */
+typedef struct vae_file {
+    bool diffusers;
+    const char *prefix;
+    int levels;
+} vae_file;
+
+static bool vae_name_of(const vae_file *f, const char *key, char ret[TS_KEY_BYTES]) {
+    const size_t n = strlen(f->prefix);
+    if (f->diffusers) return snprintf(ret, TS_KEY_BYTES, "%s", key) < TS_KEY_BYTES;
+    return strncmp(key, f->prefix, n) == 0 && ts_keymap_vae(key + n, f->levels, ret);
+}
+
+static ts_code add_vae(ts_weights *w, const ts_tensors *file, const vae_file *f, ts_error *e) {
+    const size_t n = strlen(f->prefix);
+    const ts_file_other *other;
+    char name[TS_KEY_BYTES];
+    ts_code rc = TS_OK;
+    for (size_t i = 0; !rc && i < ts_tensors_count(file); i++) {
+        const ts_file_tensor *t = ts_tensors_at(file, i);
+        if (vae_name_of(f, t->name, name))
+            rc = ts_weights_add(w, name, t, e);
+        else if (strncmp(t->name, f->prefix, n) == 0)
+            rc = check_nameless(ts_weights_path(w), VAE, t->name + n, e);
+    }
+    for (size_t i = 0; !rc && (other = ts_tensors_other(file, i)); i++)
+        if (vae_name_of(f, other->name, name)) rc = ts_weights_add_unread(w, name, other->type, e);
+    return rc;
+}
+
 ts_code ts_checkpoint_open_vae(const char *path, int levels, ts_weights **ret, ts_error *e) {
+    static const char first[] = "decoder.conv_in.weight";
     ts_weights *w = NULL;
     ts_tensors *file = NULL;
     ts_code rc = ts_weights_new(path, &w, e);
     if (!rc) rc = ts_tensors_open(path, &file, e);
     if (!rc) rc = ts_weights_hold(w, file, e);
     if (rc) goto fail;
-    const bool diffusers = any_key(file, "decoder.up_blocks.");
-    const size_t prefix = any_key(file, CHECKPOINT_VAE) ? sizeof CHECKPOINT_VAE - 1 : 0;
-    for (size_t i = 0; !rc && i < ts_tensors_count(file); i++) {
-        const ts_file_tensor *t = ts_tensors_at(file, i);
-        char name[TS_KEY_BYTES];
-        if (diffusers)
-            rc = ts_weights_add(w, t->name, t, e);
-        else if (strncmp(t->name, CHECKPOINT_VAE, prefix) == 0 &&
-                 ts_keymap_vae(t->name + prefix, levels, name))
-            rc = ts_weights_add(w, name, t, e);
-    }
+    const vae_file f = {.diffusers = any_key(file, "decoder.up_blocks."),
+                        .prefix = any_key(file, CHECKPOINT_VAE) ? CHECKPOINT_VAE : "",
+                        .levels = levels};
+    rc = add_vae(w, file, &f, e);
     if (!rc) rc = ts_weights_seal(w, e);
-    if (!rc && !ts_weights_find(w, "decoder.conv_in.weight"))
-        rc = ts_fail(e, TS_EFORMAT, "%s holds no autoencoder: there is no decoder.conv_in.weight", path);
     if (rc) goto fail;
+    if (!ts_weights_find(w, first)) {
+        const char *type = ts_weights_unread(w, first);
+        rc = type ? ts_fail(e, TS_EUNSUPPORTED, "%s: %s is of type %s, and only F32, F16 and BF16 are read",
+                            path, first, type)
+                  : ts_fail(e, TS_EFORMAT, "%s holds no autoencoder: there is no %s", path, first);
+        goto fail;
+    }
     *ret = w;
     return TS_OK;
 fail:

@@ -27,7 +27,9 @@ void ts_checkpoint_free(ts_checkpoint *c); /* NULL is fine; weights of it die be
 ts_code ts_checkpoint_check(const ts_checkpoint *c, ts_error *e);
 
 bool ts_checkpoint_is_xl(const ts_checkpoint *c);
-bool ts_checkpoint_has_vae(const ts_checkpoint *c); /* without one its config is that of the published models */
+/* Whether there is an autoencoder in it; TS_EFORMAT, TS_EUNSUPPORTED why not. Without one its config is that of the
+ * published models. */
+ts_code ts_checkpoint_check_vae(const ts_checkpoint *c, ts_error *e);
 
 /* component: "unet", "vae", "text_encoder", "text_encoder_2" (XL) or "scheduler". As in diffusers' config
  * files; owned by c; NULL for any other name. */

@@ -162,7 +162,8 @@ static ts_code unet_config(ts_checkpoint *c, draft *d, ts_error *e) {
 
 /* The autoencoder of all published models, of which XL's has another scale. */
 static void published_vae(ts_checkpoint *c, draft *d) {
-    put_list(d, "block_out_channels", (const int[]){128, 256, 512, 512}, c->vae_levels = 4);
+    c->vae_levels = 4;
+    put_list(d, "block_out_channels", (const int[]){128, 256, 512, 512}, c->vae_levels);
     put_number(d, "layers_per_block", 2);
     put_number(d, "latent_channels", 4);
 }
@@ -187,35 +188,50 @@ static ts_code vae_config(ts_checkpoint *c, draft *d, ts_error *e) {
     put_number(d, "latent_channels", dim(c, 1, CHECKPOINT_VAE "decoder.conv_in.weight"));
     put_bool(d, "use_quant_conv", has(c, CHECKPOINT_VAE "quant_conv.weight"));
     put_bool(d, "use_post_quant_conv", has(c, CHECKPOINT_VAE "post_quant_conv.weight"));
-    put_bool(d, "mid_block_add_attention", has(c, CHECKPOINT_VAE "decoder.mid.attn_1.q.weight"));
+    put_bool(d, "mid_block_add_attention", has(c, CHECKPOINT_VAE "decoder.mid.attn_1.norm.weight"));
+    return TS_OK;
+}
+
+/* A published encoder is as deep as its width says; one that is less deep has lost its end. */
+static ts_code check_depth(const ts_checkpoint *c, const char *prefix, int hidden, int layers, ts_error *e) {
+    static const int published[][2] = {{768, 12}, {SD2_HIDDEN, SD2_LAYERS}, {1280, 32}};
+    for (size_t i = 0; i < sizeof published / sizeof *published; i++)
+        if (hidden == published[i][0] && layers < published[i][1])
+            return ts_fail(e, TS_EFORMAT, "%s: the text encoder %s* has %d layers of %d", c->path, prefix,
+                           layers, published[i][1]);
     return TS_OK;
 }
 
 /* transformers' CLIPTextModel, below text_model or (as transformers 5 writes it) not. */
-static void clip_sizes(const ts_checkpoint *c, const char *prefix, draft *d) {
+static ts_code clip_sizes(const ts_checkpoint *c, const char *prefix, draft *d, ts_error *e) {
     char stem[96];
     snprintf(stem, sizeof stem, "%stext_model.", prefix);
     if (!has(c, "%sembeddings.token_embedding.weight", stem)) snprintf(stem, sizeof stem, "%s", prefix);
     char layers[128];
     snprintf(layers, sizeof layers, "%sencoder.layers.", stem);
     int hidden = dim(c, 1, "%sembeddings.token_embedding.weight", stem);
-    put_number(d, "num_hidden_layers", count_numbered(c, layers));
+    const int count = count_numbered(c, layers);
+    ts_code rc = check_depth(c, prefix, hidden, count, e);
+    put_number(d, "num_hidden_layers", count);
     put_number(d, "hidden_size", hidden);
     put_number(d, "vocab_size", dim(c, 0, "%sembeddings.token_embedding.weight", stem));
     put_number(d, "max_position_embeddings", dim(c, 0, "%sembeddings.position_embedding.weight", stem));
     put_number(d, "intermediate_size", dim(c, 0, "%sencoder.layers.0.mlp.fc1.weight", stem));
     put_number(d, "num_attention_heads", hidden > HEAD_CHANNELS ? hidden / HEAD_CHANNELS : 1);
     put_string(d, "hidden_act", "quick_gelu");
+    return rc;
 }
 
-static void openclip_sizes(const ts_checkpoint *c, const char *prefix, draft *d) {
+static ts_code openclip_sizes(const ts_checkpoint *c, const char *prefix, draft *d, ts_error *e) {
     char blocks[128];
     snprintf(blocks, sizeof blocks, "%stransformer.resblocks.", prefix);
     int layers = count_numbered(c, blocks), hidden = dim(c, 1, "%stoken_embedding.weight", prefix);
     /* 2.x was trained on the last but one layer, normed as if it were the last; XL asks for it by name. A
      * file that was made of diffusers' folder lacks the last one already. */
-    const bool short_one = hidden == SD2_HIDDEN && layers == SD2_LAYERS - 1;
-    if (c->kind == CHECKPOINT_SD2 && !short_one) layers--;
+    const bool two = c->kind == CHECKPOINT_SD2,
+               short_one = two && hidden == SD2_HIDDEN && layers == SD2_LAYERS - 1;
+    ts_code rc = check_depth(c, prefix, hidden, layers + short_one, e);
+    if (two && !short_one) layers--;
     put_number(d, "num_hidden_layers", layers);
     put_number(d, "hidden_size", hidden);
     put_number(d, "vocab_size", dim(c, 0, "%stoken_embedding.weight", prefix));
@@ -224,6 +240,7 @@ static void openclip_sizes(const ts_checkpoint *c, const char *prefix, draft *d)
     put_number(d, "num_attention_heads", hidden > HEAD_CHANNELS ? hidden / HEAD_CHANNELS : 1);
     put_string(d, "hidden_act", "gelu");
     if (c->kind == CHECKPOINT_XL) put_number(d, "projection_dim", dim(c, 1, "%stext_projection", prefix));
+    return rc;
 }
 
 /* The published models' schedulers. 2.x is taken to predict v, as diffusers takes it: nothing in the file
@@ -276,9 +293,9 @@ ts_code checkpoint_configure(ts_checkpoint *c, ts_error *e) {
         else if (!prefix)
             scheduler_config(c, &d);
         else if (checkpoint_text_is_openclip(c->kind, i - 2))
-            openclip_sizes(c, prefix, &d);
+            rc = openclip_sizes(c, prefix, &d, e);
         else
-            clip_sizes(c, prefix, &d);
+            rc = clip_sizes(c, prefix, &d, e);
         if (!rc && d.failed) rc = ts_fail(e, TS_ENOMEM, "%s", c->path);
         if (!rc) rc = merge(d.json, cJSON_GetObjectItemCaseSensitive(c->beside, names[i]), names[i], e);
     }

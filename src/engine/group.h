@@ -96,8 +96,8 @@ ts_layout ts_layout_of(const ts_group *g, const ts_model *m, const ts_shape *sha
 /* The model's schedule as a shape asks for it, which must outlive the answer. */
 ts_schedule_config ts_schedule_for(const ts_model *m, const ts_shape *shape);
 
-/* The plan for a key, compiled on the rank threads if it is not there. Least recently used ones go when the
- * kept bytes exceed the budget; the answer is good until the next call but one. */
+/* The plan for a key, compiled on the rank threads if it is not there. Past ones are kept in the order of their last use,
+ * as far as they and the arenas fit into the budget; the answer is good until the next call but one. */
 ts_code ts_plan_get(ts_group *g, const ts_plan_key *key, const ts_layout *layout, ts_plan **ret, ts_error *e);
 void ts_plans_free(ts_group *g, const ts_model *model); /* those of a model; NULL: all */
 

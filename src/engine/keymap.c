@@ -96,12 +96,18 @@ static const pair vae_resnet[] = {{"nin_shortcut.", "conv_shortcut."},
                                   {"conv1.", "conv1."},
                                   {"conv2.", "conv2."},
                                   {0}};
-static const pair vae_attention[] = {{"norm.", "group_norm."},
-                                     {"q.", "to_q."},
-                                     {"k.", "to_k."},
-                                     {"v.", "to_v."},
-                                     {"proj_out.", "to_out.0."},
-                                     {0}};
+static const pair vae_attention[] = {
+    {"norm.", "group_norm."},
+    {"q.", "to_q."},
+    {"k.", "to_k."},
+    {"v.", "to_v."},
+    {"proj_out.", "to_out.0."},
+    /* Files that were converted from diffusers' newer names by scripts for the older ones. */
+    {"to_q.", "to_q."},
+    {"to_k.", "to_k."},
+    {"to_v.", "to_v."},
+    {"to_out.0.", "to_out.0."},
+    {0}};
 static const pair vae_half[] = {
     {"conv_in.", "conv_in."}, {"conv_out.", "conv_out."}, {"norm_out.", "conv_norm_out."}, {0}};
 static const pair vae_top[] = {{"quant_conv.", "quant_conv."}, {"post_quant_conv.", "post_quant_conv."}, {0}};

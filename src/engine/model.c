@@ -66,10 +66,9 @@ static ts_code read_vae_config(ts_model *m, const cJSON *json, ts_error *e) {
 static ts_code load_own_vae(ts_model *m, ts_error *e) {
     const cJSON *json = NULL;
     cJSON *owned = NULL;
-    if (m->checkpoint && !ts_checkpoint_has_vae(m->checkpoint))
-        return ts_fail(e, TS_EFORMAT, "%s holds no autoencoder (first_stage_model.*), and no other was named",
-                       m->path);
-    ts_code rc = open_component(m, "vae", &json, &owned, &m->vae_weights, e);
+    ts_code rc = m->checkpoint ? ts_checkpoint_check_vae(m->checkpoint, e) : TS_OK;
+    m->vae_inferred = m->checkpoint != NULL;
+    if (!rc) rc = open_component(m, "vae", &json, &owned, &m->vae_weights, e);
     if (!rc) rc = read_vae_config(m, json, e);
     cJSON_Delete(owned);
     return rc;
@@ -89,7 +88,7 @@ static ts_code load_vae_folder(ts_model *m, const char *folder, ts_error *e) {
     return rc;
 }
 
-/* A file has no config: it is the model's, but for the convolutions that some autoencoders do without. */
+/* A file has no config: it is the model's, but for what some autoencoders do without. */
 static ts_code load_vae_file(ts_model *m, const char *path, ts_error *e) {
     cJSON *owned = NULL;
     ts_vae_config *c = &m->vae;
@@ -102,6 +101,9 @@ static ts_code load_vae_file(ts_model *m, const char *path, ts_error *e) {
     const ts_param *in = ts_weights_find(m->vae_weights, "decoder.conv_in.weight");
     if (in->rank != 4 || in->shape[0] != c->channels[c->levels - 1] || in->shape[1] != c->latent_channels)
         return ts_fail(e, TS_EFORMAT, "%s is an autoencoder of other sizes than that of %s", path, m->path);
+    m->vae_inferred = true;
+    c->mid_attention =
+        ts_weights_find(m->vae_weights, "decoder.mid_block.attentions.0.group_norm.weight") != NULL;
     c->quant = ts_weights_find(m->vae_weights, "quant_conv.weight") != NULL;
     c->post_quant = ts_weights_find(m->vae_weights, "post_quant_conv.weight") != NULL;
     return TS_OK;

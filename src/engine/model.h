@@ -33,6 +33,7 @@ struct ts_model {
     ts_weights *unet_weights;
     ts_vae_config vae;
     ts_weights *vae_weights;
+    bool vae_inferred; /* its config is read off its tensors, in part at least */
     ts_text_model text[TS_TEXT_ENCODERS];
     int text_count;
     char **embeddings; /* names, as many as the info says */

@@ -19,8 +19,8 @@ typedef struct ts_program ts_program;
 ts_code ts_program_compile(ts_builder *b, ts_arena *arena, ts_store *store, ts_program **ret, ts_error *e);
 void ts_program_free(ts_program *p); /* NULL is fine */
 
-/* The memory of an input or output, dense, in the arena: good until another program of the device is compiled or runs.
- * ret_view may be NULL. NULL: no such name. */
+/* The memory of an input or output, dense, in the arena: good until another program of the device is compiled or
+ * runs, or the arena shrinks (ts_plan_get). ret_view may be NULL. NULL: no such name. */
 void *ts_program_tensor(const ts_program *p, const char *name, ts_view *ret_view);
 
 /* For ts_transport attach. */

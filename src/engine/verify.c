@@ -48,8 +48,8 @@ static ts_code check(ts_builder *b, census *c, ts_error *e) {
 }
 
 /* `spared`: what the names that may be left over begin with, or NULL. */
-static ts_code check_rest(const ts_model *m, const census *c, const char *spared, ts_error *e) {
-    for (size_t i = 0; m->checkpoint && i < ts_weights_count(c->weights); i++) {
+static ts_code check_rest(const census *c, const char *spared, ts_error *e) {
+    for (size_t i = 0; i < ts_weights_count(c->weights); i++) {
         const char *name = ts_weights_at(c->weights, i)->name;
         if (c->used[i] || (spared && strncmp(name, spared, strlen(spared)) == 0)) continue;
         return ts_fail(e, TS_EFORMAT, "%.200s is of no layer that the other tensors make up: is one missing?",
@@ -65,7 +65,7 @@ static ts_code verify_unet(const ts_model *m, ts_error *e) {
     ts_builder *b = rc ? NULL : builder_for(m->unet_weights, side);
     if (b) ts_unet_build(b, &m->unet, side, m->text[0].config.positions);
     if (!rc) rc = check(b, &c, e);
-    if (!rc) rc = check_rest(m, &c, NULL, e);
+    if (!rc && m->checkpoint) rc = check_rest(&c, NULL, e);
     free(c.used);
     return in_part(m, m->unet_weights, "unet", rc, e);
 }
@@ -82,14 +82,15 @@ static ts_code verify_vae(const ts_model *m, ts_error *e) {
         if (b) ts_vae_build_encoder(b, &m->vae, ts_model_scale(m));
         rc = check(b, &c, e);
     }
-    if (!rc) rc = check_rest(m, &c, encodes ? NULL : "quant_conv.", e);
+    if (!rc && m->vae_inferred) rc = check_rest(&c, encodes ? NULL : "quant_conv.", e);
     free(c.used);
     return in_part(m, m->vae_weights, "vae", rc, e);
 }
 
 static ts_code verify_text(const ts_model *m, int i, ts_error *e) {
     const ts_text_model *t = &m->text[i];
-    const ts_clip_reading all = {.layers = t->config.layers, .norm = true};
+    /* All that some request reads, but XL's first encoder, of which nobody reads the end. */
+    const ts_clip_reading all = {.layers = t->config.layers, .norm = !m->xl, .last = m->xl && i == 1};
     census c;
     ts_code rc = census_new(t->weights, &c, e);
     ts_builder *b = rc ? NULL : builder_for(t->weights, 1);

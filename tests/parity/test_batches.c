@@ -3,6 +3,7 @@
 #include "pictures.h"
 
 #include "engine/group.h"
+#include "engine/text.h"
 
 enum { COUNT = 3, STEPS = 9 };
 
@@ -232,6 +233,89 @@ static void programs_of_past_shapes_stay_within_their_bytes(void **state) {
     }
 }
 
+static size_t arena_of(const ts_program *p) {
+    ts_program_stats s;
+    ts_program_get_stats(p, &s);
+    return s.arena_bytes;
+}
+
+static shot lake(studio s, int width, int height) {
+    const ts_picture request = {.params = {.prompt = "a lake", .negative = "", .guidance_scale = 5}};
+    const ts_shape shape = {.width = width,
+                            .height = height,
+                            .steps = 2,
+                            .sampler = ts_sampler_find("euler"),
+                            .parallel = {.mode = TS_MODE_SINGLE},
+                            .dtype = TS_F32,
+                            .guided = true};
+    return studio_shoot(s, &shape, &request);
+}
+
+/* Which a decoder of pictures this small would not be. */
+static void an_arena_stays_large_enough_for_texts(void **state) {
+    (void)state;
+    studio s = studio_open("pipeline_sd1", &ts_backend_cpu, 1);
+    const ts_model *m = s.model;
+    const ts_picture_params params = {.prompt = "a lake"};
+    const size_t n = (size_t)m->text[0].config.positions * (size_t)ts_model_text_width(m);
+    const ts_layout layout = {.patches = 1, .branches = 1, .rows = {.n = 1, .bound = {0, 1}}};
+    const ts_plan_key key = {.kind = TS_PLAN_DECODER,
+                             .model = m,
+                             .width = 1,
+                             .height = 1,
+                             .batch = 1,
+                             .dtype = TS_F32,
+                             .patches = 1,
+                             .branches = 1};
+    float *first = ts_array0(float, n), *again = ts_array0(float, n);
+    ts_plan *plan = NULL;
+    ts_error e = {0};
+    ts_group_set_program_bytes(s.group, 0);
+    must(ts_text_encode(s.group, m, TS_F32, &params, false, 1, first, NULL, &e), &e);
+    must(ts_plan_get(s.group, &key, &layout, &plan, &e), &e);
+    assert_true(arena_of(s.group->texts->program) > arena_of(plan->program[0]));
+    assert_int_equal(ts_arena_bytes(s.group->ranks[0].arena), arena_of(s.group->texts->program));
+    must(ts_text_encode(s.group, m, TS_F32, &params, false, 1, again, NULL, &e), &e);
+    assert_memory_equal(again, first, n * sizeof *first);
+    free(first);
+    free(again);
+    studio_close(s);
+}
+
+/* What two shapes take together leaves no room for a third one, though its arena is the smallest. */
+static void the_arenas_count_against_the_budget_once(void **state) {
+    (void)state;
+    studio s = studio_open("pipeline_sd1", &ts_backend_cpu, 1);
+    shot_free(lake(s, 64, 64));
+    shot_free(lake(s, 64, 128));
+    size_t bytes = ts_arena_bytes(s.group->ranks[0].arena);
+    for (const ts_plan *p = s.group->plans; p; p = p->next) bytes += p->bytes;
+    ts_group_set_program_bytes(s.group, bytes);
+    shot_free(lake(s, 64, 64));
+    assert_int_equal(plans_of(s.group), 4);
+    shot_free(lake(s, 64, 32));
+    assert_int_equal(plans_of(s.group), 4);
+    studio_close(s);
+}
+
+static void shapes_are_equal_in_all_that_pictures_share(void **state) {
+    (void)state;
+    const ts_shape shape = {.width = 64, .height = 64, .steps = 4, .sampler = ts_sampler_find("ddim")};
+    ts_shape other[] = {shape, shape, shape, shape, shape, shape, shape, shape, shape, shape};
+    assert_true(ts_shape_equal(&shape, &other[0]));
+    other[1].width = 72;
+    other[2].steps = 5;
+    other[3].sampler = ts_sampler_find("tcd");
+    other[4].scheduler = TS_SCHEDULER_KARRAS;
+    other[5].has_eta = true; /* 0 is not the same as unsaid: another sampler's own is another */
+    other[6].has_eta = true, other[6].eta = 0.5;
+    other[7].guided = true;
+    other[8].dtype = TS_BF16;
+    other[9].parallel.partial = 0.5;
+    for (int i = 0; i < 10; i++)
+        for (int k = i + 1; k < 10; k++) assert_false(ts_shape_equal(&other[i], &other[k]));
+}
+
 /* In a batch with a picture that is guided throughout, the unconditional images are there all the time: that
  * is the picture that one has which computes them only where they count. */
 static void unconditional_images_run_only_where_they_count(void **state) {
@@ -383,6 +467,11 @@ int main(int argc, char **argv) {
         test_add(&tests, when_all_have_left_the_job_is_over, &k, sizeof k,
                  "%s, %s: when all have left the job is over", k.how, k.sampler);
     }
+    test_add(&tests, an_arena_stays_large_enough_for_texts, NULL, 0, "an arena stays large enough for texts");
+    test_add(&tests, the_arenas_count_against_the_budget_once, NULL, 0,
+             "the arenas count against the budget once");
+    test_add(&tests, shapes_are_equal_in_all_that_pictures_share, NULL, 0,
+             "shapes are equal in all that pictures share");
     test_add(&tests, programs_of_past_shapes_stay_within_their_bytes, &cases[0], sizeof cases[0],
              "programs of past shapes stay within their bytes");
     add_intervals(&tests);

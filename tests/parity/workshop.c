@@ -1,5 +1,6 @@
 #include "workshop.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 ts_workshop workshop;
@@ -136,6 +137,82 @@ ts_file_tensor *workshop_tensor(const char *name) {
         if (!strcmp(workshop.tensors[i].name, name)) return &workshop.tensors[i];
     fail_msg("no tensor %s", name);
     return NULL;
+}
+
+void workshop_retype(const char *path, const char *name) {
+    char *bytes = NULL, *entry = ts_format("\"%s\":{\"dtype\":\"", name);
+    size_t size;
+    ts_error e = {0};
+    must(ts_read_file(path, SIZE_MAX / 2, &bytes, &size, &e), &e);
+    char *at = memmem(bytes, size, entry, strlen(entry));
+    assert_non_null(at);
+    at[strlen(entry)] = 'I';
+    must(ts_write_file(path, bytes, size, &e), &e);
+    free(entry);
+    free(bytes);
+}
+
+static const char *const parts[] = {"unet",      "vae",         "text_encoder", "text_encoder_2",
+                                    "tokenizer", "tokenizer_2", "scheduler"};
+enum { PARTS = sizeof parts / sizeof *parts };
+
+/* A link in `folder` to what lies in the fixture's, if it is there. */
+static void link_to(const char *fixture, const char *folder, const char *name) {
+    char *inner = ts_format("%s/%s", fixture, name), *there = parity_path(inner),
+         *full = realpath(there, NULL);
+    char *here = ts_format("%s/%s", folder, name);
+    if (full) assert_int_equal(symlink(full, here), 0);
+    free(inner), free(there), free(full), free(here);
+}
+
+char *workshop_folder(const char *pipeline, const char *index) {
+    char *folder = ts_format("%s/folder", workshop.folder), *path = ts_format("%s/model_index.json", folder);
+    ts_error e = {0};
+    assert_int_equal(mkdir(folder, 0700), 0);
+    for (int k = 0; k < PARTS; k++) link_to(pipeline, folder, parts[k]);
+    must(ts_write_file(path, index, strlen(index), &e), &e);
+    free(path);
+    return folder;
+}
+
+void workshop_spoil(const char *folder, const char *pipeline, const char *component, const char *name,
+                    bool drop) {
+    char *part = ts_format("%s/%s", folder, component), *from = ts_format("%s/%s", pipeline, component);
+    char *path = ts_format("%s/model.safetensors", part);
+    const ts_tensors *all = workshop_source(from);
+    size_t kept = 0;
+    ts_error e = {0};
+    assert_non_null(ts_tensors_find(all, name));
+    for (size_t i = 0; i < ts_tensors_count(all); i++)
+        if (!drop || strcmp(ts_tensors_at(all, i)->name, name) != 0)
+            workshop.tensors[kept++] = *ts_tensors_at(all, i);
+    assert_int_equal(unlink(part), 0);
+    assert_int_equal(mkdir(part, 0700), 0);
+    link_to(from, part, "config.json");
+    must(ts_safetensors_write(path, workshop.tensors, kept, &e), &e);
+    if (!drop) workshop_retype(path, name);
+    free(part), free(from), free(path);
+}
+
+void workshop_discard_folder(char *folder) {
+    static const char *const inside[] = {"config.json", "model.safetensors"};
+    for (int k = 0; k < PARTS; k++) {
+        char *part = ts_format("%s/%s", folder, parts[k]);
+        if (unlink(part)) { /* a folder of our own, or nothing */
+            for (int i = 0; i < 2; i++) {
+                char *file = ts_format("%s/%s", part, inside[i]);
+                unlink(file);
+                free(file);
+            }
+            rmdir(part);
+        }
+        free(part);
+    }
+    char *index = ts_format("%s/model_index.json", folder);
+    unlink(index);
+    assert_int_equal(rmdir(folder), 0);
+    free(index);
+    free(folder);
 }
 
 void workshop_open(int argc, char **argv) {

@@ -44,4 +44,14 @@ void workshop_beside(const cJSON *c, const char *name);
 char *workshop_make(const char *kind); /* gathers and writes both */
 void workshop_discard(char *path);     /* removes both, frees the path; NULL is fine */
 
+/* One tensor of a file becomes integers of as many bytes. */
+void workshop_retype(const char *path, const char *name);
+
+/* A folder of links to a pipeline's components with a model_index.json of its own; its path. */
+char *workshop_folder(const char *pipeline, const char *index);
+/* In such a folder: a component's tensors anew, without one of them (drop) or with it of another type. */
+void workshop_spoil(const char *folder, const char *pipeline, const char *component, const char *name,
+                    bool drop);
+void workshop_discard_folder(char *folder); /* and frees the path */
+
 #endif

@@ -671,8 +671,8 @@ static void an_unknown_value_is_named_and_an_unknown_key_ignored(void **state) {
             fail_msg("%s: %s, %s, %s", cases[i].text, ts_code_name(rc), e.param, e.message);
         cJSON_Delete(json);
     }
-    ts_schedule_config c =
-        config_text("{\"_class_name\":\"PNDMScheduler\",\"skip_prk_steps\":true,\"x\":{}}");
+    ts_schedule_config c = config_text(
+        "{\"_class_name\":\"PNDMScheduler\",\"skip_prk_steps\":true,\"disable_corrector\":[],\"x\":{}}");
     assert_int_equal(c.timestep_spacing, TS_SPACING_UNSET);
     assert_true(c.clip_sample_range == 0);
     assert_true(config_text("{\"_class_name\":\"DDIMScheduler\"}").clip_sample_range == 1);
