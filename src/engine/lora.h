@@ -55,8 +55,8 @@ typedef struct ts_lora_scaled {
 } ts_lora_scaled;
 
 /* Adds to `over`, a layer over `base` (ts_weights_over), each parameter of the part that any of the n files
- * changes: all changes summed in float32 and rounded once to the parameter's type, whenever a kernel wants
- * the parameter. What that takes is copied from the files. layers: residual blocks of a level of the U-Net on
+ * changes: all changes summed in float32, whatever the parameter's type, and rounded once to what the kernel that wants
+ * the parameter computes in. What that takes is copied from the files. layers: residual blocks of a level of the U-Net on
  * the way down, for the LDM layout's names. TS_EFORMAT naming file and key for a module that has no parameter
  * here or does not fit it, TS_ENOMEM. */
 ts_code ts_lora_fuse(const ts_lora_scaled *loras, size_t n, ts_lora_part part, int layers,

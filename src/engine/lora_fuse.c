@@ -4,7 +4,6 @@
 #include "base/alloc.h"
 #include "engine/keymap.h"
 #include "engine/lora.h"
-#include "kernels/convert.h"
 #include "kernels/gemm.h"
 #include "kernels/param.h"
 
@@ -180,22 +179,11 @@ static ts_code add_term(const term *t, size_t rows, size_t n, float *y, ts_error
     return rc ? ts_fail(e, rc, "fusing a LoRA") : TS_OK;
 }
 
-static void round_to(ts_dtype dtype, float *y, size_t n) {
-    uint16_t block[1024];
-    const size_t most = sizeof block / sizeof *block;
-    for (size_t i = 0; dtype != TS_F32 && i < n; i += most) {
-        const size_t some = n - i < most ? n - i : most;
-        ts_convert(TS_F32, y + i, dtype, block, some);
-        ts_convert(dtype, block, TS_F32, y + i, some);
-    }
-}
-
 static ts_code make_fused(const void *source, float *ret, ts_error *e) {
     const fused *f = source;
     const size_t all = ts_param_count(f->base), rows = (size_t)f->base->shape[0];
     ts_code rc = ts_param_load(f->base, TS_F32, ret, e);
     for (size_t i = 0; i < f->count && !rc; i++) rc = add_term(&f->terms[i], rows, all / rows, ret, e);
-    if (!rc) round_to(f->base->dtype, ret, all);
     return rc;
 }
 

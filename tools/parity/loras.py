@@ -177,8 +177,6 @@ def fused(kind, files):
     parts = [p for p in ("unet", "text_encoder", "text_encoder_2") if hasattr(pipe, p)]
     pipe.fuse_lora(components=parts, adapter_names=list(files))
     pipe.unload_lora_weights()
-    # Rounded to what the files of the small models hold.
-    unet_models.round_to_half(pipe.unet)
     return pipe
 
 
@@ -192,7 +190,6 @@ def adapted(kind, folders):
             if isinstance(m, LoraLayer):
                 m.scale_layer(scale)
         setattr(pipe, part, module.merge_and_unload())
-    unet_models.round_to_half(pipe.unet)
     return pipe
 
 
