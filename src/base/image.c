@@ -126,27 +126,45 @@ static void resample(const weights *w, int to, const unsigned char *from, unsign
     }
 }
 
+/* Every line of `from`, of to's height. */
+static void across(const weights *w, const ts_image *from, ts_image *to) {
+    const size_t c = (size_t)from->channels;
+    for (size_t y = 0; y < (size_t)from->height; y++)
+        for (size_t k = 0; k < c; k++)
+            resample(w, to->width, from->pixels + y * (size_t)from->width * c + k,
+                     to->pixels + y * (size_t)to->width * c + k, c);
+}
+
+/* Every column of `from`, of to's width. */
+static void down(const weights *w, const ts_image *from, ts_image *to) {
+    const size_t line = (size_t)from->width * (size_t)from->channels;
+    for (size_t x = 0; x < line; x++) resample(w, to->height, from->pixels + x, to->pixels + x, line);
+}
+
 ts_code ts_image_resize(const ts_image *image, int width, int height, ts_image *ret, ts_error *e) {
-    const size_t c = (size_t)image->channels;
-    weights across = {0}, down = {0};
-    ts_image narrow = {0}, out = {0};
-    ts_code rc = weights_new(image->width, width, &across, e);
-    if (!rc) rc = weights_new(image->height, height, &down, e);
-    if (!rc) rc = image_new(width, image->height, image->channels, &narrow, e);
+    /* Between the two passes there are bytes, so that their order shows. It is Pillow 13's; 11.3 always does
+     * the lines first. */
+    const int lower = image->height - height;
+    const bool down_first = lower > 0 && lower > 2 * (image->width - width);
+    weights by_line = {0}, by_column = {0};
+    ts_image between = {0}, out = {0};
+    ts_code rc = weights_new(image->width, width, &by_line, e);
+    if (!rc) rc = weights_new(image->height, height, &by_column, e);
+    if (!rc)
+        rc = image_new(down_first ? image->width : width, down_first ? height : image->height,
+                       image->channels, &between, e);
     if (!rc) rc = image_new(width, height, image->channels, &out, e);
     if (!rc) {
-        for (size_t y = 0; y < (size_t)image->height; y++)
-            for (size_t k = 0; k < c; k++)
-                resample(&across, width, image->pixels + y * (size_t)image->width * c + k,
-                         narrow.pixels + y * (size_t)width * c + k, c);
-        for (size_t x = 0; x < (size_t)width * c; x++)
-            resample(&down, height, narrow.pixels + x, out.pixels + x, (size_t)width * c);
+        if (down_first)
+            down(&by_column, image, &between), across(&by_line, &between, &out);
+        else
+            across(&by_line, image, &between), down(&by_column, &between, &out);
         *ret = out;
         out = (ts_image){0};
     }
     ts_image_free(&out);
-    ts_image_free(&narrow);
-    weights_free(&across);
-    weights_free(&down);
+    ts_image_free(&between);
+    weights_free(&by_line);
+    weights_free(&by_column);
     return rc;
 }

@@ -22,7 +22,7 @@ ts_code ts_image_mask(const ts_image *rgba, ts_image *ret, ts_error *e);
 bool ts_image_transparent(const ts_image *rgba); /* any pixel is not fully opaque */
 
 /* Resampled with Lanczos' filter of three lobes, widened when it shrinks, as PIL does: within 1 of its
- * result. width, height > 0. TS_ENOMEM. */
+ * result (Pillow 13). width, height > 0. TS_ENOMEM. */
 ts_code ts_image_resize(const ts_image *image, int width, int height, ts_image *ret, ts_error *e);
 
 #endif
