@@ -56,8 +56,9 @@ static const struct {
     {"oft_", "OFT"},
     {".lora_B.bias", "a LoRA with a bias"},
     {".lora_up.bias", "a LoRA with a bias"},
-    {".diff", "a whole difference"},
 };
+/* And ends of keys. */
+static const char *const whole[] = {".diff", ".diff_b"};
 
 /* Layers that the oldest files of diffusers call otherwise. */
 static const struct {
@@ -118,8 +119,11 @@ ts_code ts_lora_key_read(const char *key, ts_lora_key *ret, ts_error *e) {
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
         if (strstr(key, refused[i].text))
             return ts_fail(e, TS_EUNSUPPORTED, "%.200s: %s is not offered", key, refused[i].kind);
-    const char *layer = find_part(key, ret);
     size_t i = 0, n = strlen(key);
+    for (int k = 0; k < 2; k++)
+        if (ends_with(key, n, whole[k]))
+            return ts_fail(e, TS_EUNSUPPORTED, "%.200s: a whole difference is not offered", key);
+    const char *layer = find_part(key, ret);
     const size_t count = sizeof endings / sizeof *endings;
     while (i < count && !ends_with(key, n, endings[i].text)) i++;
     if (!layer || i == count) return ts_fail(e, TS_EFORMAT, "%.200s is no key of a LoRA", key);

@@ -14,6 +14,8 @@ struct ts_tensors {
     size_t count, capacity;
     ts_file_other *others;
     size_t other_count, other_capacity;
+    double **numbers; /* that others are, where a pickle has numbers for tensors */
+    size_t number_count, number_capacity;
     cJSON *metadata;
 };
 

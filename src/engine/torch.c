@@ -141,6 +141,29 @@ static ts_code add_tensor(reader *r, const char *name, const ts_pickle_value *ar
     return tensors_add(r->s, type, &t, r->e);
 }
 
+/* Scripts save the alpha of a LoRA's layer as a number of Python's, where others have a tensor: the file has an F64 more.
+ * Left out, it would be another picture. */
+static bool is_alpha(const char *name, size_t length) {
+    static const char end[] = ".alpha";
+    const size_t n = sizeof end - 1;
+    return length > n && memcmp(name + length - n, end, n) == 0;
+}
+
+static ts_code add_number(reader *r, const char *name, const ts_pickle_value *v) {
+    ts_tensors *s = r->s;
+    if (v->kind != TS_PICKLE_INTEGER && v->kind != TS_PICKLE_NUMBER)
+        return ts_fail(r->e, TS_EUNSUPPORTED, "%.200s is neither a tensor nor a number", name);
+    double *number = ts_new0(double);
+    if (!number || !ts_grow(&s->numbers, &s->number_capacity, s->number_count + 1, sizeof *s->numbers)) {
+        free(number);
+        return ts_fail(r->e, TS_ENOMEM, "the number %.200s", name);
+    }
+    s->numbers[s->number_count++] = number;
+    *number = v->kind == TS_PICKLE_INTEGER ? (double)v->integer : v->number;
+    const ts_file_tensor t = {.name = name, .data = number, .bytes = sizeof *number};
+    return tensors_add(s, tensors_type("F64"), &t, r->e);
+}
+
 /* ---- the tree ---- */
 
 static ts_code too_many(reader *r) {
@@ -174,7 +197,7 @@ static ts_code walk(reader *r, char name[NAME_MAXIMUM + 1], size_t length, int d
                     const ts_pickle_value *v) {
     if (depth > DEPTH_MAXIMUM || !visit(r)) return too_many(r);
     if (is_dict(v)) return walk_members(r, name, length, depth, v);
-    if (v->kind != TS_PICKLE_OBJECT) return TS_OK;
+    if (v->kind != TS_PICKLE_OBJECT) return is_alpha(name, length) ? add_number(r, name, v) : TS_OK;
     if (is_call(v, "torch._utils._rebuild_tensor_v2"))
         return length ? add_tensor(r, name, v->arguments) : TS_OK;
     if (is_call(v, "torch._utils._rebuild_parameter") ||
@@ -185,7 +208,8 @@ static ts_code walk(reader *r, char name[NAME_MAXIMUM + 1], size_t length, int d
     /* A module that was saved whole: a ParameterDict is one. */
     const ts_pickle_value *parameters =
         v->state && is_dict(v->state) ? member(r, v->state, "_parameters") : NULL;
-    return parameters && is_dict(parameters) ? walk_members(r, name, length, depth, parameters) : TS_OK;
+    if (parameters && is_dict(parameters)) return walk_members(r, name, length, depth, parameters);
+    return is_alpha(name, length) ? add_number(r, name, v) : TS_OK;
 }
 
 static ts_code walk_root(reader *r, const ts_pickle_value *root) {

@@ -124,6 +124,33 @@ static void a_lora_whose_modules_are_views_of_each_other_is_refused(void **state
     free(path);
 }
 
+/* Scripts save alphas as Python's numbers. Left out, they would be the ranks. */
+static void a_number_is_an_alpha_too(void **state) {
+    (void)state;
+    char *path = fixture_path("torch/loras/numbers.pt"), *same = fixture_path("loras/kohya_sd1.safetensors");
+    char *strange = fixture_path("torch/refused/strange_alpha.pt");
+    ts_lora *have = NULL, *want = NULL, *none = NULL;
+    ts_error e = {0};
+    must(ts_lora_open(path, &have, &e), &e);
+    must(ts_lora_open(same, &want, &e), &e);
+    assert_int_equal(ts_lora_count(have), 2);
+    for (size_t i = 0, found = 0; i < ts_lora_count(want); i++) {
+        const ts_lora_module *b = ts_lora_at(want, i);
+        for (size_t k = 0; k < 2; k++) {
+            const ts_lora_module *a = ts_lora_at(have, k);
+            if (strcmp(a->layer, b->layer) != 0) continue;
+            assert_true(a->factor == b->factor && a->factor != 1);
+            found++;
+        }
+        if (i + 1 == ts_lora_count(want)) assert_int_equal(found, 2);
+    }
+    assert_int_equal(ts_lora_open(strange, &none, &e), TS_EUNSUPPORTED);
+    assert_non_null(strstr(e.message, ".alpha is neither"));
+    ts_lora_free(have);
+    ts_lora_free(want);
+    free(path), free(same), free(strange);
+}
+
 static void every_truncation_and_every_changed_byte_is_survived(void **state) {
     (void)state;
     size_t size;
@@ -333,6 +360,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(a_folder_may_hold_them),
         cmocka_unit_test(what_is_not_read_is_refused_with_the_reason),
         cmocka_unit_test(a_lora_whose_modules_are_views_of_each_other_is_refused),
+        cmocka_unit_test(a_number_is_an_alpha_too),
         cmocka_unit_test(every_truncation_and_every_changed_byte_is_survived),
         cmocka_unit_test(pickles_that_are_broken_are_refused),
         cmocka_unit_test(a_pickle_is_read_as_python_would),

@@ -65,6 +65,15 @@ def loras(where):
     folder = common.folder("torch", "loras", "adapter")
     save(folder / "adapter_model.bin", load_file(old / "adapter_unet" / "adapter_model.safetensors"))
     (folder / "adapter_config.json").write_bytes((old / "adapter_unet" / "adapter_config.json").read_bytes())
+    # Alphas that are numbers of Python's, and one that is another object.
+    kohya = load_file(old / "kohya_sd1.safetensors")
+    stems = [k[:-6] for k, v in kohya.items() if k.endswith(".alpha") and v != len(kohya[k[:-6] + ".lora_down.weight"])][:2]
+    state = {k: v for k, v in kohya.items() if k.split(".")[0] in stems}
+    alphas = [k for k in state if k.endswith(".alpha")]
+    numbers = {k: float(state[k]) if i else int(state[k]) for i, k in enumerate(alphas)}
+    assert {type(v) for v in numbers.values()} == {int, float} and all(numbers[k] == state[k] for k in numbers)
+    save(where / "numbers.pt", {**state, **numbers})
+    save(common.folder("torch", "refused") / "strange_alpha.pt", {**state, next(iter(numbers)): complex(1, 2)})
     # Two modules that are views of one storage: more than the file has bytes.
     one = torch.zeros(64, 8)
     save(common.folder("torch", "refused") / "shared_lora.pt", {f"lora_unet_{layer}.lora_{side}.weight": value for layer in "ab"
