@@ -24,6 +24,11 @@ static ts_code find_model(const ts_fields *f, int *ret, ts_error *e) {
 
 static ts_code check_side(const char *param, int value, int64_t high, ts_error *e) {
     if (value >= 8 && value <= high && value % 8 == 0) return TS_OK;
+    if (!strcmp(param, "image"))
+        return ts_fail_param(
+            e, TS_EINVAL, param,
+            "the picture is larger than the server makes any, %lld each way: a size makes it smaller",
+            (long long)high);
     return ts_fail_param(e, TS_EINVAL, param,
                          "width and height must be multiples of 8, from 8 to %lld and %s", (long long)high,
                          "no larger than the server's limits");

@@ -5,7 +5,19 @@ import yaml
 from daemon import ROOT
 
 FILE = ROOT / "openapi.yaml"
-DOCUMENT = yaml.safe_load(FILE.read_text())
+
+
+class Strict(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys; others refuse the file."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep) for key, _ in node.value]
+        twice = {key for key in keys if keys.count(key) > 1}
+        assert not twice, f"{sorted(twice)} twice, line {node.start_mark.line + 1}"
+        return super().construct_mapping(node, deep)
+
+
+DOCUMENT = yaml.load(FILE.read_text(), Strict)
 
 
 def validator(schema):
