@@ -1,7 +1,7 @@
-/* A multipart body on its way in: taken apart as it arrives, so that it is never held whole and never read in
- * one go.
+/* A body of multipart/form-data (RFC 7578, RFC 2046 section 5.1) on its way in: taken apart as it arrives, so that it is
+ * never held whole and never read in one go. How it is cut into pieces makes no difference.
  *
- * Everything on the loop's thread. After an error nothing but ts_form_reader_free may be called. */
+ * One thread. After an error nothing but ts_form_reader_free may be called. */
 #ifndef TS_SERVER_FORM_READER_H
 #define TS_SERVER_FORM_READER_H
 
@@ -9,12 +9,11 @@
 #include "base/error.h"
 #include "server/form.h"
 
-struct MHD_Connection;
 typedef struct ts_form_reader ts_form_reader;
 
-/* For the request of a connection whose headers are there. TS_EMEDIATYPE when it is no multipart/form-data,
- * TS_EINVAL when it names no boundary, TS_ENOMEM. */
-ts_code ts_form_reader_new(struct MHD_Connection *connection, ts_form_reader **ret, ts_error *e);
+/* content_type: the header's value, or NULL. TS_EMEDIATYPE when it is no multipart/form-data, TS_EINVAL when it names no
+ * boundary, TS_ENOMEM. */
+ts_code ts_form_reader_new(const char *content_type, ts_form_reader **ret, ts_error *e);
 void ts_form_reader_free(ts_form_reader *reader); /* NULL is fine */
 
 /* The next n bytes of the body. TS_EINVAL for a form that is malformed or has too many parts, TS_ENOMEM. */

@@ -176,7 +176,7 @@ static enum MHD_Result on_headers(ts_exchange *x, const char *url, const char *m
             ts_fail(&x->refusal, TS_ETOOLARGE, "the body has %llu bytes; the limit is %zu",
                     (unsigned long long)announced, x->body_limit);
         else if (x->route->body == TS_BODY_FORM)
-            ts_form_reader_new(x->mhd, &x->reader, &x->refusal);
+            ts_form_reader_new(ts_exchange_header(x, "content-type"), &x->reader, &x->refusal);
     }
     bool waits = ts_exchange_header(x, "expect") != NULL;
     if (x->refusal.code && (announced > SWALLOW_BYTES || (announced && waits))) return refuse(x, true);

@@ -105,6 +105,10 @@ put("checkpoint", "beside", json.dumps(
      "text_encoder": {"num_attention_heads": 2, "eos_token_id": 763}, "tokenizer": "tokenizer",
      "scheduler": {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}}, separators=(",", ":")))
 
+put("form", "body", "--B\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\nx\r\n--B\r\n"
+    "content-disposition:form-data;filename=\"q\\\"; name=y\";  name=b ; filename*=utf-8''z\r\nA: b\r\n\r\n\r\n--X-\r\n--B  \r\n"
+    "Content-Disposition: form-data; name=\"c\"\r\n\r\n\r\n--B--\r\nend")
+
 put("weights", "one", '{"metadata":{"total_size":8},"weight_map":{"a":"1.safetensors"}}')
 put("weights", "missing", '{"weight_map":{"a":"1.safetensors","b":"2.safetensors"}}')
 

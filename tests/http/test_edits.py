@@ -203,6 +203,50 @@ def test_a_client_that_leaves_in_the_middle_of_a_form_leaves_nothing_behind(star
     daemon.wait_for(lambda: daemon.metric("tessera_connections") == 1, "no connection but the one that asks")
 
 
+def dotnet(fields, end=b"--"):
+    """As MultipartFormDataContent of .NET writes it: no quotation marks, a second file name, an empty line in front."""
+    body = b""
+    for name, value in fields:
+        data = value if isinstance(value, bytes) else value.encode()
+        file = "; filename=a.png; filename*=utf-8''a.png" if isinstance(value, bytes) else ""
+        kind = "image/png" if isinstance(value, bytes) else "text/plain; charset=utf-8"
+        body += f"\r\n--{B}\r\nContent-Type: {kind}\r\nContent-Disposition: form-data; name={name}{file}\r\n\r\n".encode() + data
+    return body + f"\r\n--{B}".encode() + end + b"\r\n"
+
+
+@pytest.mark.parametrize("kind, body", [
+    (f'multipart/form-data; boundary="{B}"', dotnet),
+    (f"multipart/form-data; boundary={B}; charset=UTF-8", form),
+    (f'Multipart/Form-Data;charset="utf-8" ; BOUNDARY="{B}"', form),
+    (f"multipart/form-data; boundary={B}", lambda fields: b"a preamble\r\n" + form(fields) + b"and an epilogue"),
+    (f"multipart/form-data; boundary={B}", lambda fields: form(fields).replace(b'form-data; name="image"; filename="a.png"',
+                                                                               b'form-data; filename="; name=mask"; NAME="image"')),
+    (f"multipart/form-data; boundary={B}", lambda fields: form(fields).replace(f"--{B}\r".encode(), f"--{B} \t\r".encode())),
+], ids=["dotnet", "charset", "capitals", "around", "filename", "blanks"])
+def test_forms_of_other_clients_are_read(server, kind, body):
+    fields = [("image", picture()), *BASE]
+    want, have = post(server, fields), post(server, fields, {"Content-Type": kind}, body(fields))
+    assert want.status == have.status == 200
+    assert [d["b64_json"] for d in have.json()["data"]] == [d["b64_json"] for d in want.json()["data"]]
+
+
+@pytest.mark.parametrize("body", [
+    dotnet([("prompt", "a")], b""), dotnet([("prompt", "a")], b"x"),
+    f"--{B}\r\n\r\nx\r\n--{B}--".encode(),
+    f'--{B}\r\nContent-Disposition: form-data; name="a\r\n\r\nx\r\n--{B}--'.encode(),
+    f"--{B}\r\nContent-Disposition: attachment; name=a\r\n\r\nx\r\n--{B}--".encode(),
+    f"--{B}\r\nA: {'b' * 9000}\r\nContent-Disposition: form-data; name=a\r\n\r\nx\r\n--{B}--".encode(),
+    f"--{B}{' ' * 9000}\r\nContent-Disposition: form-data; name=a\r\n\r\nx\r\n--{B}--".encode(),
+])
+def test_a_form_that_is_none_is_refused(server, body):
+    check_error(post(server, [], body=body), 400)
+
+
+@pytest.mark.parametrize("boundary", ["", "boundary=", 'boundary=""', 'boundary="x', f"boundary={'x' * 201}", "bound=x"])
+def test_a_boundary_has_1_to_200_bytes(server, boundary):
+    check_error(post(server, [("image", picture()), *BASE], {"Content-Type": f"multipart/form-data; {boundary}"}), 400)
+
+
 def test_a_form_without_a_boundary_is_refused(server):
     check_error(post(server, [("image", picture()), *BASE], {"Content-Type": "multipart/form-data"}), 400)
 
