@@ -158,7 +158,7 @@ static ts_code begin_part(ts_form_reader *r, const char *at, const char *end, ts
         line += sizeof header - 1;
         skip_blanks(&line, stop);
         const char *parameters = behind(line, stop, "form-data");
-        if (!parameters || !find_parameter(parameters, stop, "name", &name)) name.value_size = 0;
+        if (!parameters || !find_parameter(parameters, stop, "name", &name)) name = (parameter){0};
     }
     /* What a name cannot hold makes it none. */
     if (memchr(name.value, 0, name.value_size < BOUNDARY_BYTES ? name.value_size : BOUNDARY_BYTES))

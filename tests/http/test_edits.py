@@ -235,6 +235,7 @@ def test_forms_of_other_clients_are_read(server, kind, body):
     f"--{B}\r\n\r\nx\r\n--{B}--".encode(),
     f'--{B}\r\nContent-Disposition: form-data; name="a\r\n\r\nx\r\n--{B}--'.encode(),
     f"--{B}\r\nContent-Disposition: attachment; name=a\r\n\r\nx\r\n--{B}--".encode(),
+    form([("image", picture()), *BASE]).replace(b'name="prompt"', b'filename="prompt"'),
     f"--{B}\r\nA: {'b' * 9000}\r\nContent-Disposition: form-data; name=a\r\n\r\nx\r\n--{B}--".encode(),
     f"--{B}{' ' * 9000}\r\nContent-Disposition: form-data; name=a\r\n\r\nx\r\n--{B}--".encode(),
 ])
