@@ -82,31 +82,39 @@ static ts_code recognise(ts_checkpoint *c, ts_error *e) {
 
 /* ---- opening ---- */
 
-/* Whether the file beside it is ours. AUTOMATIC1111 keeps notes on a checkpoint, none of them an object,
- * under the same name. */
+/* The words of NAME.json. */
+static const char *const words[] = {"unet",      "vae",       "text_encoder", "text_encoder_2",
+                                    "scheduler", "tokenizer", "tokenizer_2"};
+enum { WORDS = sizeof words / sizeof *words };
+
+static bool is_word(const char *key) {
+    for (int i = 0; i < WORDS; i++)
+        if (strcmp(key, words[i]) == 0) return true;
+    return false;
+}
+
+/* Whether the file beside it is ours. AUTOMATIC1111 keeps notes on a checkpoint under the same name: texts
+ * and numbers, the name of an autoencoder among them. */
 static bool is_ours(const cJSON *beside) {
     const cJSON *v;
-    cJSON_ArrayForEach(v, beside) if (cJSON_IsObject(v) || !strncmp(v->string, "tokenizer", 9)) return true;
-    return !cJSON_IsObject(beside);
+    if (!cJSON_IsObject(beside)) return true;
+    cJSON_ArrayForEach(v, beside) {
+        const bool note = !strcmp(v->string, "vae") && cJSON_IsString(v);
+        if (cJSON_IsObject(v) || (is_word(v->string) && !note)) return true;
+    }
+    return false;
 }
 
 /* In ours a word that is none of its own is a mistake. */
 static ts_code check_beside(const cJSON *beside, const char *path, ts_error *e) {
-    static const char *const keys[] = {"unet",      "vae",       "text_encoder", "text_encoder_2",
-                                       "scheduler", "tokenizer", "tokenizer_2"};
-    enum { KEYS = sizeof keys / sizeof *keys };
     if (!cJSON_IsObject(beside)) return ts_fail(e, TS_EFORMAT, "%s is not an object", path);
     const cJSON *v;
-    cJSON_ArrayForEach(v, beside) {
-        int k = 0;
-        while (k < KEYS && strcmp(v->string, keys[k]) != 0) k++;
-        if (k == KEYS)
-            return ts_fail(
-                e, TS_EFORMAT,
-                "%s: there is no %.64s: unet, vae, text_encoder, text_encoder_2, scheduler, tokenizer "
-                "and tokenizer_2 can be said",
-                path, v->string);
-    }
+    cJSON_ArrayForEach(v, beside) if (!is_word(v->string)) return ts_fail(
+        e, TS_EFORMAT,
+        "%s: there is no %.64s: unet, vae, text_encoder, text_encoder_2, scheduler, tokenizer and "
+        "tokenizer_2 can "
+        "be said",
+        path, v->string);
     return TS_OK;
 }
 

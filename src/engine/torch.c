@@ -141,8 +141,8 @@ static ts_code add_tensor(reader *r, const char *name, const ts_pickle_value *ar
     return tensors_add(r->s, type, &t, r->e);
 }
 
-/* Scripts save the alpha of a LoRA's layer as a number of Python's, where others have a tensor: the file has an F64 more.
- * Left out, it would be another picture. */
+/* Scripts save the alpha of a LoRA's layer as a number of Python's, where others have a tensor: the file has
+ * an F64 more. Left out, it would be another picture. */
 static bool is_alpha(const char *name, size_t length) {
     static const char end[] = ".alpha";
     const size_t n = sizeof end - 1;
@@ -150,18 +150,19 @@ static bool is_alpha(const char *name, size_t length) {
 }
 
 static ts_code add_number(reader *r, const char *name, const ts_pickle_value *v) {
+    static const tensor_type object = {.name = "object",
+                                       .bits = 64}; /* which whoever wants a number refuses */
+    const bool whole = v->kind == TS_PICKLE_INTEGER, known = whole || v->kind == TS_PICKLE_NUMBER;
     ts_tensors *s = r->s;
-    if (v->kind != TS_PICKLE_INTEGER && v->kind != TS_PICKLE_NUMBER)
-        return ts_fail(r->e, TS_EUNSUPPORTED, "%.200s is neither a tensor nor a number", name);
     double *number = ts_new0(double);
     if (!number || !ts_grow(&s->numbers, &s->number_capacity, s->number_count + 1, sizeof *s->numbers)) {
         free(number);
         return ts_fail(r->e, TS_ENOMEM, "the number %.200s", name);
     }
     s->numbers[s->number_count++] = number;
-    *number = v->kind == TS_PICKLE_INTEGER ? (double)v->integer : v->number;
+    *number = whole ? (double)v->integer : known ? v->number : 0;
     const ts_file_tensor t = {.name = name, .data = number, .bytes = sizeof *number};
-    return tensors_add(s, tensors_type("F64"), &t, r->e);
+    return tensors_add(s, known ? tensors_type("F64") : &object, &t, r->e);
 }
 
 /* ---- the tree ---- */

@@ -102,6 +102,12 @@ const char *ts_weights_unread(const ts_weights *w, const char *name) {
     return w->base ? ts_weights_unread(w->base, name) : NULL;
 }
 
+const char *ts_weights_unread_at(const ts_weights *w, size_t i, const char **ret_type) {
+    if (i >= w->unread_count) return NULL;
+    *ret_type = w->unread[i].type;
+    return w->unread[i].name;
+}
+
 ts_code ts_weights_add_made(ts_weights *w, const ts_param *like,
                             ts_code (*make)(const void *source, float *ret, ts_error *e), void *source,
                             size_t bytes, ts_error *e) {

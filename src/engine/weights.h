@@ -27,6 +27,7 @@ ts_code ts_weights_add(ts_weights *w, const char *name, const ts_file_tensor *t,
 /* One of a type that is not read, with safetensors' name for the type, which is static. TS_ENOMEM. */
 ts_code ts_weights_add_unread(ts_weights *w, const char *name, const char *type, ts_error *e);
 const char *ts_weights_unread(const ts_weights *w, const char *name); /* its type; NULL: there is none */
+const char *ts_weights_unread_at(const ts_weights *w, size_t i, const char **ret_type); /* a name; NULL beyond the last */
 /* A parameter of like's name, shape and type that is made when a kernel wants it (ts_param). The source, of
  * so many bytes, is w's and freed with it, at the latest. */
 ts_code ts_weights_add_made(ts_weights *w, const ts_param *like,

@@ -9,7 +9,7 @@
 #include "base/alloc.h"
 
 #define BOUNDARY_BYTES 200  /* RFC 2046 allows 70 */
-#define HEADER_BYTES   8192 /* of a part's headers, at most */
+#define HEADER_BYTES   4096 /* of a part's headers, at most */
 
 typedef enum state {
     PREAMBLE,  /* before the first delimiter */
@@ -24,6 +24,7 @@ struct ts_form_reader {
     char delimiter[4 + BOUNDARY_BYTES + 1]; /* CR LF, "--" and the boundary */
     size_t delimiter_size;
     ts_buffer pending; /* what has come and cannot be told apart yet */
+    bool begun;        /* BODY: pending begins with the end of the empty line before it */
     ts_form *form;
 };
 
@@ -36,8 +37,11 @@ typedef struct parameter {
     char value[BOUNDARY_BYTES + 1];
 } parameter;
 
+/* A header may go on in lines that begin with a blank. */
+#define BLANKS " \t\r\n"
+
 static void skip_blanks(const char **at, const char *end) {
-    while (*at < end && (**at == ' ' || **at == '\t')) ++*at;
+    while (*at < end && **at && strchr(BLANKS, **at)) ++*at;
 }
 
 static void put(parameter *p, char c) {
@@ -48,7 +52,7 @@ static void put(parameter *p, char c) {
 /* A token, or what stands in quotation marks; \" and \\ there are the characters themselves. */
 static bool read_value(const char **at, const char *end, parameter *p) {
     if (*at == end || **at != '"') {
-        while (*at < end && !strchr("; \t", **at)) put(p, *(*at)++);
+        while (*at < end && !strchr(";" BLANKS, **at)) put(p, *(*at)++);
         return true;
     }
     for (++*at; *at < end && **at != '"'; ++*at) {
@@ -65,7 +69,7 @@ static bool next_parameter(const char **at, const char *end, parameter *ret) {
     if (*at == end || *(*at)++ != ';') return false;
     skip_blanks(at, end);
     ret->name = *at;
-    while (*at < end && !strchr("=; \t", **at)) ++*at;
+    while (*at < end && !strchr("=;" BLANKS, **at)) ++*at;
     ret->name_size = (size_t)(*at - ret->name);
     skip_blanks(at, end);
     if (*at == end || *(*at)++ != '=') return false;
@@ -83,7 +87,7 @@ static bool find_parameter(const char *at, const char *end, const char *name, pa
 static const char *behind(const char *text, const char *end, const char *word) {
     const size_t n = strlen(word);
     if ((size_t)(end - text) < n || strncasecmp(text, word, n) != 0) return NULL;
-    return text + n == end || strchr("; \t", text[n]) ? text + n : NULL;
+    return text + n == end || strchr(";" BLANKS, text[n]) ? text + n : NULL;
 }
 
 /* ---- the body ---- */
@@ -136,12 +140,26 @@ static ts_code malformed(ts_error *e) {
 static ts_code to_delimiter(ts_form_reader *r, bool *ret_found, ts_error *e) {
     const ts_buffer *b = &r->pending;
     const char *at = memmem(b->data, b->size, r->delimiter, r->delimiter_size);
-    const size_t keep = r->delimiter_size - 1;
-    const size_t n = at ? (size_t)(at - b->data) : b->size > keep ? b->size - keep : 0;
-    ts_code rc = n && r->state == BODY ? ts_form_add(r->form, "", b->data, false, n, e) : TS_OK;
+    const size_t keep = r->delimiter_size - 1,
+                 skipped = r->begun ? 2 : 0; /* of the empty line before the body */
+    size_t n = at ? (size_t)(at - b->data) : b->size > keep ? b->size - keep : 0;
+    if (!at && n < skipped) n = 0;
+    ts_code rc = TS_OK;
+    if (n > skipped && r->state == BODY)
+        rc = ts_form_add(r->form, "", b->data + skipped, false, n - skipped, e);
+    if (at || n) r->begun = false;
     *ret_found = at != NULL;
     take(r, at ? n + r->delimiter_size : n);
     return rc;
+}
+
+/* Where a header ends: at a CR LF that no blank follows. */
+static const char *line_end(const char *at, const char *end) {
+    const char *stop;
+    while ((stop = memmem(at, (size_t)(end - at), "\r\n", 2)) && end - stop > 2 &&
+           (stop[2] == ' ' || stop[2] == '\t'))
+        at = stop + 2;
+    return stop ? stop : end;
 }
 
 /* "name" of the Content-Disposition among a part's headers, each of which has a CR LF before it. */
@@ -150,8 +168,7 @@ static ts_code begin_part(ts_form_reader *r, const char *at, const char *end, ts
     parameter name = {0};
     while (at < end) {
         at += 2;
-        const char *line = at, *stop = memmem(at, (size_t)(end - at), "\r\n", 2);
-        if (!stop) stop = end;
+        const char *line = at, *stop = line_end(at, end);
         at = stop;
         if ((size_t)(stop - line) < sizeof header - 1 || strncasecmp(line, header, sizeof header - 1) != 0)
             continue;
@@ -201,7 +218,9 @@ static ts_code step(ts_form_reader *r, bool *ret_more, ts_error *e) {
                            HEADER_BYTES);
         if (!end) return TS_OK;
         ts_code rc = begin_part(r, b->data, end, e);
-        take(r, n + 4);
+        /* The empty line's end may be that of an empty part's delimiter: it stays until that is known. */
+        take(r, n + 2);
+        r->begun = true;
         r->state = BODY;
         *ret_more = true;
         return rc;

@@ -222,7 +222,11 @@ def dotnet(fields, end=b"--"):
     (f"multipart/form-data; boundary={B}", lambda fields: form(fields).replace(b'form-data; name="image"; filename="a.png"',
                                                                                b'form-data; filename="; name=mask"; NAME="image"')),
     (f"multipart/form-data; boundary={B}", lambda fields: form(fields).replace(f"--{B}\r".encode(), f"--{B} \t\r".encode())),
-], ids=["dotnet", "charset", "capitals", "around", "filename", "blanks"])
+    (f"multipart/form-data; boundary={B}", lambda fields: form(fields).replace(b"form-data; name", b"form-data;\r\n\tname")),
+    # A part that has nothing, not even an empty line of its own: null is absent.
+    (f"multipart/form-data; boundary={B}",
+     lambda fields: f'--{B}\r\nContent-Disposition: form-data; name="user"\r\n\r\n'.encode() + form(fields)),
+], ids=["dotnet", "charset", "capitals", "around", "filename", "blanks", "folded", "empty"])
 def test_forms_of_other_clients_are_read(server, kind, body):
     fields = [("image", picture()), *BASE]
     want, have = post(server, fields), post(server, fields, {"Content-Type": kind}, body(fields))

@@ -120,7 +120,7 @@ def test_an_adapter_is_called_like_its_folder(tmp_path, path):
 def test_files_of_torch_are_loras_too(start, tmp_path, name, same):
     torch = LORAS.parent / "torch" / "loras"
     daemon = start({"models": {"lora_folder": str(torch)}})
-    assert [each["id"] for each in daemon.get("/v1/loras").json()["data"]] == ["adapter", "old"]
+    assert [each["id"] for each in daemon.get("/v1/loras").json()["data"]] == ["adapter", "numbers", "old"]
     made = picture(daemon.pictures(**REQUEST, loras=[{"name": name, "scale": 0.5}]))
     assert made.pixels == generate(tmp_path, "--lora", f"{LORAS}/{same}:0.5").pixels
     path = next(torch.glob(f"{name}*"))

@@ -107,9 +107,12 @@ static void a_tensor_of_another_type_is_named(void **state) {
     (void)state;
     static const char *const names[] = {"model.diffusion_model.out.2.bias",
                                         "first_stage_model.decoder.conv_out.bias",
-                                        "cond_stage_model.transformer.text_model.final_layer_norm.bias"};
-    static const char *const words[] = {"conv_out.bias", "decoder.conv_out.bias", "final_layer_norm.bias"};
-    for (int i = 0; i < 3; i++) {
+                                        "cond_stage_model.transformer.text_model.final_layer_norm.bias",
+                                        /* Without which a level seems to have no attention. */
+                                        "model.diffusion_model.input_blocks.1.1.norm.weight"};
+    static const char *const words[] = {"conv_out.bias", "decoder.conv_out.bias", "final_layer_norm.bias",
+                                        "down_blocks.0.attentions.0.norm.weight"};
+    for (int i = 0; i < 4; i++) {
         workshop_gather("sd1");
         workshop_beside(workshop_case("sd1"), "bad");
         char *path = workshop_write("bad");
@@ -134,8 +137,9 @@ static void a_tensor_of_another_type_is_named(void **state) {
         workshop_discard(path);
     }
     char *folder = parity_path("pipeline_sd1");
-    static const char *const of_vae[] = {"decoder.conv_out.bias", "decoder.conv_in.weight"};
-    for (int i = 0; i < 2; i++) {
+    static const char *const of_vae[] = {"decoder.conv_out.bias", "decoder.conv_in.weight",
+                                         "post_quant_conv.weight"};
+    for (int i = 0; i < 3; i++) {
         char *name = ts_format("first_stage_model.%s", of_vae[i]);
         workshop_gather("sd1");
         workshop_sift("first_stage_model.", true);
@@ -239,6 +243,8 @@ static void what_lies_beside_is_checked(void **state) {
     static const struct {
         const char *text, *word;
     } beside[] = {{"[]", "not an object"},
+                  {"[1]", "not an object"},
+                  {"{\"scheduler\":\"DDIMScheduler\"}", "scheduler is not an object"},
                   {"{\"unet\":7,\"vae\":{}}", "unet"},
                   {"{\"schedular\":{}}", "schedular"},
                   /* AUTOMATIC1111's notes are passed over: then the small model's groups are unknown. */
