@@ -71,9 +71,9 @@ const ts_param *builder_param(ts_builder *b, ts_scope s, const char *name) {
     char full[160];
     full_name(s, name, full);
     const char *type = ts_weights_unread(b->weights, full);
+    if (b->code) return NULL;
     if (type)
-        ts_builder_fail(b, TS_EUNSUPPORTED, "%s is of type %s, and only F32, F16 and BF16 are read", full,
-                        type);
+        b->code = ts_tensors_unread(&b->error, full, type);
     else
         ts_builder_fail(b, TS_EFORMAT, "there is no %s", full);
     return NULL;

@@ -58,9 +58,7 @@ static const ts_file_other *unread_below(const ts_checkpoint *c, const char *pre
 /* Nothing below the prefix can be read: why. */
 static ts_code lacks(const ts_checkpoint *c, const char *prefix, const char *what, ts_error *e) {
     const ts_file_other *other = unread_below(c, prefix);
-    if (other)
-        return ts_fail(e, TS_EUNSUPPORTED, "%s: %.200s is of type %s, and only F32, F16 and BF16 are read",
-                       c->path, other->name, other->type);
+    if (other) return ts_error_context(e, ts_tensors_unread(e, other->name, other->type), "%s", c->path);
     return ts_fail(e, TS_EFORMAT, "%s: there is no %s (%s*)", c->path, what, prefix);
 }
 
@@ -109,12 +107,14 @@ static bool is_ours(const cJSON *beside) {
 static ts_code check_beside(const cJSON *beside, const char *path, ts_error *e) {
     if (!cJSON_IsObject(beside)) return ts_fail(e, TS_EFORMAT, "%s is not an object", path);
     const cJSON *v;
-    cJSON_ArrayForEach(v, beside) if (!is_word(v->string)) return ts_fail(
-        e, TS_EFORMAT,
-        "%s: there is no %.64s: unet, vae, text_encoder, text_encoder_2, scheduler, tokenizer and "
-        "tokenizer_2 can "
-        "be said",
-        path, v->string);
+    cJSON_ArrayForEach(v, beside) {
+        if (!is_word(v->string))
+            return ts_fail(
+                e, TS_EFORMAT,
+                "%s: there is no %.64s: unet, vae, text_encoder, text_encoder_2, scheduler, tokenizer "
+                "and tokenizer_2 can be said",
+                path, v->string);
+    }
     return TS_OK;
 }
 
@@ -341,8 +341,7 @@ ts_code ts_checkpoint_open_vae(const char *path, int levels, ts_weights **ret, t
     if (rc) goto fail;
     if (!ts_weights_find(w, first)) {
         const char *type = ts_weights_unread(w, first);
-        rc = type ? ts_fail(e, TS_EUNSUPPORTED, "%s: %s is of type %s, and only F32, F16 and BF16 are read",
-                            path, first, type)
+        rc = type ? ts_error_context(e, ts_tensors_unread(e, first, type), "%s", path)
                   : ts_fail(e, TS_EFORMAT, "%s holds no autoencoder: there is no %s", path, first);
         goto fail;
     }

@@ -166,6 +166,10 @@ const ts_file_other *ts_tensors_other(const ts_tensors *s, size_t i) {
     return i < s->other_count ? &s->others[i] : NULL;
 }
 
+ts_code ts_tensors_unread(ts_error *e, const char *name, const char *type) {
+    return ts_fail(e, TS_EUNSUPPORTED, "%.200s is of type %s, and only F32, F16 and BF16 are read", name, type);
+}
+
 const char *ts_tensors_metadata(const ts_tensors *s, const char *key) {
     return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(s->metadata, key));
 }

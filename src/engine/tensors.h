@@ -62,6 +62,9 @@ const ts_file_tensor *ts_tensors_find(const ts_tensors *s, const char *name); /*
 /* Those that were left out, in no order; NULL beyond the last. */
 const ts_file_other *ts_tensors_other(const ts_tensors *s, size_t i);
 
+/* TS_EUNSUPPORTED: who wanted a tensor found it among the others. */
+ts_code ts_tensors_unread(ts_error *e, const char *name, const char *type);
+
 /* A text of a safetensors header's __metadata__; NULL when absent. */
 const char *ts_tensors_metadata(const ts_tensors *s, const char *key);
 

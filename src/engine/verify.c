@@ -51,9 +51,7 @@ static ts_code check(ts_builder *b, census *c, ts_error *e) {
  * whoever read the config off the tensors. */
 static ts_code check_rest(const census *c, const char *spared, ts_error *e) {
     const char *name, *type;
-    if ((name = ts_weights_unread_at(c->weights, 0, &type)))
-        return ts_fail(e, TS_EUNSUPPORTED, "%.200s is of type %s, and only F32, F16 and BF16 are read", name,
-                       type);
+    if ((name = ts_weights_unread_at(c->weights, 0, &type))) return ts_tensors_unread(e, name, type);
     for (size_t i = 0; i < ts_weights_count(c->weights); i++) {
         name = ts_weights_at(c->weights, i)->name;
         if (c->used[i] || (spared && strncmp(name, spared, strlen(spared)) == 0)) continue;
