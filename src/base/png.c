@@ -12,6 +12,7 @@
 /* What libpng said before it gave up. */
 typedef struct complaint {
     char message[128];
+    bool memory; /* it was refused some */
 } complaint;
 
 static void on_error(png_structp png, png_const_charp message) {
@@ -23,8 +24,21 @@ static void on_warning(png_structp png, png_const_charp message) {
     (void)png;
     (void)message;
 }
+static png_voidp on_allocate(png_structp png, png_alloc_size_t n) {
+    complaint *c = png_get_mem_ptr(png);
+    void *memory = malloc(n);
+    if (!memory) c->memory = true;
+    return memory;
+}
+static void on_release(png_structp png, png_voidp memory) {
+    (void)png;
+    free(memory);
+}
 static void on_write(png_structp png, png_bytep data, size_t n) {
-    if (ts_buffer_append(png_get_io_ptr(png), data, n)) png_error(png, "out of memory");
+    if (!ts_buffer_append(png_get_io_ptr(png), data, n)) return;
+    complaint *c = png_get_error_ptr(png);
+    c->memory = true;
+    png_error(png, "out of memory");
 }
 static void on_flush(png_structp png) {
     (void)png;
@@ -55,7 +69,7 @@ ts_code ts_png_encode(const unsigned char *rgb, int width, int height, const ts_
                       int text_count, char **ret, size_t *ret_size, ts_error *e) {
     ts_assert(text_count >= 0 && text_count <= MAX_TEXTS);
     ts_buffer bytes;
-    complaint said = {""};
+    complaint said = {0};
     png_infop info = NULL;
     png_text chunks[MAX_TEXTS];
     ts_code rc = TS_OK;
@@ -71,7 +85,8 @@ ts_code ts_png_encode(const unsigned char *rgb, int width, int height, const ts_
     /* Deflate never grows pixels by more than a few bytes a row. */
     size_t bound = (size_t)width * (size_t)height * 3 + (size_t)height * 64 + ((size_t)1 << 20);
     ts_buffer_init(&bytes, bound);
-    png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, &said, on_error, on_warning);
+    png_structp png = png_create_write_struct_2(PNG_LIBPNG_VER_STRING, &said, on_error, on_warning, &said, on_allocate,
+                                                on_release);
     if (png) info = png_create_info_struct(png);
     if (!png || !info) {
         rc = ts_fail(e, TS_ENOMEM, "encoding a PNG");
@@ -79,7 +94,7 @@ ts_code ts_png_encode(const unsigned char *rgb, int width, int height, const ts_
     }
     png_set_write_fn(png, &bytes, on_write, on_flush);
     if (!write_all(png, info, rgb, width, height, chunks, text_count)) {
-        rc = ts_fail(e, TS_EINTERNAL, "encoding a PNG: %s", said.message);
+        rc = ts_fail(e, said.memory ? TS_ENOMEM : TS_EINTERNAL, "encoding a PNG: %s", said.message);
         goto done;
     }
     *ret = ts_buffer_take(&bytes, ret_size);
@@ -135,16 +150,20 @@ static bool read_pixels(png_structp png, png_infop info, png_bytep *rows) {
     return true;
 }
 
+static ts_code refuse(const source *s, ts_error *e) {
+    if (s->said.memory) return ts_fail(e, TS_ENOMEM, "reading a PNG");
+    return ts_fail(e, TS_EINVAL, "it is not a good PNG: %s", s->said.message);
+}
+
 static ts_code open_source(source *s, png_structp *ret_png, png_infop *ret_info, ts_error *e) {
     if (s->size < 8 || png_sig_cmp((png_const_bytep)s->bytes, 0, 8))
         return ts_fail(e, TS_EINVAL, "it is not a PNG");
-    *ret_png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &s->said, on_error, on_warning);
+    *ret_png = png_create_read_struct_2(PNG_LIBPNG_VER_STRING, &s->said, on_error, on_warning, &s->said, on_allocate,
+                                        on_release);
     *ret_info = *ret_png ? png_create_info_struct(*ret_png) : NULL;
     if (!*ret_info) return ts_fail(e, TS_ENOMEM, "reading a PNG");
     png_set_read_fn(*ret_png, s, on_read);
-    if (!read_head(*ret_png, *ret_info))
-        return ts_fail(e, TS_EINVAL, "it is not a good PNG: %s", s->said.message);
-    return TS_OK;
+    return read_head(*ret_png, *ret_info) ? TS_OK : refuse(s, e);
 }
 
 ts_code ts_png_size(const char *bytes, size_t size, int *ret_width, int *ret_height, ts_error *e) {
@@ -184,7 +203,7 @@ ts_code ts_png_decode(const char *bytes, size_t size, size_t max_pixels, ts_imag
     }
     for (size_t y = 0; y < (size_t)image.height; y++) rows[y] = image.pixels + y * (size_t)image.width * 4;
     if (!read_pixels(png, info, rows)) {
-        rc = ts_fail(e, TS_EINVAL, "it is not a good PNG: %s", s.said.message);
+        rc = refuse(&s, e);
         goto done;
     }
     *ret = image;

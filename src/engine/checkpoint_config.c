@@ -62,7 +62,9 @@ static void put_string(draft *d, const char *key, const char *v) {
     if (!cJSON_AddStringToObject(d->json, key, v)) d->failed = true;
 }
 static void put_item(draft *d, const char *key, cJSON *item) {
-    if (!item || !cJSON_AddItemToObject(d->json, key, item)) d->failed = true;
+    if (item && cJSON_AddItemToObject(d->json, key, item)) return;
+    cJSON_Delete(item);
+    d->failed = true;
 }
 static void put_list(draft *d, const char *key, const int *values, int n) {
     put_item(d, key, cJSON_CreateIntArray(values, n));
@@ -270,9 +272,11 @@ static ts_code merge(cJSON *json, const cJSON *over, const char *name, ts_error 
     const cJSON *v;
     cJSON_ArrayForEach(v, over) {
         cJSON *copy = cJSON_Duplicate(v, true);
-        if (!copy) return ts_fail(e, TS_ENOMEM, "reading a configuration");
         cJSON_DeleteItemFromObjectCaseSensitive(json, v->string);
-        cJSON_AddItemToObject(json, v->string, copy);
+        if (!copy || !cJSON_AddItemToObject(json, v->string, copy)) {
+            cJSON_Delete(copy);
+            return ts_fail(e, TS_ENOMEM, "reading a configuration");
+        }
     }
     return TS_OK;
 }

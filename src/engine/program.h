@@ -37,7 +37,8 @@ typedef struct ts_evaluation {
 /* The ops that run once a job: text keys and values and the like. */
 ts_code ts_program_run_once(ts_program *p, ts_error *e);
 
-/* All others. transport NULL: no peers. TS_ECANCELLED when the transport was aborted, TS_EDEVICE. */
+/* All others. transport NULL: no peers. TS_ECANCELLED when the transport was aborted, TS_EDEVICE,
+ * TS_ENOMEM. */
 ts_code ts_program_run(ts_program *p, ts_transport *transport, int rank, ts_evaluation evaluation, ts_error *e);
 
 /* Goes on where `from` stopped, with other images: image k of p is image[k] of from, or TS_NO_IMAGE for one that was not

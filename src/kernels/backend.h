@@ -15,7 +15,8 @@ typedef struct ts_backend ts_backend;
 /* An op that is ready to run: its first members, followed by whatever the backend keeps. */
 typedef struct ts_kernel ts_kernel;
 struct ts_kernel {
-    /* The thread that called thread_begin of the device. TS_OK or TS_EDEVICE. Never allocates device memory. */
+    /* The thread that called thread_begin of the device. TS_OK, TS_EDEVICE; TS_ENOMEM for the host's. Never allocates
+     * device memory. */
     ts_code (*run)(const ts_kernel *kernel, const ts_args *args);
     void (*free)(ts_kernel *kernel);
     size_t scratch; /* bytes that args->scratch must have */

@@ -26,14 +26,21 @@ typedef struct product {
 } product;
 
 static dnnl_engine_t engine;
-static pthread_once_t engine_once = PTHREAD_ONCE_INIT;
-
-static void create_engine(void) {
-    if (dnnl_engine_create(&engine, dnnl_cpu, 0) != dnnl_success) engine = NULL;
-}
+static pthread_mutex_t engine_lock = PTHREAD_MUTEX_INITIALIZER;
 
 dnnl_engine_t ts_dnnl_engine(void) {
-    return pthread_once(&engine_once, create_engine) ? NULL : engine;
+    pthread_mutex_lock(&engine_lock);
+    if (!engine && dnnl_engine_create(&engine, dnnl_cpu, 0) != dnnl_success) engine = NULL;
+    pthread_mutex_unlock(&engine_lock);
+    return engine;
+}
+
+ts_code ts_dnnl_code(dnnl_status_t status) {
+    switch (status) {
+    case dnnl_success: return TS_OK;
+    case dnnl_out_of_memory: return TS_ENOMEM;
+    default: return TS_EDEVICE;
+    }
 }
 
 static dnnl_data_type_t type_of(ts_dtype t) {
@@ -199,7 +206,7 @@ static ts_code make_weights(void *memory, void *arg, ts_error *e) {
             : dnnl_memory_desc_init_by_tag(
                   &md, 4, (dnnl_dims_t){p->shape[0], p->shape[1], p->shape[2], p->shape[3]}, type, dnnl_abcd);
     if (st == dnnl_success) st = ts_dnnl_reorder(&md, source, job->to, memory);
-    if (st != dnnl_success) rc = ts_fail(e, TS_EDEVICE, "oneDNN could not reorder %s (%d)", p->name, (int)st);
+    if (st != dnnl_success) rc = ts_fail(e, ts_dnnl_code(st), "oneDNN could not reorder %s", p->name ? p->name : "");
     return rc;
 }
 
@@ -228,7 +235,7 @@ static ts_code execute(const product *p, const void *x, void *y, void *work) {
     if (st == dnnl_success && p->work) st = dnnl_memory_set_data_handle(p->work, work);
     if (st == dnnl_success) st = dnnl_primitive_execute(p->primitive, p->stream, n, args);
     if (st == dnnl_success) st = dnnl_stream_wait(p->stream);
-    return st == dnnl_success ? TS_OK : TS_EDEVICE;
+    return ts_dnnl_code(st);
 }
 
 static ts_code run_product(const ts_kernel *kernel, const ts_args *args) {
@@ -285,16 +292,17 @@ static dnnl_status_t make_objects(product *p, dnnl_primitive_desc_t desc) {
     return st;
 }
 
-bool ts_dnnl_is_slow(dnnl_primitive_desc_t desc) {
+ts_code ts_dnnl_usable(dnnl_status_t status, dnnl_primitive_desc_t desc) {
     const char *name = "";
-    return dnnl_primitive_desc_query(desc, dnnl_query_impl_info_str, 0, (void *)&name) != dnnl_success ||
-           strncmp(name, "ref", 3) == 0;
+    if (status == dnnl_success)
+        status = dnnl_primitive_desc_query(desc, dnnl_query_impl_info_str, 0, (void *)&name);
+    if (status == dnnl_out_of_memory) return TS_ENOMEM;
+    return status != dnnl_success || strncmp(name, "ref", 3) == 0 ? TS_EUNSUPPORTED : TS_OK;
 }
 
 static ts_code prepare(const ts_cpu_device *device, ts_store *store, const ts_op *op, ts_kernel **ret,
                        ts_error *e) {
     dnnl_primitive_desc_t desc = NULL;
-    ts_code rc = TS_EUNSUPPORTED;
     product *p = ts_new0(product);
     if (!p) return ts_fail(e, TS_ENOMEM, "a kernel");
     p->base.op = *op;
@@ -302,12 +310,16 @@ static ts_code prepare(const ts_cpu_device *device, ts_store *store, const ts_op
     p->base.base.run = run_product;
     p->base.base.free = free_product;
     plan_views(p);
-    if (make_desc(p, &desc) != dnnl_success || ts_dnnl_is_slow(desc)) goto fail;
+    ts_code rc = ts_dnnl_usable(make_desc(p, &desc), desc);
+    if (rc) {
+        ts_fail(e, rc, "oneDNN has no such product");
+        goto fail;
+    }
     rc = fetch_parameters(p, store, dnnl_primitive_desc_query_md(desc, dnnl_query_weights_md, 0), e);
     if (rc) goto fail;
-    rc = TS_EDEVICE;
-    if (make_objects(p, desc) != dnnl_success) {
-        ts_fail(e, rc, "%s: oneDNN could not make the primitive", op->name ? op->name : "");
+    rc = ts_dnnl_code(make_objects(p, desc));
+    if (rc) {
+        ts_fail(e, rc, "oneDNN could not make the primitive");
         goto fail;
     }
     const dnnl_memory_desc_t *work = dnnl_primitive_desc_query_md(desc, dnnl_query_scratchpad_md, 0);
@@ -327,7 +339,8 @@ fail:
 ts_code ts_cpu_prepare_product(const ts_cpu_device *device, ts_store *store, const ts_op *op, ts_kernel **ret,
                                ts_error *e) {
     ts_dtype t = op->in[0].dtype;
-    if (!ts_dnnl_engine() || (t != TS_F32 && t != TS_BF16)) return TS_EUNSUPPORTED;
+    if (t != TS_F32 && t != TS_BF16) return TS_EUNSUPPORTED;
+    if (!ts_dnnl_engine()) return ts_fail(e, TS_ENOMEM, "starting oneDNN");
     /* A primitive is made for the number of threads that this thread would use. */
     int before = ts_parallel_set(device->base.threads);
     ts_code rc = prepare(device, store, op, ret, e);

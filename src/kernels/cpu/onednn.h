@@ -12,10 +12,14 @@ static inline size_t ts_align_up(size_t n) {
     return (n + TS_ALIGN - 1) & ~(size_t)(TS_ALIGN - 1);
 }
 
-/* True when oneDNN has no more than its scalar reference for it. */
-bool ts_dnnl_is_slow(dnnl_primitive_desc_t desc);
+/* What a failure of oneDNN is: that memory ran out, or that the device failed. */
+ts_code ts_dnnl_code(dnnl_status_t status);
 
-/* The process's engine, made by the first op; NULL when oneDNN has none. Any thread. */
+/* Of a description that was just asked for: TS_EUNSUPPORTED where oneDNN has no more than its scalar reference for it,
+ * or nothing; TS_ENOMEM. */
+ts_code ts_dnnl_usable(dnnl_status_t status, dnnl_primitive_desc_t desc);
+
+/* The process's engine, made by the first op; NULL when memory runs out. Any thread. */
 dnnl_engine_t ts_dnnl_engine(void);
 
 /* Puts `from`, laid out as `md`, into `to`, laid out as `wanted`: zeros where that pads. Any thread. */

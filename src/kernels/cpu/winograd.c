@@ -111,7 +111,7 @@ static ts_code make_weights(void *memory, void *arg, ts_error *e) {
         if (dnnl_memory_desc_get_size(j->to) != planes) memset(memory, 0, dnnl_memory_desc_get_size(j->to));
         if (st == dnnl_success) st = ts_dnnl_reorder(&md, j->planes, j->to, memory);
         if (st != dnnl_success)
-            rc = ts_fail(e, TS_EDEVICE, "oneDNN could not reorder %s (%d)", p->name ? p->name : "", (int)st);
+            rc = ts_fail(e, ts_dnnl_code(st), "oneDNN could not reorder %s", p->name ? p->name : "");
     }
     return rc;
 }
@@ -180,7 +180,7 @@ static ts_code multiply(const winograd *w, const run_job *j, char *work) {
     if (st == dnnl_success && w->work) st = dnnl_memory_set_data_handle(w->work, work);
     if (st == dnnl_success) st = dnnl_primitive_execute(w->primitive, w->stream, w->work ? 4 : 3, args);
     if (st == dnnl_success) st = dnnl_stream_wait(w->stream);
-    return st == dnnl_success ? TS_OK : TS_EDEVICE;
+    return ts_dnnl_code(st);
 }
 
 static ts_code run_winograd(const ts_kernel *kernel, const ts_args *args) {
@@ -262,18 +262,20 @@ static ts_code prepare(winograd *w, ts_store *store, dnnl_primitive_desc_t desc,
     ts_code rc = ts_store_get(store, (ts_store_key){op->weight, weights, sizeof *weights},
                               dnnl_memory_desc_get_size(weights), make_weights, &job, &w->weight_data, e);
     if (!rc) rc = ts_param_f32(store, op->bias, &w->base.bias, e);
-    if (!rc && make_objects(w, desc) != dnnl_success)
-        rc = ts_fail(e, TS_EDEVICE, "%s: oneDNN could not make the primitive", op->name ? op->name : "");
+    if (rc) return rc;
+    rc = ts_dnnl_code(make_objects(w, desc));
+    if (rc) return ts_fail(e, rc, "oneDNN could not make the primitive");
     w->work_bytes = work ? ts_align_up(dnnl_memory_desc_get_size(work)) : 0;
     w->base.base.scratch = w->work_bytes + w->planes_bytes +
                            ts_align_up((size_t)PLANES * (size_t)w->run * (size_t)op->out.c * sizeof(float));
-    return rc;
+    return TS_OK;
 }
 
 ts_code ts_cpu_prepare_winograd(const ts_cpu_device *device, ts_store *store, const ts_op *op,
                                 ts_kernel **ret, ts_error *e) {
     dnnl_primitive_desc_t desc = NULL;
-    if (!suits(op) || !ts_dnnl_engine()) return TS_EUNSUPPORTED;
+    if (!suits(op)) return TS_EUNSUPPORTED;
+    if (!ts_dnnl_engine()) return ts_fail(e, TS_ENOMEM, "starting oneDNN");
     winograd *w = ts_new0(winograd);
     if (!w) return ts_fail(e, TS_ENOMEM, "a kernel");
     w->base.op = *op;
@@ -284,8 +286,11 @@ ts_code ts_cpu_prepare_winograd(const ts_cpu_device *device, ts_store *store, co
     plan(w);
     /* A primitive is made for the number of threads that this thread would use. */
     int before = ts_parallel_set(device->base.threads);
-    bool fast = make_desc(w, &desc) == dnnl_success && !ts_dnnl_is_slow(desc);
-    ts_code rc = fast ? prepare(w, store, desc, e) : TS_EUNSUPPORTED;
+    ts_code rc = ts_dnnl_usable(make_desc(w, &desc), desc);
+    if (rc)
+        ts_fail(e, rc, "oneDNN has no such product");
+    else
+        rc = prepare(w, store, desc, e);
     ts_parallel_set(before);
     if (desc) dnnl_primitive_desc_destroy(desc);
     if (rc)

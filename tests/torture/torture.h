@@ -1,0 +1,43 @@
+/* Every call that can fail, failed.
+ *
+ * The linker puts a wrapper (wrapped.c) between the program's own code and what it calls of the C library, oneDNN, cJSON,
+ * libpng, libuv and libmicrohttpd that can fail. An act is run once to learn its places: the call and the chain of
+ * callers that leads to it. Then it is run twice more for each place that no act before has been through: once with only
+ * the first call there failing, once with every call of its kind failing from there on, as where memory has really run
+ * out. Under AddressSanitizer what is lost on such ways shows as well. (After SQLite's and curl's tests.) */
+#ifndef TS_TESTS_TORTURE_H
+#define TS_TESTS_TORTURE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* What runs out when it fails. */
+typedef enum torture_kind { TORTURE_MEMORY, TORTURE_SYSTEM } torture_kind;
+
+typedef struct torture_place {
+    const char *call;
+    torture_kind kind;
+    void *callers[8];
+    int depth;
+} torture_place;
+
+typedef struct torture_act {
+    /* Runs the whole, releases the whole. place: NULL while nothing fails, else what may be failing, once or `lasting`.
+     * Whether all went as it should; if not, it has said why on stderr. */
+    bool (*run)(void *arg, const torture_place *place, bool lasting);
+    void *arg;
+} torture_act;
+
+/* Runs it so that its places count as known. */
+bool torture_learn(const torture_act *act);
+/* Learns, then fails what was new. False if any run went wrong; *ret_places: how many were failed. */
+bool torture_fail_each(const torture_act *act, size_t *ret_places);
+
+/* Between these, on any thread, calls are what they are: for what a test does itself. */
+void torture_pause(void);
+void torture_resume(void);
+
+/* For the wrappers: true when this call has to fail. */
+bool torture_strikes(const char *call, torture_kind kind);
+
+#endif
