@@ -1,5 +1,6 @@
 #include "base/error.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,6 +30,10 @@ static void fill(ts_error *e, ts_code code, const char *param, const char *forma
     e->code = code;
     memcpy(e->message, text, sizeof text);
     memcpy(e->param, name, sizeof name);
+}
+
+ts_code ts_errno_code(int err) {
+    return err == ENOENT || err == ENOTDIR ? TS_ENOTFOUND : err == ENOMEM ? TS_ENOMEM : TS_EIO;
 }
 
 ts_code ts_fail(ts_error *e, ts_code code, const char *format, ...) {

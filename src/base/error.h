@@ -47,6 +47,9 @@ int ts_code_http(ts_code code);             /* 400 */
 const char *ts_code_api(ts_code code);      /* "invalid_value" */
 const char *ts_code_sentence(ts_code code); /* "a value is not acceptable" */
 
+/* What an errno of opening something is: TS_ENOTFOUND, TS_ENOMEM, else TS_EIO. */
+ts_code ts_errno_code(int err);
+
 /* Fills e (NULL is fine) and returns code, which must not be TS_OK. */
 ts_code ts_fail(ts_error *e, ts_code code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 

@@ -12,11 +12,16 @@
 ts_code ts_open_regular(const char *path, int *ret_fd, struct stat *ret, ts_error *e) {
     /* O_NONBLOCK: a FIFO in a model folder must not hang the daemon before fstat has refused it. */
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) return ts_fail_errno(e, errno == ENOENT ? TS_ENOTFOUND : TS_EIO, errno, "opening %s", path);
+    if (fd < 0) return ts_fail_errno(e, ts_errno_code(errno), errno, "opening %s", path);
     struct stat st;
-    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || st.st_size < 0) {
+    ts_code rc = TS_OK;
+    if (fstat(fd, &st) != 0)
+        rc = ts_fail_errno(e, TS_EIO, errno, "opening %s", path);
+    else if (!S_ISREG(st.st_mode) || st.st_size < 0)
+        rc = ts_fail(e, TS_EIO, "%s is not a regular file", path);
+    if (rc) {
         close(fd);
-        return ts_fail(e, TS_EIO, "%s is not a regular file", path);
+        return rc;
     }
     *ret_fd = fd;
     *ret = st;

@@ -113,7 +113,7 @@ ts_code ts_map_open(const char *path, ts_map *ret, ts_error *e) {
     if (size) {
         data = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
         if (data == MAP_FAILED) {
-            rc = ts_fail_errno(e, errno == ENOMEM ? TS_ENOMEM : TS_EIO, errno, "mapping %s", path);
+            rc = ts_fail_errno(e, ts_errno_code(errno), errno, "mapping %s", path);
             goto fail;
         }
     }
@@ -151,7 +151,8 @@ ts_code ts_map_check(const ts_map *map, ts_error *e) {
     /* Bytes beyond a new end raise no signal where they share its page, and new ones none at all: the file
      * tells. */
     struct stat st;
-    const bool same = fstat(m->fd, &st) == 0 && st.st_size >= 0 && (size_t)st.st_size == m->size &&
+    if (fstat(m->fd, &st)) return ts_fail_errno(e, TS_EIO, errno, "reading %s", m->path);
+    const bool same = st.st_size >= 0 && (size_t)st.st_size == m->size &&
                       st.st_mtim.tv_sec == m->changed.tv_sec && st.st_mtim.tv_nsec == m->changed.tv_nsec;
     if (same && !atomic_load(&m->lost)) return TS_OK;
     return ts_fail(e, TS_EIO, same ? "%s could not be read" : "%s was changed while it was in use", m->path);

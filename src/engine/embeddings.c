@@ -144,7 +144,7 @@ ts_code ts_model_add_embeddings(ts_model *m, const char *folder, ts_error *e) {
     size_t count = 0, capacity = 0;
     ts_code rc = TS_OK;
     DIR *d = opendir(folder);
-    if (!d) return ts_fail_errno(e, TS_ENOTFOUND, errno, "opening %s, the embeddings", folder);
+    if (!d) return ts_fail_errno(e, ts_errno_code(errno), errno, "opening %s, the embeddings", folder);
     for (const struct dirent *f; !rc && (f = readdir(d));) {
         size_t n;
         if (ts_path_extension(f->d_name, extensions, &n) < 0) continue;

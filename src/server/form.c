@@ -49,13 +49,15 @@ const ts_form_part *ts_form_find(const ts_form *form, const char *name, int *ret
 
 /* ---- as JSON ---- */
 
-/* Numbers, true, false and null stand for themselves where the field is not text. */
-static bool is_literal(const char *text) {
+/* Numbers, true, false and null stand for themselves where the field is not text. TS_ENOMEM. */
+static ts_code is_literal(const char *text, bool *ret) {
+    *ret = false;
+    if (!*text || strchr("\"[{ \t\r\n", *text)) return TS_OK;
     cJSON *json = NULL;
-    if (!*text || strchr("\"[{ \t\r\n", *text)) return false;
-    bool literal = ts_json_parse(text, strlen(text), (ts_json_limits){1, 1}, &json, NULL) == TS_OK;
+    ts_code rc = ts_json_parse(text, strlen(text), (ts_json_limits){1, 1}, &json, NULL);
+    *ret = rc == TS_OK;
     cJSON_Delete(json);
-    return literal;
+    return rc == TS_ENOMEM ? rc : TS_OK;
 }
 
 static ts_code put_value(const ts_form_part *part, bool text_only, ts_buffer *out, ts_error *e) {
@@ -63,11 +65,12 @@ static ts_code put_value(const ts_form_part *part, bool text_only, ts_buffer *ou
     ts_buffer_init(&copy, SIZE_MAX);
     ts_code rc = ts_buffer_append(&copy, part->bytes.data, part->bytes.size);
     const char *text = rc ? NULL : ts_buffer_text(&copy);
-    if (!text)
+    bool literal = false;
+    if (!text || (!text_only && is_literal(text, &literal)))
         rc = ts_fail(e, TS_ENOMEM, "reading the form");
     else if (!ts_utf8_valid(text, part->bytes.size))
         rc = ts_fail_param(e, TS_EINVAL, part->name, "%s is not UTF-8 text", part->name);
-    else if (!text_only && is_literal(text))
+    else if (literal)
         rc = ts_buffer_append(out, text, part->bytes.size);
     else
         rc = ts_json_quote(out, text);

@@ -62,7 +62,7 @@ ts_code ts_loras_list(const char *folder, char ***ret, size_t *ret_count, ts_err
     size_t count = 0, capacity = 0;
     ts_code rc = TS_OK;
     DIR *d = opendir(folder);
-    if (!d) return ts_fail_errno(e, TS_EIO, errno, "opening the folder of the LoRAs");
+    if (!d) return ts_fail_errno(e, errno == ENOMEM ? TS_ENOMEM : TS_EIO, errno, "opening the folder of the LoRAs");
     for (const struct dirent *f; !rc && (f = readdir(d));) {
         /* A file's name without the extension, or a folder's. */
         size_t n, whole = strlen(f->d_name);

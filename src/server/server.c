@@ -29,12 +29,12 @@ static void on_closed(uv_handle_t *handle) {
     (void)handle;
 }
 
+/* Those that were made. */
 static void close_handles(ts_server *s) {
-    uv_close((uv_handle_t *)&s->wake, on_closed);
-    uv_close((uv_handle_t *)&s->sigterm, on_closed);
-    uv_close((uv_handle_t *)&s->sigint, on_closed);
-    uv_close((uv_handle_t *)&s->tick, on_closed);
-    uv_close((uv_handle_t *)&s->flush, on_closed);
+    uv_handle_t *const handles[] = {(uv_handle_t *)&s->wake, (uv_handle_t *)&s->sigterm, (uv_handle_t *)&s->sigint,
+                                    (uv_handle_t *)&s->tick, (uv_handle_t *)&s->flush};
+    for (size_t i = 0; i < sizeof handles / sizeof *handles; i++)
+        if (uv_handle_get_type(handles[i]) != UV_UNKNOWN_HANDLE) uv_close(handles[i], on_closed);
 }
 
 /* The loop ends by itself when the last handle is closed and the pool has nothing more to do. */
@@ -205,14 +205,17 @@ static ts_code start_http(ts_server *s, ts_error *e) {
     return ts_http_new(&http, &s->http, e);
 }
 
-static void init_handles(ts_server *s) {
-    uv_async_init(&s->loop, &s->wake, on_wake);
-    uv_signal_init(&s->loop, &s->sigterm);
-    uv_signal_init(&s->loop, &s->sigint);
+/* All but the timers want descriptors. */
+static ts_code init_handles(ts_server *s, ts_error *e) {
+    int status = uv_async_init(&s->loop, &s->wake, on_wake);
+    if (!status) status = uv_signal_init(&s->loop, &s->sigterm);
+    if (!status) status = uv_signal_init(&s->loop, &s->sigint);
+    if (status) return ts_fail_errno(e, TS_EIO, -status, "the event loop");
     uv_timer_init(&s->loop, &s->tick);
     uv_timer_init(&s->loop, &s->flush);
     s->wake.data = s->sigterm.data = s->sigint.data = s->tick.data = s->flush.data = s;
     s->load.data = s;
+    return TS_OK;
 }
 
 static ts_code start(ts_server *s, ts_error *e) {
@@ -241,9 +244,8 @@ ts_code ts_server_run(const ts_config *config, ts_error *e) {
         pthread_mutex_destroy(&s.events);
         return ts_fail(e, TS_ENOMEM, "the event loop");
     }
-    init_handles(&s);
-    rc = ts_mailbox_new(SIZE_MAX, wake, &s, &s.mailbox);
-    if (rc) ts_fail(e, rc, "the mailbox");
+    rc = init_handles(&s, e);
+    if (!rc && (rc = ts_mailbox_new(SIZE_MAX, wake, &s, &s.mailbox))) ts_fail(e, rc, "the mailbox");
     if (!rc) rc = start(&s, e);
     if (rc) stop(&s);
     uv_run(&s.loop, UV_RUN_DEFAULT);

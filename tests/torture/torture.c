@@ -7,14 +7,14 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Callers that tell two places apart. More of them find more ways through the same code and take longer. */
-enum { DEPTH = 5, OWN_FRAMES = 2, MOST = 1 << 14 };
+enum { OWN_FRAMES = 2, MOST = 1 << 14 };
 
 typedef enum mode { OFF, LEARN, ONCE, LASTING } mode;
 
 static struct {
     pthread_mutex_t lock;
     mode mode;
+    int depth;
     bool struck; /* the place was reached */
     uint64_t target;
     torture_kind kind; /* of its call */
@@ -24,10 +24,9 @@ static struct {
     uint64_t hash_of[MOST];
 } t = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-static _Thread_local int paused;
+static _Thread_local bool spared;
 
-void torture_pause(void) { paused++; }
-void torture_resume(void) { paused--; }
+void torture_spare(void) { spared = true; }
 
 static uint64_t mix(uint64_t h, uint64_t v) {
     h = (h ^ v) * 0x9e3779b97f4a7c15u;
@@ -44,11 +43,11 @@ static void learn(uint64_t hash, const torture_place *place) {
 }
 
 bool torture_strikes(const char *call, torture_kind kind) {
-    if (paused || __atomic_load_n(&t.mode, __ATOMIC_ACQUIRE) == OFF) return false;
-    paused++; /* backtrace may allocate */
-    void *frames[DEPTH + OWN_FRAMES];
-    int n = backtrace(frames, DEPTH + OWN_FRAMES) - OWN_FRAMES;
-    paused--;
+    if (spared || __atomic_load_n(&t.mode, __ATOMIC_ACQUIRE) == OFF) return false;
+    spared = true; /* it may itself allocate */
+    void *frames[TORTURE_DEPTH + OWN_FRAMES];
+    int n = backtrace(frames, t.depth + OWN_FRAMES) - OWN_FRAMES;
+    spared = false;
     torture_place place = {.call = call, .kind = kind, .depth = n < 0 ? 0 : n};
     memcpy(place.callers, frames + OWN_FRAMES, (size_t)place.depth * sizeof *frames);
     uint64_t hash = mix(1, (uintptr_t)call);
@@ -75,6 +74,8 @@ static void set_mode(mode to, uint64_t target, torture_kind kind) {
     pthread_mutex_unlock(&t.lock);
 }
 
+void torture_relent(void) { set_mode(OFF, 0, TORTURE_MEMORY); }
+
 static void describe(const torture_place *p, bool lasting) {
     fprintf(stderr, "# so it went with %s failing %s, called from\n", p->call, lasting ? "from here on" : "here");
     fflush(stderr);
@@ -84,9 +85,10 @@ static void describe(const torture_place *p, bool lasting) {
 bool torture_learn(const torture_act *act) {
     void *frame[1];
     backtrace(frame, 1); /* loads what it needs */
+    t.depth = act->depth;
     set_mode(LEARN, 0, TORTURE_MEMORY);
     bool good = act->run(act->arg, NULL, false);
-    set_mode(OFF, 0, TORTURE_MEMORY);
+    torture_relent();
     if (t.count == MOST) fprintf(stderr, "# more places than there is room for\n");
     return good && t.count < MOST;
 }
@@ -99,7 +101,7 @@ bool torture_fail_each(const torture_act *act, size_t *ret_places) {
         for (int lasting = 0; lasting < 2; lasting++) {
             set_mode(lasting ? LASTING : ONCE, t.hash_of[i], t.places[i].kind);
             bool went = act->run(act->arg, &t.places[i], lasting);
-            set_mode(OFF, 0, TORTURE_MEMORY);
+            torture_relent();
             if (!went) describe(&t.places[i], lasting);
             good = good && went;
         }

@@ -11,13 +11,15 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#define TORTURE_DEPTH 6
+
 /* What runs out when it fails. */
 typedef enum torture_kind { TORTURE_MEMORY, TORTURE_SYSTEM } torture_kind;
 
 typedef struct torture_place {
     const char *call;
     torture_kind kind;
-    void *callers[8];
+    void *callers[TORTURE_DEPTH];
     int depth;
 } torture_place;
 
@@ -26,6 +28,9 @@ typedef struct torture_act {
      * Whether all went as it should; if not, it has said why on stderr. */
     bool (*run)(void *arg, const torture_place *place, bool lasting);
     void *arg;
+    /* How many callers tell two places apart, TORTURE_DEPTH at most. More of them find more ways through the same code,
+     * and take longer. */
+    int depth;
 } torture_act;
 
 /* Runs it so that its places count as known. */
@@ -33,9 +38,11 @@ bool torture_learn(const torture_act *act);
 /* Learns, then fails what was new. False if any run went wrong; *ret_places: how many were failed. */
 bool torture_fail_each(const torture_act *act, size_t *ret_places);
 
-/* Between these, on any thread, calls are what they are: for what a test does itself. */
-void torture_pause(void);
-void torture_resume(void);
+/* The calling thread's calls never fail and are no places: a client's, say. */
+void torture_spare(void);
+
+/* From here to the end of the run nothing fails: an act sees what is left. */
+void torture_relent(void);
 
 /* For the wrappers: true when this call has to fail. */
 bool torture_strikes(const char *call, torture_kind kind);

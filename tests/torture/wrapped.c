@@ -1,4 +1,5 @@
-/* What stands between the program's own code and the calls that can fail: `ld --wrap=NAME` sends them here. */
+/* What stands between the program's own code and the calls that can fail: `ld --wrap=NAME` sends them here. (Mutexes and
+ * condition variables are not among them: glibc's cannot fail to be made.) */
 #include <cjson/cJSON.h>
 #include <dirent.h>
 #include <errno.h>
@@ -7,7 +8,9 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include "torture.h"
 #ifdef TS_HAVE_ONEDNN
@@ -38,8 +41,6 @@ MEMORY(void *, realloc, (void *old, size_t n), (old, n), NULL)
 MEMORY(void *, aligned_alloc, (size_t alignment, size_t n), (alignment, n), NULL)
 MEMORY(int, vasprintf, (char **ret, const char *format, va_list args), (ret, format, args), -1)
 MEMORY(DIR *, opendir, (const char *path), (path), NULL)
-MEMORY(int, pthread_mutex_init, (pthread_mutex_t * m, const pthread_mutexattr_t *a), (m, a), ENOMEM)
-MEMORY(int, pthread_cond_init, (pthread_cond_t * c, const pthread_condattr_t *a), (c, a), ENOMEM)
 
 SYSTEM(int, pthread_create, (pthread_t * ret, const pthread_attr_t *a, void *(*run)(void *), void *arg),
        (ret, a, run, arg), EAGAIN, EAGAIN)
@@ -86,6 +87,10 @@ DNNL(primitive_execute, (const_dnnl_primitive_t p, dnnl_stream_t s, int n, const
 #endif
 
 #ifdef TS_HAVE_SERVER
+SYSTEM(int, epoll_create1, (int flags), (flags), EMFILE, -1)
+SYSTEM(int, socket, (int family, int type, int protocol), (family, type, protocol), EMFILE, -1)
+SYSTEM(int, uv_async_init, (uv_loop_t * l, uv_async_t *h, uv_async_cb f), (l, h, f), EMFILE, UV_EMFILE)
+SYSTEM(int, uv_signal_init, (uv_loop_t * l, uv_signal_t *h), (l, h), EMFILE, UV_EMFILE)
 MEMORY(enum MHD_Result, MHD_add_response_header, (struct MHD_Response * r, const char *name, const char *value),
        (r, name, value), MHD_NO)
 MEMORY(struct MHD_Response *, MHD_create_response_from_buffer,

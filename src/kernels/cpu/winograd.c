@@ -287,10 +287,8 @@ ts_code ts_cpu_prepare_winograd(const ts_cpu_device *device, ts_store *store, co
     /* A primitive is made for the number of threads that this thread would use. */
     int before = ts_parallel_set(device->base.threads);
     ts_code rc = ts_dnnl_usable(make_desc(w, &desc), desc);
-    if (rc)
-        ts_fail(e, rc, "oneDNN has no such product");
-    else
-        rc = prepare(w, store, desc, e);
+    if (rc == TS_ENOMEM) ts_fail(e, rc, "a kernel");
+    if (!rc) rc = prepare(w, store, desc, e);
     ts_parallel_set(before);
     if (desc) dnnl_primitive_desc_destroy(desc);
     if (rc)

@@ -179,7 +179,7 @@ static bool run(void *arg, const torture_place *place, bool lasting) {
 
 static void hold(plan p) {
     size_t places = 0;
-    assert_true(torture_fail_each(&(torture_act){run, &p}, &places));
+    assert_true(torture_fail_each(&(torture_act){run, &p, TORTURE_DEPTH}, &places));
     print_message("# %zu places failed twice each\n", places);
     free(p.model);
     free(p.vae);
@@ -238,6 +238,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(a_checkpoint_with_its_vae_and_a_variant),
         cmocka_unit_test(files_of_pytorch),
     };
+    fixture_init(argc, argv);
     workshop_open(argc, argv);
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     workshop_close();
