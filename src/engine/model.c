@@ -1,6 +1,7 @@
 /* Loads a diffusers folder, of which model_index.json says which components there are, or a single file. */
 #include "engine/model.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/alloc.h"
@@ -50,11 +51,20 @@ static ts_code open_component(const ts_model *m, const char *component, const cJ
     return rc;
 }
 
+/* Converters before 0.9 wrote 32 for models of 512 pixels, and diffusers knows. */
+static void correct_sample_size(const cJSON *json, ts_unet_config *c) {
+    const char *version = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "_diffusers_version"));
+    int major, minor;
+    if (version && sscanf(version, "%4d.%4d", &major, &minor) == 2 && major == 0 && minor < 9 && c->sample_size < 64)
+        c->sample_size = 64;
+}
+
 static ts_code load_unet(ts_model *m, ts_error *e) {
     const cJSON *json = NULL;
     cJSON *owned = NULL;
     ts_code rc = open_component(m, "unet", &json, &owned, &m->unet_weights, e);
     if (!rc) rc = in_component(m, "unet/config.json", ts_unet_config_read(json, &m->unet, e), e);
+    if (!rc && !m->xl) correct_sample_size(json, &m->unet);
     cJSON_Delete(owned);
     return rc;
 }
@@ -136,17 +146,26 @@ static ts_code load_text(ts_model *m, int i, bool projected, ts_error *e) {
     return rc;
 }
 
-static ts_code load_scheduler(ts_model *m, ts_error *e) {
-    if (m->checkpoint)
-        return in_component(
-            m, "scheduler",
-            ts_schedule_config_read(ts_checkpoint_config(m->checkpoint, "scheduler"), &m->schedule, e), e);
+static ts_code open_scheduler(ts_model *m, const char *class_name, ts_error *e) {
     char *folder = ts_path_join(m->path, "scheduler");
     char *path = folder ? ts_path_join(folder, "scheduler_config.json") : NULL;
-    ts_code rc =
-        path ? ts_schedule_config_open(path, &m->schedule, e) : ts_fail(e, TS_ENOMEM, "loading %s", m->path);
+    ts_code rc = path ? ts_schedule_config_open(path, *class_name ? class_name : NULL, &m->schedule, e)
+                      : ts_fail(e, TS_ENOMEM, "loading %s", m->path);
     free(path);
     free(folder);
+    return rc;
+}
+
+/* class_name: what the folder's index says that it is; "" where it does not. */
+static ts_code load_scheduler(ts_model *m, const char *class_name, ts_error *e) {
+    ts_code rc = TS_OK;
+    if (m->checkpoint)
+        rc = in_component(
+            m, "scheduler",
+            ts_schedule_config_read(ts_checkpoint_config(m->checkpoint, "scheduler"), &m->schedule, e), e);
+    else
+        rc = open_scheduler(m, class_name, e);
+    if (!m->xl) ts_schedule_suit_sd(&m->schedule);
     return rc;
 }
 
@@ -184,7 +203,23 @@ static ts_code check_refiner(const ts_model *m, const cJSON *index, ts_error *e)
                          "%s is an XL refiner, which is not offered", m->path);
 }
 
-static ts_code load_index(ts_model *m, ts_error *e) {
+enum { CLASS_BYTES = 64 };
+
+/* "scheduler": ["diffusers", "EulerDiscreteScheduler"] is what counts, whatever the component's own file says; other
+ * libraries' are left to that. */
+static ts_code read_scheduler_class(const ts_model *m, const cJSON *index, char ret[CLASS_BYTES], ts_error *e) {
+    const cJSON *pair = cJSON_GetObjectItemCaseSensitive(index, "scheduler");
+    const char *library = cJSON_GetStringValue(cJSON_GetArrayItem(pair, 0));
+    const char *name = cJSON_GetStringValue(cJSON_GetArrayItem(pair, 1));
+    if (!library || !name || strcmp(library, "diffusers") != 0) return TS_OK;
+    if (strlen(name) >= CLASS_BYTES)
+        return ts_fail_param(e, TS_EFORMAT, "scheduler", "%s/model_index.json: scheduler: \"%.64s\" is not offered",
+                             m->path, name);
+    strcpy(ret, name);
+    return TS_OK;
+}
+
+static ts_code load_index(ts_model *m, char ret_scheduler[CLASS_BYTES], ts_error *e) {
     cJSON *json = NULL;
     ts_code rc = open_config(m, NULL, "model_index.json", NULL, &json, e);
     if (rc) return rc;
@@ -192,6 +227,7 @@ static ts_code load_index(ts_model *m, ts_error *e) {
     rc = ts_json_string(json, "_class_name", "", &name, e);
     if (!rc) rc = read_class(m, name, e);
     if (!rc && m->xl) rc = check_refiner(m, json, e);
+    if (!rc) rc = read_scheduler_class(m, json, ret_scheduler, e);
     if (!rc) rc = ts_json_bool(json, "force_zeros_for_empty_prompt", true, &m->zeros_for_absent, e);
     if (!m->xl) m->zeros_for_absent = false;
     cJSON_Delete(json);
@@ -257,13 +293,14 @@ ts_code ts_model_load(const char *path, const char *vae, ts_model **ret, ts_erro
     while (n > 1 && path[n - 1] == '/') n--;
     m->path = ts_strndup(path, n);
     m->id = m->path ? id_of(m->path) : NULL;
+    char scheduler[CLASS_BYTES] = "";
     ts_code rc = m->id ? TS_OK : ts_fail(e, TS_ENOMEM, "loading %s", path);
-    if (!rc) rc = ts_file_exists(m->path) ? load_checkpoint(m, e) : load_index(m, e);
+    if (!rc) rc = ts_file_exists(m->path) ? load_checkpoint(m, e) : load_index(m, scheduler, e);
     if (!rc) rc = load_unet(m, e);
     if (!rc) rc = load_vae(m, vae, e);
     if (!rc) rc = load_text(m, 0, false, e);
     if (!rc && m->xl) rc = load_text(m, 1, true, e);
-    if (!rc) rc = load_scheduler(m, e);
+    if (!rc) rc = load_scheduler(m, scheduler, e);
     if (!rc) rc = check_parts(m, e);
     if (!rc) rc = ts_model_verify(m, e);
     if (!rc) rc = ts_model_check(m, e);

@@ -224,7 +224,13 @@ static void blank_infinities(char *text, size_t size) {
     }
 }
 
-ts_code ts_schedule_config_open(const char *path, ts_schedule_config *ret, ts_error *e) {
+static ts_code set_class(cJSON *json, const char *name, ts_error *e) {
+    if (!cJSON_IsObject(json)) return TS_OK; /* which is an error of its own */
+    cJSON_DeleteItemFromObjectCaseSensitive(json, "_class_name");
+    return cJSON_AddStringToObject(json, "_class_name", name) ? TS_OK : ts_fail(e, TS_ENOMEM, "the scheduler");
+}
+
+ts_code ts_schedule_config_open(const char *path, const char *class_name, ts_schedule_config *ret, ts_error *e) {
     char *text = NULL;
     size_t size;
     ts_code rc = ts_read_file(path, FILE_MAXIMUM, &text, &size, e);
@@ -232,10 +238,16 @@ ts_code ts_schedule_config_open(const char *path, ts_schedule_config *ret, ts_er
     cJSON *json = NULL;
     blank_infinities(text, size);
     rc = ts_json_parse(text, size, limits, &json, e);
+    if (!rc && class_name) rc = set_class(json, class_name, e);
     if (!rc) rc = ts_schedule_config_read(json, ret, e);
     cJSON_Delete(json);
     free(text);
     return rc ? ts_error_context(e, rc, "%s", path) : TS_OK;
+}
+
+void ts_schedule_suit_sd(ts_schedule_config *c) {
+    c->steps_offset = 1;
+    c->clip_sample_range = 0;
 }
 
 /* torch.linspace in float32: from both ends towards the middle, with fused multiply-adds as its vector code.

@@ -131,7 +131,7 @@ static void what_python_writes_for_infinity_is_read(void **state) {
     ts_error e = {0};
     ts_schedule_config c;
     must(ts_write_file(path, text, strlen(text), &e), &e);
-    must(ts_schedule_config_open(path, &c, &e), &e);
+    must(ts_schedule_config_open(path, NULL, &c, &e), &e);
     assert_true(isinf(c.lambda_min_clipped) && c.lambda_min_clipped < 0);
     assert_int_equal(c.steps_offset, 1);
     assert_string_equal(c.sampler, "dpmpp_2m");
@@ -139,11 +139,11 @@ static void what_python_writes_for_infinity_is_read(void **state) {
                                       "{\"a\":NaN}"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         must(ts_write_file(path, bad[i], strlen(bad[i]), &e), &e);
-        assert_true(ts_schedule_config_open(path, &c, &e) != TS_OK);
+        assert_true(ts_schedule_config_open(path, NULL, &c, &e) != TS_OK);
         assert_non_null(strstr(e.message, path));
     }
     unlink(path);
-    assert_int_equal(ts_schedule_config_open(path, &c, &e), TS_ENOTFOUND);
+    assert_int_equal(ts_schedule_config_open(path, NULL, &c, &e), TS_ENOTFOUND);
 }
 
 int main(int argc, char **argv) {
