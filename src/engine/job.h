@@ -98,7 +98,7 @@ typedef struct ts_parallel {
 
 /* A LoRA by its name, and how much of it. (engine/lora.h) */
 #define TS_MAX_LORAS       4
-#define TS_LORA_NAME_BYTES 64
+#define TS_LORA_NAME_BYTES 256 /* of a file's name, without its extension */
 #define TS_LORA_MAX_SCALE  10.0 /* either way */
 typedef struct ts_lora_ref {
     char name[TS_LORA_NAME_BYTES];

@@ -330,6 +330,7 @@ static const field table[] = {
     {"style", TEXT, 0, OTHER_BYTES, TO(other)},
     {"moderation", TEXT, 0, OTHER_BYTES, TO(other)},
     {"user", TEXT, 0, OTHER_BYTES, TO(other)},
+    {"input_fidelity", TEXT, 0, OTHER_BYTES, TO(other)},
     {"priority", .type = CUSTOM, .read = unsupported},
     {"deadline_ms", .type = CUSTOM, .read = unsupported},
 };
@@ -369,10 +370,14 @@ ts_code ts_fields_read(const cJSON *object, ts_fields *to, ts_error *e) {
     return read_object(table, sizeof table / sizeof *table, "", object, to, e);
 }
 
-bool ts_images_field_is_text(const char *name) {
-    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
-        if (!strcmp(table[i].name, name))
-            return table[i].type == TEXT || table[i].type == CHOICE || table[i].read == read_prompt ||
-                   table[i].read == read_seed;
+bool ts_images_field_is_text(const char *name, const char *value) {
+    if (!strcmp(name, "name")) return true; /* of a LoRA */
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        const field *f = &table[i];
+        if (strcmp(f->name, name)) continue;
+        if (f->read == read_prompt) return true;
+        return (f->type == TEXT || f->type == CHOICE || f->read == read_seed || f->read == read_loras) &&
+               strcmp(value, "null") != 0;
+    }
     return false;
 }

@@ -60,13 +60,15 @@ static ts_code is_literal(const char *text, bool *ret) {
     return rc == TS_ENOMEM ? rc : TS_OK;
 }
 
-static ts_code put_value(const ts_form_part *part, bool text_only, ts_buffer *out, ts_error *e) {
+/* As a text of the field `name`, or as what it reads as. */
+static ts_code put_value(const ts_form_part *part, const char *name, ts_form_is_text *is_text, ts_buffer *out,
+                         ts_error *e) {
     ts_buffer copy;
     ts_buffer_init(&copy, SIZE_MAX);
     ts_code rc = ts_buffer_append(&copy, part->bytes.data, part->bytes.size);
     const char *text = rc ? NULL : ts_buffer_text(&copy);
     bool literal = false;
-    if (!text || (!text_only && is_literal(text, &literal)))
+    if (!text || (!is_text(name, text) && is_literal(text, &literal)))
         rc = ts_fail(e, TS_ENOMEM, "reading the form");
     else if (!ts_utf8_valid(text, part->bytes.size))
         rc = ts_fail_param(e, TS_EINVAL, part->name, "%s is not UTF-8 text", part->name);
@@ -78,36 +80,100 @@ static ts_code put_value(const ts_form_part *part, bool text_only, ts_buffer *ou
     return rc;
 }
 
-/* Length of the name before its bracket, if it has one that is closed at the end. */
-static size_t stem(const char *name, bool *ret_bracket) {
-    const size_t n = strlen(name), at = strcspn(name, "[");
-    *ret_bracket = at > 0 && at < n && name[n - 1] == ']' && at + 1 == n - strlen(strrchr(name, '[') + 1);
-    return *ret_bracket ? at : n;
+/* What a name says: "a", "a[b]", "a[]", "a[][b]". */
+typedef enum shape { PLAIN, MEMBER, ELEMENT, ELEMENT_MEMBER } shape;
+
+static bool is_member(const char *s) {
+    const size_t n = strlen(s);
+    return n > 2 && *s == '[' && s[n - 1] == ']' && strcspn(s + 1, "[]") == n - 2;
+}
+
+/* Of the name, and of "a" in it: how long it is. */
+static shape shape_of(const char *name, size_t *ret) {
+    const size_t at = strcspn(name, "[");
+    const char *rest = name + at;
+    const shape s = !at                                               ? PLAIN
+                    : !strcmp(rest, "[]")                             ? ELEMENT
+                    : is_member(rest)                                 ? MEMBER
+                    : !strncmp(rest, "[]", 2) && is_member(rest + 2) ? ELEMENT_MEMBER
+                                                                      : PLAIN;
+    *ret = s == PLAIN ? strlen(name) : at;
+    return s;
 }
 
 static bool same_stem(const char *a, const char *b, size_t n) {
-    bool bracket;
-    return !strncmp(a, b, n) && stem(b, &bracket) == n && bracket;
+    size_t length;
+    return shape_of(b, &length) != PLAIN && length == n && !strncmp(a, b, n);
 }
 
-/* "a[b]" and "a[]": all parts of the same a, at the first of them. */
-static ts_code put_group(const ts_form *form, int first, size_t n, ts_buffer *out, ts_error *e) {
+static void copy_member(const char *name, char ret[TS_FORM_NAME]) {
+    const char *open = strrchr(name, '[');
+    snprintf(ret, TS_FORM_NAME, "%.*s", (int)(strlen(open) - 2), open + 1);
+}
+
+/* "name": of an object. */
+static ts_code put_member(const ts_form_part *part, ts_form_is_text *is_text, ts_buffer *out, ts_error *e) {
+    char member[TS_FORM_NAME];
+    copy_member(part->name, member);
+    ts_code rc = ts_json_quote(out, member);
+    if (!rc) rc = ts_buffer_append(out, ": ", 2);
+    return rc ? rc : put_value(part, member, is_text, out, e);
+}
+
+/* The k-th part of that very name, or NULL. *ret_count: how many there are. */
+static const ts_form_part *nth(const ts_form *form, const char *name, int k, int *ret_count) {
+    const ts_form_part *found = NULL;
+    *ret_count = 0;
+    for (int i = 0; i < form->count; i++)
+        if (!strcmp(form->parts[i].name, name) && (*ret_count)++ == k) found = &form->parts[i];
+    return found;
+}
+
+/* Clients write all the b before the first c, so that the k-th of each belong together, and all must have as many. */
+static ts_code put_objects(const ts_form *form, int first, size_t n, ts_form_is_text *is_text, ts_buffer *out,
+                           ts_error *e) {
     const char *name = form->parts[first].name;
-    const bool array = !strcmp(name + n, "[]");
-    ts_code rc = ts_buffer_append(out, array ? "[" : "{", 1);
-    for (int i = first; i < form->count && !rc; i++) {
+    int elements, count;
+    ts_code rc = TS_OK;
+    nth(form, name, 0, &elements);
+    for (int k = 0; k < elements && !rc; k++) {
+        rc = ts_buffer_printf(out, k ? ", {" : "{");
+        for (int i = first; i < form->count && !rc; i++) {
+            const char *other = form->parts[i].name;
+            if (!same_stem(name, other, n) || (i > first && !strcmp(other, name))) continue;
+            const ts_form_part *part = nth(form, other, k, &count);
+            if (count != elements)
+                return ts_fail_param(e, TS_EINVAL, other, "%s comes %d times and %s %d times", name, elements, other, count);
+            if (&form->parts[i] != nth(form, other, 0, &count)) continue; /* it has had its turn */
+            if (i > first) rc = ts_buffer_append(out, ", ", 2);
+            if (!rc) rc = put_member(part, is_text, out, e);
+        }
+        if (!rc) rc = ts_buffer_append(out, "}", 1);
+    }
+    return rc;
+}
+
+/* All parts of the same a, at the first of them. */
+static ts_code put_group(const ts_form *form, int first, shape kind, size_t n, ts_form_is_text *is_text, ts_buffer *out,
+                         ts_error *e) {
+    const char *name = form->parts[first].name;
+    char stem[TS_FORM_NAME];
+    snprintf(stem, sizeof stem, "%.*s", (int)n, name);
+    for (int i = first; i < form->count; i++) {
+        const char *other = form->parts[i].name;
+        size_t length;
+        if (same_stem(name, other, n) && shape_of(other, &length) != kind)
+            return ts_fail_param(e, TS_EINVAL, other, "%s and %s do not go together", name, other);
+    }
+    ts_code rc = ts_buffer_append(out, kind == MEMBER ? "{" : "[", 1);
+    if (!rc && kind == ELEMENT_MEMBER) rc = put_objects(form, first, n, is_text, out, e);
+    for (int i = first; kind != ELEMENT_MEMBER && i < form->count && !rc; i++) {
         const ts_form_part *part = &form->parts[i];
         if (!same_stem(name, part->name, n)) continue;
-        if (array != !strcmp(part->name + n, "[]"))
-            return ts_fail_param(e, TS_EINVAL, part->name, "%s and %s do not go together", name, part->name);
-        char member[TS_FORM_NAME];
-        snprintf(member, sizeof member, "%.*s", (int)(strlen(part->name) - n - 2), part->name + n + 1);
         if (i > first) rc = ts_buffer_append(out, ", ", 2);
-        if (!rc && !array) rc = ts_json_quote(out, member);
-        if (!rc && !array) rc = ts_buffer_append(out, ": ", 2);
-        if (!rc) rc = put_value(part, false, out, e);
+        if (!rc) rc = kind == MEMBER ? put_member(part, is_text, out, e) : put_value(part, stem, is_text, out, e);
     }
-    return rc ? rc : ts_buffer_append(out, array ? "]" : "}", 1);
+    return rc ? rc : ts_buffer_append(out, kind == MEMBER ? "}" : "]", 1);
 }
 
 static bool is_first(const ts_form *form, int at, size_t n) {
@@ -116,22 +182,27 @@ static bool is_first(const ts_form *form, int at, size_t n) {
     return true;
 }
 
-ts_code ts_form_json(const ts_form *form, bool (*is_file)(const char *name),
-                     bool (*is_text)(const char *name), ts_buffer *out, ts_error *e) {
+ts_code ts_form_json(const ts_form *form, bool (*is_file)(const char *name), ts_form_is_text *is_text, ts_buffer *out,
+                     ts_error *e) {
     ts_code rc = ts_buffer_append(out, "{", 1);
     bool some = false;
     for (int i = 0; i < form->count && !rc; i++) {
         const ts_form_part *part = &form->parts[i];
-        bool bracket;
-        const size_t n = stem(part->name, &bracket);
+        size_t n;
+        const shape kind = shape_of(part->name, &n);
         char name[TS_FORM_NAME];
         snprintf(name, sizeof name, "%.*s", (int)n, part->name);
-        if (is_file(name) || (bracket && !is_first(form, i, n))) continue;
+        if (is_file(name)) {
+            if (kind == PLAIN || kind == ELEMENT) continue;
+            return ts_fail_param(e, TS_EINVAL, part->name, "there is no field %s", part->name);
+        }
+        if (kind != PLAIN && !is_first(form, i, n)) continue;
         if (some) rc = ts_buffer_append(out, ", ", 2);
         some = true;
         if (!rc) rc = ts_json_quote(out, name);
         if (!rc) rc = ts_buffer_append(out, ": ", 2);
-        if (!rc) rc = bracket ? put_group(form, i, n, out, e) : put_value(part, is_text(name), out, e);
+        if (rc) break;
+        rc = kind == PLAIN ? put_value(part, name, is_text, out, e) : put_group(form, i, kind, n, is_text, out, e);
     }
     if (!rc) rc = ts_buffer_append(out, "}", 1);
     if (rc == TS_ENOMEM && e && !e->code) return ts_fail(e, rc, "reading the form");

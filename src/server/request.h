@@ -37,7 +37,7 @@ ts_code ts_images_request_read(const ts_request_context *context, const char *bo
                                const ts_original *original, ts_images_request *ret, ts_error *e);
 
 /* True for a field whose value is text whatever it looks like (in a form, which knows no types). */
-bool ts_images_field_is_text(const char *name);
+bool ts_images_field_is_text(const char *name, const char *value);
 void ts_images_request_free(ts_images_request *r); /* zeroed is fine */
 
 #endif

@@ -57,6 +57,24 @@ def difference(a, b, rows=slice(None)):
     return sum(abs(x - y) for x, y in zip(a, b))
 
 
+def test_null_is_null_but_in_a_prompt(server):
+    nothing = [(name, "null") for name in ("model", "sampler", "size", "negative_prompt", "on_disconnect", "user")]
+    answer = post(server, [("image", picture()), *BASE, *nothing[:3], *nothing[4:]])
+    assert answer.status == 200, answer.body
+    assert post(server, [("image", picture()), ("prompt", "null"), ("seed", "null"), ("steps", "2")]).status == 200
+
+
+def test_the_longest_list_of_levels_fits_into_a_form(server):
+    levels = [("timesteps[]", str(999 - 7 * i)) for i in range(128)]
+    answer = post(server, [("image", picture()), ("prompt", "a lake"), ("size", "64x64"), *levels])
+    assert answer.status == 200, answer.body
+    assert answer.json()["tessera"]["steps"] == 128
+
+
+def test_a_member_of_a_file_is_no_field(server):
+    check_error(post(server, [("image", picture()), *BASE, ("image[x]", "1")]), 400, "image[x]", "invalid_value")
+
+
 def test_the_answer_is_as_described(server):
     answer = post(server, [("image", picture()), *BASE, ("n", "2")])
     assert answer.status == 200, answer.body

@@ -5,6 +5,7 @@ import shutil
 import struct
 import subprocess
 
+import openai
 import pytest
 
 import contract
@@ -157,6 +158,33 @@ def test_a_form_names_loras_too(offering):
     assert picture(made.json()).pixels != picture(plain.json()).pixels
 
 
+def test_a_form_names_loras_as_openais_client_writes_objects(offering):
+    form = [("image", edits.picture()), *edits.BASE]
+    listed = edits.post(offering, [*form, ("loras[]", "kohya_sd1:0.5"), ("loras[]", "old_sd1")])
+    made = edits.post(offering, [*form, ("loras[][name]", "kohya_sd1"), ("loras[][scale]", "0.5"),
+                                 ("loras[][name]", "old_sd1"), ("loras[][scale]", "1")])
+    assert made.status == 200, made.body
+    assert made.json()["data"][0]["b64_json"] == listed.json()["data"][0]["b64_json"]
+    with openai.OpenAI(base_url=offering.url + "/v1", api_key="none", max_retries=0) as client:
+        theirs = client.images.edit(image=edits.picture(), prompt="a lake", input_fidelity="high", extra_body={
+            "seed": 5, "steps": 4, "loras": [{"name": "kohya_sd1", "scale": 0.5}, {"name": "old_sd1", "scale": 1}]})
+    assert theirs.data[0].b64_json == made.json()["data"][0]["b64_json"]
+    for fields in ([("loras[][name]", "old_sd1"), ("loras[]", "old_sd1")], [("loras[x][name]", "old_sd1")],
+                   [("loras[][]", "old_sd1")], [("loras[][scale]", "1")],
+                   [("loras[][name]", "kohya_sd1"), ("loras[][name]", "old_sd1"), ("loras[][scale]", "1")]):
+        assert edits.post(offering, [*form, *fields]).status == 400, fields
+
+
+def test_a_lora_may_be_called_like_a_number(start, tmp_path):
+    for name in ("2024", "true", "1e5", "x" * 200):
+        shutil.copy(LORAS / "kohya_sd1.safetensors", tmp_path / f"{name}.safetensors")
+    daemon = start({"models": {"lora_folder": tmp_path}})
+    for name in ("2024", "true", "1e5", "x" * 200):
+        answer = edits.post(daemon, [("image", edits.picture()), *edits.BASE, ("loras[]", name)])
+        assert answer.status == 200, answer.body
+        assert answer.json()["tessera"]["loras"] == [{"name": name, "scale": 1}]
+
+
 def test_two_loras_in_any_order_are_the_same(offering):
     both = [{"name": "old_sd1", "scale": -0.5}, {"name": "peft_sd1"}]
     one, other = (picture(offering.pictures(**REQUEST, loras=loras)) for loras in (both, both[::-1]))
@@ -195,7 +223,7 @@ def test_without_memory_for_idle_ones_each_request_makes_its_own(start):
 
 @pytest.mark.parametrize("loras", [5, "kohya_sd1", {"name": "kohya_sd1"}, ["a:b"], ["kohya_sd1:11"], ["kohya_sd1:"], [{"name": "kohya_sd1:1"}], [[]], [{}], [None], [{"name": 5}],
                                    [{"name": ""}], [{"name": "."}], [{"name": "../kohya_sd1"}], [{"name": "a/b"}],
-                                   [{"name": "x" * 64}], [{"name": "a\nb"}], [{"name": "kohya_sd1", "scale": 11}],
+                                   [{"name": "x" * 256}], [{"name": "a\nb"}], [{"name": "kohya_sd1", "scale": 11}],
                                    [{"name": "kohya_sd1", "scale": "1"}], [{"name": "kohya_sd1", "weight": 1}],
                                    [{"name": "kohya_sd1"}] * 2, [{"name": "kohya_sd1"}] * 5], ids=str)
 def test_what_is_no_list_of_loras_is_refused(offering, loras):
