@@ -42,6 +42,10 @@ char *ts_lora_find(const char *folder, const char *name);
 /* Where the configuration of the LoRA file would lie if it were an adapter's, beside it. free() it; NULL: no memory. */
 char *ts_lora_config(const char *path);
 
+/* Tells a LoRA file, and the configuration beside it, from what takes their place later: by when they were changed and
+ * where they lie. TS_ENOTFOUND; TS_EIO where it cannot be looked at; TS_ENOMEM. Any thread. */
+ts_code ts_lora_stamp(const char *path, uint64_t *ret, ts_error *e);
+
 /* A LoRA file or an adapter's folder (engine/lora.h) and how much of it. */
 typedef struct ts_lora_use {
     const char *path;

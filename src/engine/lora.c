@@ -1,8 +1,10 @@
 /* Reading: from tensors to modules. */
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include "base/alloc.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -299,6 +301,24 @@ static ts_code read_file(const char *path, ts_tensors *file, const char *config,
 char *ts_lora_config(const char *path) {
     const char *slash = strrchr(path, '/');
     return ts_format("%.*s%s", slash ? (int)(slash + 1 - path) : 0, path, TS_ADAPTER_CONFIG);
+}
+
+static uint64_t stamp_of(const struct stat *st) {
+    return (uint64_t)st->st_mtim.tv_sec * 1000000000u + (uint64_t)st->st_mtim.tv_nsec + (uint64_t)st->st_ino;
+}
+
+ts_code ts_lora_stamp(const char *path, uint64_t *ret, ts_error *e) {
+    struct stat st;
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    if (stat(path, &st)) return ts_fail_errno(e, ts_errno_code(errno), errno, "opening %s", name);
+    if (!S_ISREG(st.st_mode)) return ts_fail(e, TS_ENOTFOUND, "%s is not a file", name);
+    uint64_t stamp = stamp_of(&st);
+    char *config = ts_lora_config(path); /* an adapter's alpha is in it */
+    if (!config) return ts_fail(e, TS_ENOMEM, "there is no memory for a path");
+    if (!stat(config, &st)) stamp += stamp_of(&st);
+    free(config);
+    *ret = stamp;
+    return TS_OK;
 }
 
 /* Where the folder holds a file of tensors that is called so, whatever its extension; the first that there

@@ -26,15 +26,42 @@ static void free_variant(ts_sched *s, ts_variant *v) {
     free(v);
 }
 
-/* The server's folder is nobody's business: messages go to the client. */
-static void hide_folder(const ts_sched *s, ts_error *e) {
-    char *folder = ts_path_join(s->config.lora_folder, "");
-    for (char *at; folder && (at = strstr(e->message, folder));)
-        memmove(at, at + strlen(folder), strlen(at + strlen(folder)) + 1);
-    free(folder);
+static ts_code read_stamps(const ts_lora_use *uses, int n, uint64_t ret[TS_MAX_LORAS], ts_error *e) {
+    ts_code rc = TS_OK;
+    for (int i = 0; i < n && !rc; i++) rc = ts_lora_stamp(uses[i].path, &ret[i], e);
+    return rc;
 }
 
-static ts_code make(const ts_sched *s, ts_model *base, const ts_shape *shape, ts_model **ret, ts_error *e) {
+/* A file may be replaced between the request and now, and now as well: the stamps of the shape become those of what was
+ * read, so that it is used for nothing else. */
+static ts_code vary(ts_model *base, const ts_lora_use *uses, ts_shape *shape, ts_model **ret, ts_error *e) {
+    enum { TRIES = 3 };
+    uint64_t before[TS_MAX_LORAS], after[TS_MAX_LORAS];
+    const int n = shape->lora_count;
+    for (int i = 0; i < TRIES; i++) {
+        ts_model *made = NULL;
+        ts_code rc = read_stamps(uses, n, before, e);
+        if (!rc) rc = ts_model_vary(base, uses, (size_t)n, &made, e);
+        if (!rc) rc = read_stamps(uses, n, after, e);
+        if (!rc && !memcmp(before, after, (size_t)n * sizeof *before)) {
+            for (int k = 0; k < n; k++) shape->loras[k].stamp = after[k];
+            *ret = made;
+            return TS_OK;
+        }
+        ts_model_free(made);
+        if (rc) return rc;
+    }
+    return ts_fail(e, TS_EIO, "a LoRA file is being replaced again and again");
+}
+
+/* Messages go to the client. */
+static void hide_folder(const char *folder, ts_error *e) {
+    size_t n = strlen(folder);
+    while (n && folder[n - 1] == '/') n--;
+    ts_error_hide_folder(e, folder, (int)n);
+}
+
+static ts_code make(const ts_sched *s, ts_model *base, ts_shape *shape, ts_model **ret, ts_error *e) {
     ts_lora_use uses[TS_MAX_LORAS] = {0};
     ts_code rc = TS_OK;
     for (int i = 0; i < shape->lora_count && !rc; i++) {
@@ -42,9 +69,9 @@ static ts_code make(const ts_sched *s, ts_model *base, const ts_shape *shape, ts
             (ts_lora_use){ts_lora_find(s->config.lora_folder, shape->loras[i].name), shape->loras[i].scale};
         if (!uses[i].path) rc = ts_fail(e, TS_ENOMEM, "there is no memory for the request");
     }
-    if (!rc) rc = ts_model_vary(base, uses, (size_t)shape->lora_count, ret, e);
+    if (!rc) rc = vary(base, uses, shape, ret, e);
     ts_lora_uses_free(uses);
-    if (rc) hide_folder(s, e);
+    if (rc) hide_folder(s->config.lora_folder, e);
     /* What is wrong with a file is wrong with the request that names it. */
     if (rc != TS_ENOTFOUND && rc != TS_EFORMAT && rc != TS_EUNSUPPORTED) return rc;
     e->code = rc = rc == TS_EFORMAT ? TS_EINVAL : rc;
@@ -67,8 +94,9 @@ ts_code ts_variant_take_locked(ts_sched *s, ts_model *base, const ts_shape *shap
         v->users = 1;
         put_in(s, v);
         ts_model *model = NULL;
+        ts_shape made_of = *shape;
         pthread_mutex_unlock(&s->lock);
-        ts_code rc = make(s, base, shape, &model, e);
+        ts_code rc = make(s, base, &made_of, &model, e);
         pthread_mutex_lock(&s->lock);
         take_out(s, base, shape);
         pthread_cond_broadcast(&s->made);
@@ -77,6 +105,7 @@ ts_code ts_variant_take_locked(ts_sched *s, ts_model *base, const ts_shape *shap
             return rc;
         }
         v->model = model;
+        v->shape = made_of;
         v->users = 0;
     }
     v->users++;

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include "base/alloc.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -20,23 +19,6 @@ static bool is_name(const char *name) {
     return true;
 }
 
-/* Tells a file from one that has taken its place. */
-static uint64_t stamp_of(const struct stat *st) {
-    return (uint64_t)st->st_mtim.tv_sec * 1000000000u + (uint64_t)st->st_mtim.tv_nsec + (uint64_t)st->st_ino;
-}
-
-/* Of what a LoRA consists of: an adapter's alpha is in another file. */
-static ts_code stamp_all(const char *path, uint64_t *ret, ts_error *e) {
-    struct stat st;
-    if (stat(path, &st) || !S_ISREG(st.st_mode)) return TS_ENOTFOUND;
-    *ret = stamp_of(&st);
-    char *config = ts_lora_config(path);
-    if (!config) return ts_fail(e, TS_ENOMEM, "there is no memory for the request");
-    if (!stat(config, &st)) *ret += stamp_of(&st);
-    free(config);
-    return TS_OK;
-}
-
 ts_code ts_loras_find(const char *folder, const char *name, ts_lora_ref *ret, ts_error *e) {
     if (!is_name(name))
         return ts_fail_param(e, TS_EINVAL, "loras",
@@ -45,7 +27,7 @@ ts_code ts_loras_find(const char *folder, const char *name, ts_lora_ref *ret, ts
     char *path = ts_lora_find(folder, name);
     /* Another file under the name is another LoRA: what was made of the old one is not used for it. */
     ts_code rc =
-        path ? stamp_all(path, &ret->stamp, e) : ts_fail(e, TS_ENOMEM, "there is no memory for the request");
+        path ? ts_lora_stamp(path, &ret->stamp, e) : ts_fail(e, TS_ENOMEM, "there is no memory for the request");
     if (rc == TS_ENOTFOUND)
         rc = ts_fail_param(e, TS_ENOTFOUND, "loras", "there is no LoRA %s; GET /v1/loras lists them", name);
     free(path);

@@ -10,7 +10,8 @@ struct puppet puppet = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_CO
 bool ts_shape_same_loras(const ts_shape *a, const ts_shape *b) {
     bool same = a->lora_count == b->lora_count;
     for (int i = 0; i < a->lora_count && same; i++)
-        same = !strcmp(a->loras[i].name, b->loras[i].name) && a->loras[i].scale == b->loras[i].scale;
+        same = !strcmp(a->loras[i].name, b->loras[i].name) && a->loras[i].scale == b->loras[i].scale &&
+               a->loras[i].stamp == b->loras[i].stamp;
     return same;
 }
 
@@ -35,6 +36,15 @@ ts_code ts_group_check(const ts_group *group, const ts_model *model, const ts_sh
 
 char *ts_lora_find(const char *folder, const char *name) {
     return ts_format("%s/%s.safetensors", folder, name);
+}
+
+ts_code ts_lora_stamp(const char *path, uint64_t *ret, ts_error *e) {
+    (void)path;
+    (void)e;
+    pthread_mutex_lock(&puppet.lock);
+    *ret = puppet.stamp;
+    pthread_mutex_unlock(&puppet.lock);
+    return TS_OK;
 }
 
 void ts_lora_uses_free(ts_lora_use uses[TS_MAX_LORAS]) {

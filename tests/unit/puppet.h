@@ -45,6 +45,7 @@ extern struct puppet {
     int begun;
     bool slow;        /* no variant is made */
     int made, living; /* variants */
+    uint64_t stamp;   /* of all files, from now on */
     int groups;       /* that are to forget a variant before it goes */
 } puppet;
 

@@ -110,6 +110,39 @@ static void making_a_variant_holds_up_neither_submit_nor_another_group(void **st
     ts_sched_free(s);
 }
 
+static void set_stamp(uint64_t stamp) {
+    pthread_mutex_lock(&puppet.lock);
+    puppet.stamp = stamp;
+    pthread_mutex_unlock(&puppet.lock);
+}
+
+static ts_request ask_stamped(uint64_t token, uint64_t stamp) {
+    ts_request r = ask_lora(token, "a", 1);
+    r.shape.loras[0].stamp = stamp;
+    return r;
+}
+
+/* Replaced while its request waited, then put back: what was made of the other file is not taken for it. */
+static void a_variant_serves_the_file_that_it_was_made_of(void **state) {
+    (void)state;
+    ts_sched *s = start(64, 4, 0, 1);
+    occupy(s, 1);
+    submit(s, ask_stamped(2, 10));
+    set_stamp(20);
+    puppet_gate(false);
+    assert_int_equal(await(2, TS_EVENT_END).code, TS_OK);
+    submit(s, ask_stamped(3, 20));
+    assert_int_equal(await(3, TS_EVENT_END).code, TS_OK);
+    assert_int_equal(puppet.made, 1);
+    set_stamp(10);
+    submit(s, ask_stamped(4, 10));
+    assert_int_equal(await(4, TS_EVENT_END).code, TS_OK);
+    assert_int_equal(puppet.made, 2);
+    assert_ptr_not_equal(puppet_run(3).model, puppet_run(2).model);
+    set_stamp(0);
+    ts_sched_free(s);
+}
+
 static void loras_without_a_folder_are_refused(void **state) {
     (void)state;
     const ts_sched_config config = {.max_queue = 1, .max_batch = 1, .on_event = hear};
@@ -131,6 +164,7 @@ int main(void) {
         cmocka_unit_test(the_least_recently_used_variants_beyond_the_budget_go),
         cmocka_unit_test(a_lora_that_cannot_be_had_fails_only_those_who_name_it),
         cmocka_unit_test(making_a_variant_holds_up_neither_submit_nor_another_group),
+        cmocka_unit_test(a_variant_serves_the_file_that_it_was_made_of),
         cmocka_unit_test(loras_without_a_folder_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
