@@ -1,5 +1,6 @@
 #include "base/log.h"
 
+#include <poll.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -63,6 +64,31 @@ static size_t prefix(char *out, size_t room, ts_log_level level) {
     return n > 0 && (size_t)n < room ? (size_t)n : 0;
 }
 
+/* One write a line: lines of several threads do not mix. Where nobody reads them (a pipe that has filled up) they are
+ * lost, and how many is said later: a pipe that can be written to has room for PIPE_BUF bytes, more than a line. */
+static void put(const char *line, size_t n) {
+    static atomic_uint lost;
+    struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};
+    if (poll(&p, 1, 0) == 0) {
+        atomic_fetch_add(&lost, 1);
+        return;
+    }
+    char note[LINE_BYTES];
+    const unsigned gone = atomic_exchange(&lost, 0);
+    ssize_t written = 0;
+    if (gone) {
+        size_t k = prefix(note, sizeof note, TS_LOG_WARNING);
+        k += (size_t)snprintf(note + k, sizeof note - k, "%u lines were lost: nobody read them\n", gone);
+        written = write(STDERR_FILENO, note, k);
+        if (poll(&p, 1, 0) == 0) {
+            atomic_fetch_add(&lost, 1);
+            return;
+        }
+    }
+    written = write(STDERR_FILENO, line, n);
+    (void)written; /* nobody can be told of a failure */
+}
+
 static void write_line(ts_log_level level, const char *message) {
     char line[LINE_BYTES];
     pthread_once(&once, find_journal);
@@ -75,9 +101,7 @@ static void write_line(ts_log_level level, const char *message) {
             line[n++] = *s;
     }
     line[n++] = '\n';
-    /* One write a line: lines of several threads do not mix. Nobody can be told of a failure. */
-    ssize_t written = write(STDERR_FILENO, line, n);
-    (void)written;
+    put(line, n);
 }
 
 void ts_log(ts_log_level level, const char *format, ...) {

@@ -1,4 +1,4 @@
-/* The log: one line a message on stderr, at once and whole.
+/* The log: one line a message on stderr, at once and whole, or lost and counted where that would have to wait.
  *
  * Under systemd's journal a line begins with its priority as "<6>", elsewhere with the time in UTC and the
  * level. Control characters of a message come out as \xNN, so that no request can forge a line; what is

@@ -265,12 +265,24 @@ void ts_model_rest(const ts_model *m) {
     ts_store_rest(m->store_ref);
 }
 
+/* What is left of a path is what the client may know: below the model's folder, or the file's name. */
+static void hide_folders(const ts_model *m, ts_error *e) {
+    const char *vae = ts_weights_path(m->vae_weights), *slash = strrchr(m->path, '/');
+    if (!m->checkpoint)
+        ts_error_hide_folder(e, m->path, (int)strlen(m->path));
+    else if (slash)
+        ts_error_hide_folder(e, m->path, (int)(slash - m->path));
+    if ((slash = strrchr(vae, '/'))) ts_error_hide_folder(e, vae, (int)(slash - vae));
+}
+
 ts_code ts_model_check(const ts_model *m, ts_error *e) {
     ts_code rc = m->checkpoint ? ts_checkpoint_check(m->checkpoint, e) : TS_OK;
     if (!rc) rc = ts_weights_check(m->unet_weights, e);
     if (!rc) rc = ts_weights_check(m->vae_weights, e);
     for (int i = 0; i < m->text_count && !rc; i++) rc = ts_weights_check(m->text[i].weights, e);
-    return rc ? ts_error_context(e, rc, "%s must be loaded again", m->id) : TS_OK;
+    if (!rc) return TS_OK;
+    hide_folders(m, e);
+    return ts_error_context(e, rc, "%s must be loaded again", m->id);
 }
 
 static const char *last_name(const char *path) {

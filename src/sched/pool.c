@@ -91,7 +91,7 @@ static void finish_locked(ts_worker *w, ts_code rc, const ts_error *run_error) {
     const ts_job_stats *stats = &w->job.stats;
     double seconds = ts_seconds(ts_now_ns() - w->started_ns);
     int ranks = stats->ranks > 0 && stats->ranks <= TS_MAX_RANKS ? stats->ranks : 0;
-    s->stats.batches++;
+    s->stats.batches += stats->evaluations > 0; /* else it never ran */
     s->stats.evaluations += (uint64_t)(stats->evaluations > 0 ? stats->evaluations : 0);
     s->stats.synchronous += (uint64_t)(stats->synchronous > 0 ? stats->synchronous : 0);
     s->stats.busy_s += seconds * ranks;

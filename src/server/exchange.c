@@ -43,6 +43,13 @@ void ts_exchange_note(ts_exchange *x, const char *format, ...) {
     va_end(args);
 }
 
+void ts_exchange_set_failed(ts_exchange *x) {
+    x->failed = true;
+}
+bool ts_exchange_failed(const ts_exchange *x) {
+    return x->failed;
+}
+
 const char *ts_exchange_note_text(const ts_exchange *x) {
     return x->note;
 }

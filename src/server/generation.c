@@ -83,6 +83,7 @@ static void write_event(ts_generation_news *h, const ts_event *event) {
     case TS_EVENT_STARTED: h->total = event->total; break;
     case TS_EVENT_STEP:
         h->step = event->step;
+        h->steps_told++;
         h->total = event->total;
         h->eta_s = event->eta_s;
         break;
@@ -237,9 +238,9 @@ static ts_code compose(ts_generation *g) {
         rc = ts_answer_queued(&g->out, &g->answer, g->position);
         g->told_position = g->position;
     }
-    if (!rc && g->r.progress && g->step > g->told_step) {
+    if (!rc && g->r.progress && g->steps != g->told_steps) {
         rc = ts_answer_progress(&g->out, &g->answer, g->step, g->total, g->eta_s);
-        g->told_step = g->step;
+        g->told_steps = g->steps;
     }
     for (int i = 0; i < g->r.request.n && !rc; i++) {
         ts_generation_picture *p = &g->pictures[i];
@@ -251,7 +252,10 @@ static ts_code compose(ts_generation *g) {
     }
     if (!rc && all_ready(g)) {
         g->done = true;
-        if (g->error.code) rc = ts_answer_failed(&g->out, &g->error);
+        if (g->error.code) {
+            ts_reply_failed(g->x, &g->error);
+            rc = ts_answer_failed(&g->out, &g->error);
+        }
         if (!rc) rc = ts_answer_done(&g->out);
     }
     return rc;
@@ -301,6 +305,7 @@ static void take(ts_generation *g) {
     bool moved = g->position != h->position;
     g->position = h->position;
     g->step = h->step;
+    g->steps = h->steps_told;
     g->total = h->total;
     g->eta_s = h->eta_s;
     for (int i = 0; i < g->r.request.n; i++) {

@@ -33,6 +33,7 @@ typedef struct ts_generation_news {
     bool posted;
     int position; /* -1: not yet known, or already started */
     int step, total;
+    unsigned steps_told; /* how many times; a request's next batch begins with step 1 again */
     double eta_s;
     bool ended;
     ts_error error;
@@ -57,7 +58,8 @@ struct ts_generation {
     ts_answer answer;
     ts_exchange *x;                        /* NULL once the answer has left or the client has */
     bool png, streams, ended, done, stale; /* stale: news that the stream has not been woken for */
-    int position, told_position, step, told_step, total;
+    int position, told_position, step, total;
+    unsigned steps, told_steps; /* that were heard of, and those of them that the stream was told or spared */
     double eta_s;
     ts_error error;
     ts_generation_picture pictures[TS_GENERATION_PICTURES];

@@ -54,17 +54,20 @@ static enum MHD_Result on_header(void *arg, enum MHD_ValueKind kind, const char 
 ts_code ts_guard(struct MHD_Connection *connection, const char *url, const char *method, const char *version,
                  ts_error *e) {
     seen s = {0};
+    const bool old = !strcmp(version, "HTTP/1.0"); /* what proxies speak where nobody told them otherwise */
     MHD_get_connection_values_n(connection, MHD_HEADER_KIND, on_header, &s);
     if (s.wrong)
         ;
-    else if (strcmp(version, "HTTP/1.1"))
-        s.wrong = "only HTTP/1.1 is spoken here";
+    else if (!old && strcmp(version, "HTTP/1.1"))
+        s.wrong = "only HTTP/1.1 is spoken here, and 1.0";
     else if (!is_token(method, strlen(method)))
         s.wrong = "the method is not a token";
     else if (url[0] != '/' || strstr(url, "/.."))
         s.wrong = "the path is not a plain absolute path";
-    else if (s.hosts != 1)
+    else if (s.hosts > 1 || (!s.hosts && !old))
         s.wrong = "exactly one Host is wanted";
+    else if (s.encodings && old)
+        s.wrong = "HTTP/1.0 has no Transfer-Encoding";
     else if (s.lengths > 1)
         s.wrong = "more than one Content-Length";
     else if (s.encodings > 1 || (s.encodings && s.lengths))

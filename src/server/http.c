@@ -24,6 +24,7 @@
  * reset. */
 #define SWALLOW_BYTES   ((uint64_t)16 * 1024 * 1024)
 #define SWEEP_MS        500
+#define RETRY_AFTER     "5" /* seconds, of a form that there is no room for */
 #define USER_TIMEOUT_MS 30000
 
 /* ---- the loop ---- */
@@ -106,6 +107,7 @@ static void on_sweep(uv_timer_t *timer) {
     for (ts_connection *c = h->connections; c; c = c->next) {
         if (c->deadline_ns > now) continue;
         c->deadline_ns = UINT64_MAX;
+        c->cut = true;
         shutdown(c->fd, SHUT_RDWR);
     }
 }
@@ -150,8 +152,9 @@ static enum MHD_Result queue(ts_exchange *x) {
 }
 
 static enum MHD_Result refuse(ts_exchange *x, bool close) {
-    ts_header headers[2];
+    ts_header headers[3];
     size_t n = 0;
+    if (x->refusal.code == TS_EFULL) headers[n++] = (ts_header){"retry-after", RETRY_AFTER};
     if (x->refusal.code == TS_EMETHOD)
         headers[n++] = (ts_header){"allow", strcmp(x->route->method, "GET") ? x->route->method : "GET, HEAD"};
     if (close && !x->http->draining) headers[n++] = (ts_header){"connection", "close"};
@@ -175,7 +178,7 @@ static enum MHD_Result on_headers(ts_exchange *x, const char *url, const char *m
         if (announced > x->body_limit && x->body_limit)
             ts_fail(&x->refusal, TS_ETOOLARGE, "the body has %llu bytes; the limit is %zu",
                     (unsigned long long)announced, x->body_limit);
-        else if (x->route->body == TS_BODY_FORM)
+        else if (x->route->body == TS_BODY_FORM && !h->c.admit(h->c.arg, &x->refusal))
             ts_form_reader_new(ts_exchange_header(x, "content-type"), &x->reader, &x->refusal);
     }
     bool waits = ts_exchange_header(x, "expect") != NULL;
@@ -244,11 +247,14 @@ static void on_completed(void *arg, struct MHD_Connection *mhd, void **exchange,
     *exchange = NULL;
     /* Who leaves with the last byte in hand has got all of it, whatever the watch says. */
     bool gone = code != MHD_REQUEST_TERMINATED_COMPLETED_OK;
+    const bool cut = !x->gone && (x->owner->cut || code == MHD_REQUEST_TERMINATED_TIMEOUT_REACHED ||
+                                  (code == MHD_REQUEST_TERMINATED_WITH_ERROR && !x->dispatched));
+    const ts_ending ending = !gone ? TS_ENDING_WHOLE : cut ? TS_ENDING_CUT : TS_ENDING_LEFT;
     x->owner->deadline_ns = in_seconds(h->c.idle_timeout);
     if (x->on_end) x->on_end(x->end_arg, gone);
     int route = x->route && x->refusal.code != TS_EMETHOD ? (int)(x->route - h->c.routes) : -1;
     h->c.on_done(h->c.arg, x, route, x->queued ? x->status : 0, ts_seconds(ts_now_ns() - x->started_ns),
-                 gone);
+                 ending);
     ts_exchange_free(x);
 }
 
@@ -283,7 +289,11 @@ static void on_connection(void *arg, struct MHD_Connection *mhd, void **context,
         c->next = h->connections;
         if (c->next) c->next->previous = c;
         h->connections = c;
-        h->connection_count++;
+        if (++h->connection_count == h->c.connection_limit) {
+            static ts_log_limit limit;
+            ts_log_limited(&limit, 1, 60, TS_LOG_WARNING, "connection_limit is reached: %u connections are open",
+                           h->c.connection_limit);
+        }
         set_up_socket(c->fd);
         *context = c;
     } else {
@@ -297,6 +307,9 @@ static void on_connection(void *arg, struct MHD_Connection *mhd, void **context,
         if (c->next) c->next->previous = c->previous;
         h->connection_count--;
         free(c);
+        /* At its limit of connections or descriptors libmicrohttpd no longer listens, and begins to again in the run after
+         * that in which one has closed, which nothing else may bring about. */
+        pump_soon(h);
     }
 }
 
@@ -376,6 +389,11 @@ size_t ts_http_connections(const ts_http *h) {
 }
 size_t ts_http_exchanges(const ts_http *h) {
     return h->exchange_count;
+}
+size_t ts_http_forms(const ts_http *h) {
+    size_t n = 0;
+    for (const ts_connection *c = h->connections; c; c = c->next) n += c->exchange && c->exchange->reader && !c->exchange->dispatched;
+    return n;
 }
 
 static void on_handle_closed(uv_handle_t *handle) {

@@ -37,6 +37,12 @@ typedef struct ts_route {
     bool makes_pictures; /* its answers' seconds are counted */
 } ts_route;
 
+typedef enum ts_ending {
+    TS_ENDING_WHOLE,
+    TS_ENDING_LEFT, /* the client did, before the end */
+    TS_ENDING_CUT   /* we did: it was too slow, or what it sent is no HTTP */
+} ts_ending;
+
 typedef struct ts_http_config {
     uv_loop_t *loop;
     int fd; /* listens; the daemon's from now on */
@@ -46,9 +52,10 @@ typedef struct ts_http_config {
     const ts_route *routes;
     size_t route_count;
     void *arg; /* of the handlers and of on_done */
-    /* Once for every answer that left or could not; for the log and the counters. route < 0: none matched;
-     * gone: the client left before the end. */
-    void (*on_done)(void *arg, const ts_exchange *x, int route, int status, double seconds, bool gone);
+    /* Once for every answer that left or could not; for the log and the counters. route < 0: none matched. */
+    void (*on_done)(void *arg, const ts_exchange *x, int route, int status, double seconds, ts_ending ending);
+    /* Of a route with a form, before its body is read: whether there is room for what it asks for. */
+    ts_code (*admit)(void *arg, ts_error *e);
 } ts_http_config;
 
 typedef struct ts_header {
@@ -64,6 +71,7 @@ void ts_http_close(ts_http *http, void (*closed)(void *arg), void *arg);
 
 size_t ts_http_connections(const ts_http *http);
 size_t ts_http_exchanges(const ts_http *http); /* requests whose answer has not left */
+size_t ts_http_forms(const ts_http *http);     /* those of them whose form is still arriving */
 
 /* Answers from now on close their connection. */
 void ts_http_drain(ts_http *http);
@@ -80,6 +88,10 @@ const char *ts_exchange_header(const ts_exchange *x, const char *name); /* NULL 
 void ts_exchange_note(ts_exchange *x, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 const char *ts_exchange_note_text(const ts_exchange *x);
+
+/* Whether the answer is a failure, though its status may have left before that was known. */
+void ts_exchange_set_failed(ts_exchange *x);
+bool ts_exchange_failed(const ts_exchange *x);
 
 /* arg of on_end; may be called once, before the handler returns. */
 void ts_exchange_on_end(ts_exchange *x, void (*on_end)(void *arg, bool gone), void *arg);

@@ -14,6 +14,7 @@ typedef struct ts_connection {
     struct ts_connection *next, *previous;
     ts_exchange *exchange; /* the request that it carries now, or NULL */
     int fd;
+    bool cut;             /* it has been */
     uint64_t deadline_ns; /* when it is cut off; UINT64_MAX while we are the ones who are awaited */
 } ts_connection;
 
@@ -31,7 +32,7 @@ struct ts_exchange {
     ts_error refusal;       /* code: answered once the body has been swallowed */
     struct MHD_Response *response;
     int status;
-    bool dispatched, suspended, watched, gone, queued;
+    bool dispatched, suspended, watched, gone, queued, failed;
     ssize_t (*read)(void *arg, char *to, size_t room);
     void *read_arg;
     void (*on_end)(void *arg, bool gone);

@@ -120,15 +120,21 @@ void ts_images_handle(void *server, ts_exchange *x) {
         submit(g);
 }
 
-/* ---- edits: their pictures are read on a thread of the loop's pool ---- */
+/* ---- edits: their pictures are read on threads of the loop's pool ---- */
 
-typedef struct edit {
+/* Not on all of its four: finished pictures are encoded there too. */
+#define DECODERS 2
+
+typedef struct ts_edit {
     uv_work_t work;
+    struct ts_edit *next;
     ts_generation *g; /* one of its references */
     ts_form *form;
     const ts_form_part *image, *mask; /* mask: NULL where there is none */
     ts_error error;
 } edit;
+
+static void start_decoding(ts_server *s);
 
 static void edit_free(edit *d) {
     ts_form_free(d->form);
@@ -144,10 +150,10 @@ static void decode(uv_work_t *work) {
                    &d->error);
 }
 
-static void decoded(uv_work_t *work, int status) {
-    edit *d = work->data;
+static void finish_edit(edit *d, int status) {
     ts_generation *g = d->g;
     ts_request *r = &g->r.request;
+    g->server->edit_pictures -= r->n; /* from here on they are the scheduler's */
     if (status && !d->error.code) ts_fail(&d->error, TS_ECANCELLED, "the picture was not read");
     if (!g->x) {
         /* The client has left. */
@@ -167,6 +173,41 @@ static void decoded(uv_work_t *work, int status) {
     ts_source_free(&g->source);
     edit_free(d);
     ts_generation_release(g);
+}
+
+static void decoded(uv_work_t *work, int status) {
+    edit *d = work->data;
+    ts_server *s = d->g->server;
+    s->decoding--;
+    finish_edit(d, status);
+    start_decoding(s);
+}
+
+/* Edits whose client has left are passed over. */
+static void start_decoding(ts_server *s) {
+    edit *d;
+    while (s->decoding < DECODERS && (d = s->edits)) {
+        s->edits = d->next;
+        if (d->g->x && !uv_queue_work(&s->loop, &d->work, decode, decoded))
+            s->decoding++;
+        else
+            finish_edit(d, UV_ECANCELED);
+    }
+}
+
+/* Pictures of edits count as waiting from the beginning, so that what max_queue bounds is all there is. */
+static ts_code find_room(const ts_server *s, size_t pictures, ts_error *e) {
+    ts_sched_stats stats;
+    ts_sched_get_stats(s->sched, &stats);
+    const size_t waiting = (size_t)(stats.waiting + s->edit_pictures);
+    if (waiting + pictures <= (size_t)s->config->scheduler.max_queue) return TS_OK;
+    return ts_fail(e, TS_EFULL, "the queue is full");
+}
+
+ts_code ts_images_admit(void *server, ts_error *e) {
+    const ts_server *s = server;
+    if (!s->sched) return TS_OK; /* the handler says why not */
+    return find_room(s, ts_http_forms(s->http) + 1, e);
 }
 
 static bool is_file(const char *name) {
@@ -203,6 +244,15 @@ static ts_code read_edit(edit *d, ts_error *e) {
     return rc;
 }
 
+static void enqueue(edit *d) {
+    ts_server *s = d->g->server;
+    s->edit_pictures += d->g->r.request.n;
+    if (!s->edits) s->edits_end = &s->edits;
+    *s->edits_end = d;
+    s->edits_end = &d->next;
+    start_decoding(s);
+}
+
 void ts_images_edit_handle(void *server, ts_exchange *x) {
     ts_error e = {0};
     ts_generation *g = begin(server, x);
@@ -214,10 +264,10 @@ void ts_images_edit_handle(void *server, ts_exchange *x) {
         d->work.data = d;
         rc = read_edit(d, &e);
     }
-    if (!rc && uv_queue_work(&g->server->loop, &d->work, decode, decoded))
-        rc = ts_fail(&e, TS_EINTERNAL, "the picture could not be read");
+    if (!rc) rc = find_room(g->server, (size_t)g->r.request.n, &e);
     if (!rc) {
-        g->references++; /* the work's */
+        g->references++; /* the edit's */
+        enqueue(d);
         return;
     }
     if (d) edit_free(d);

@@ -7,7 +7,7 @@
 #include "server/reply.h"
 #include "server/server_internal.h"
 
-#define TEXT_BYTES ((size_t)1024 * 1024)
+#define TEXT_BYTES ((size_t)64 * 1024 * 1024) /* names of a folder with a million files */
 
 ts_code ts_server_ready(const ts_server *s, ts_error *e) {
     if (s->state == TS_STATE_LOADING) return ts_fail(e, TS_ELOADING, "the models are being loaded");

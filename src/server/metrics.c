@@ -107,6 +107,7 @@ ts_code ts_metrics_write(ts_buffer *b, const ts_metrics *m, const ts_metrics_now
          s->wait_s},
         {"tessera_pictures_waiting", "gauge", "Pictures in the queue.", s->waiting},
         {"tessera_pictures_running", "gauge", "Pictures being made.", s->running},
+        {"tessera_lora_variants", "gauge", "Models with LoRA files that are kept.", s->variants},
         {"tessera_groups", "gauge", "Groups of devices.", s->groups},
         {"tessera_groups_busy", "gauge", "Groups that run a batch.", s->groups_busy},
         {"tessera_resident_bytes", "gauge", "Memory of the process.", resident_bytes()},

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/json.h"
+#include "base/log.h"
 
 #define ERROR_BYTES ((size_t)16 * 1024)
 #define MAX_HEADERS 6
@@ -53,16 +54,25 @@ ts_code ts_json_error(ts_buffer *b, const ts_error *error) {
     return rc;
 }
 
+void ts_reply_failed(ts_exchange *x, const ts_error *error) {
+    const bool ours = ts_code_http(error->code) >= 500 && error->code != TS_ELOADING && error->code != TS_ESHUTDOWN;
+    ts_exchange_set_failed(x);
+    static ts_log_limit limit;
+    if (ours)
+        ts_log_limited(&limit, 20, 10, TS_LOG_ERROR, "%s failed: %s", ts_exchange_id(x),
+                       error->message[0] ? error->message : ts_code_sentence(error->code));
+}
+
 void ts_reply_error_headers(ts_exchange *x, const ts_error *error, const ts_header *headers, size_t count) {
     ts_buffer b;
     ts_header all[MAX_HEADERS + 2];
     size_t n = 0;
     int status = ts_code_http(error->code);
+    ts_reply_failed(x, error);
     ts_assert(count <= MAX_HEADERS);
     for (; n < count; n++) all[n] = headers[n];
-    /* The same request would meet the same bug, file or number again. */
-    bool lasting = error->code == TS_EINTERNAL || error->code == TS_EFORMAT || error->code == TS_ENONFINITE;
-    if (lasting) all[n++] = (ts_header){"x-should-retry", "false"};
+    /* The same request would meet the same bug, file, device or number again. */
+    if (status == 500) all[n++] = (ts_header){"x-should-retry", "false"};
     if (status == 503) all[n++] = (ts_header){"retry-after", "5"};
     ts_buffer_init(&b, ERROR_BYTES);
     ts_code rc = ts_json_error(&b, error);

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <systemd/sd-daemon.h>
 #include <time.h>
 #include <unistd.h>
@@ -32,7 +33,8 @@ static void on_closed(uv_handle_t *handle) {
 /* Those that were made. */
 static void close_handles(ts_server *s) {
     uv_handle_t *const handles[] = {(uv_handle_t *)&s->wake, (uv_handle_t *)&s->sigterm, (uv_handle_t *)&s->sigint,
-                                    (uv_handle_t *)&s->tick, (uv_handle_t *)&s->flush};
+                                    (uv_handle_t *)&s->sighup, (uv_handle_t *)&s->tick,
+                                    (uv_handle_t *)&s->flush};
     for (size_t i = 0; i < sizeof handles / sizeof *handles; i++)
         if (uv_handle_get_type(handles[i]) != UV_UNKNOWN_HANDLE) uv_close(handles[i], on_closed);
 }
@@ -153,16 +155,20 @@ static void wake(void *arg) {
     uv_async_send(&s->wake);
 }
 
-static void on_done(void *arg, const ts_exchange *x, int route, int status, double seconds, bool gone) {
+static void on_done(void *arg, const ts_exchange *x, int route, int status, double seconds, ts_ending ending) {
+    static const char *const endings[] = {[TS_ENDING_WHOLE] = "",
+                                          [TS_ENDING_LEFT] = ", the client left",
+                                          [TS_ENDING_CUT] = ", cut off: too slow, or no HTTP"};
     ts_server *s = arg;
-    ts_metrics_count(&s->metrics, route, status, gone);
-    if (route >= 0 && ts_routes[route].makes_pictures && status == 200 && !gone)
+    ts_metrics_count(&s->metrics, route, status, ending == TS_ENDING_LEFT);
+    if (route >= 0 && ts_routes[route].makes_pictures && status == 200 && ending == TS_ENDING_WHOLE &&
+        !ts_exchange_failed(x))
         ts_metrics_time(&s->metrics, seconds);
     if (!s->config->log.requests) return;
     const char *note = ts_exchange_note_text(x);
     ts_log(TS_LOG_INFO, "%s %s %.200s %d %.1f ms%s%s%s", ts_exchange_id(x), ts_exchange_method(x),
            ts_exchange_path(x), status, seconds * 1e3, *note ? ", " : "", note,
-           gone ? ", the client left" : "");
+           endings[ending]);
 }
 
 static ts_code open_socket(const ts_config *c, int *ret_fd, ts_error *e) {
@@ -201,7 +207,8 @@ static ts_code start_http(ts_server *s, ts_error *e) {
                                  .routes = ts_routes,
                                  .route_count = ts_route_count,
                                  .arg = s,
-                                 .on_done = on_done};
+                                 .on_done = on_done,
+                                 .admit = ts_images_admit};
     return ts_http_new(&http, &s->http, e);
 }
 
@@ -210,10 +217,11 @@ static ts_code init_handles(ts_server *s, ts_error *e) {
     int status = uv_async_init(&s->loop, &s->wake, on_wake);
     if (!status) status = uv_signal_init(&s->loop, &s->sigterm);
     if (!status) status = uv_signal_init(&s->loop, &s->sigint);
+    if (!status) status = uv_signal_init(&s->loop, &s->sighup);
     if (status) return ts_fail_errno(e, TS_EIO, -status, "the event loop");
     uv_timer_init(&s->loop, &s->tick);
     uv_timer_init(&s->loop, &s->flush);
-    s->wake.data = s->sigterm.data = s->sigint.data = s->tick.data = s->flush.data = s;
+    s->wake.data = s->sigterm.data = s->sigint.data = s->sighup.data = s->tick.data = s->flush.data = s;
     s->load.data = s;
     return TS_OK;
 }
@@ -222,6 +230,7 @@ static ts_code start(ts_server *s, ts_error *e) {
     uint64_t interval;
     /* Signals first: who sees the port may already want to stop us. */
     if (uv_signal_start(&s->sigterm, on_signal, SIGTERM) || uv_signal_start(&s->sigint, on_signal, SIGINT) ||
+        uv_signal_start(&s->sighup, on_signal, SIGHUP) ||
         uv_timer_start(&s->tick, on_tick, TICK_MS, TICK_MS))
         return ts_fail(e, TS_EINTERNAL, "starting the loop");
     ts_code rc = start_http(s, e);
@@ -232,6 +241,18 @@ static ts_code start(ts_server *s, ts_error *e) {
     return TS_OK;
 }
 
+/* As many descriptors as connections may want; beyond the hard limit that is for the operator to know. */
+static void raise_descriptors(const ts_config *c) {
+    enum { OTHERS = 128 }; /* files of models and LoRAs, the loop's own */
+    const rlim_t wanted = (rlim_t)c->server.connection_limit + OTHERS;
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur >= wanted) return;
+    limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
+    if (setrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur < wanted)
+        ts_log(TS_LOG_WARNING, "the limit of open files, %llu, is too low for connection_limit = %lld",
+               (unsigned long long)limit.rlim_cur, (long long)c->server.connection_limit);
+}
+
 ts_code ts_server_run(const ts_config *config, ts_error *e) {
     ts_server s = {.config = config, .started_ns = ts_now_ns(), .started_at = (int64_t)time(NULL)};
     if (!config->models.path.count)
@@ -239,6 +260,7 @@ ts_code ts_server_run(const ts_config *config, ts_error *e) {
     ts_code rc = ts_setup_make(config, &s.setup, e);
     if (rc) return rc;
     signal(SIGPIPE, SIG_IGN);
+    raise_descriptors(config);
     pthread_mutex_init(&s.events, NULL);
     if (uv_loop_init(&s.loop)) {
         pthread_mutex_destroy(&s.events);

@@ -13,7 +13,7 @@ ts_code ts_server_check(const ts_config *config, ts_error *e);
 /* And whether the models, LoRAs and embeddings that it names can be loaded, which takes as long as that. Logs. */
 ts_code ts_server_check_models(const ts_config *config, ts_error *e);
 
-/* Listens, loads, serves, until SIGTERM or SIGINT, and then until all that was accepted is answered (at most
+/* Listens, loads, serves, until SIGTERM, SIGINT or SIGHUP, and then until all that was accepted is answered (at most
  * server.drain_timeout; a second signal ends the wait). TS_OK after an orderly end; otherwise why it did not
  * start. Logs. */
 ts_code ts_server_run(const ts_config *config, ts_error *e);

@@ -47,9 +47,11 @@ typedef struct ts_server {
 
     ts_generation *generations;
     size_t generation_count;
+    struct ts_edit *edits, **edits_end; /* that wait to be decoded, oldest first */
+    int decoding, edit_pictures; /* edits that are being; pictures that those and the waiting ones ask for */
 
     ts_metrics metrics;
-    uv_signal_t sigterm, sigint;
+    uv_signal_t sigterm, sigint, sighup;
     uv_timer_t tick;      /* a second: pings, drain, watchdog */
     uv_timer_t flush;     /* streams that have something new to say */
     uint64_t watchdog_ns; /* half of systemd's interval; 0: none */
@@ -59,6 +61,7 @@ typedef struct ts_server {
 /* images.c */
 void ts_images_handle(void *server, ts_exchange *x);
 void ts_images_edit_handle(void *server, ts_exchange *x);
+ts_code ts_images_admit(void *server, ts_error *e); /* room for an edit: TS_EFULL */
 
 /* generation.c */
 void ts_images_take_events(ts_server *s); /* after the mailbox has woken the loop */

@@ -93,7 +93,9 @@ def test_a_model_file_that_shrinks_fails_the_requests_of_its_model_alone(start, 
         f.truncate(file.stat().st_size // 2)
     for _ in range(2):  # the second time there is nothing left to read
         error = check_error(daemon.post({"prompt": "a lake", "model": "shrinking"}), 500, None, "io_error")
-        assert str(file) in error["message"]
+        assert f"unet/{file.name} " in error["message"] and str(tmp_path) not in error["message"]
+        assert daemon.get("/v1/models").status == 200
+    assert f"unet/{file.name} " in daemon.log_text(), "the log does not say why"
     assert daemon.pictures(seed=3)["data"] == good
 
 

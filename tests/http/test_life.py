@@ -314,7 +314,7 @@ def test_sigterm_finishes_what_runs_refuses_what_comes_and_exits_0(start):
     assert daemon.wait() == 0
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_an_idle_daemon_ends_at_once(start, how):
     daemon = start()
     with socket.create_connection(("127.0.0.1", daemon.port)):

@@ -34,7 +34,8 @@ AMBIGUOUS = {
     "no host": post(LENGTH) + BODY,
     "two hosts": post(HOST, b"Host: y", LENGTH) + BODY,
     "a header name with a bracket": post(HOST, b"Bad(Name: 1", LENGTH) + BODY,
-    "HTTP/1.0": post(HOST, LENGTH, version=b"HTTP/1.0") + BODY,
+    "HTTP/1.2": post(HOST, LENGTH, version=b"HTTP/1.2") + BODY,
+    "HTTP/1.0 in chunks": post(HOST, b"Transfer-Encoding: chunked", version=b"HTTP/1.0") + CHUNKED,
     "a path that climbs": post(HOST, LENGTH, target=b"/v1/../v1/images/generations") + BODY,
 }
 
@@ -62,12 +63,30 @@ def test_ambiguous_requests_are_400_and_the_connection_closes(server, name):
     assert b"connection: close" in head.lower()
 
 
-@pytest.mark.parametrize("name", ["both lengths and chunks", "no host", "two hosts", "HTTP/1.0"])
+@pytest.mark.parametrize("name", ["both lengths and chunks", "no host", "two hosts", "HTTP/1.2"])
 def test_the_400_has_the_shape_of_an_error(server, name):
     got = server.raw(AMBIGUOUS[name], timeout=3)
     head, _, body = got.partition(b"\r\n\r\n")
     assert b"x-request-id: " in head.lower()
     assert json.loads(body)["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("lines", [(HOST, LENGTH), (LENGTH,)], ids=["with a host", "without"])
+def test_what_old_proxies_speak_is_understood(server, lines):
+    """nginx and HAProxy's checks say HTTP/1.0 where nobody told them otherwise."""
+    got = server.raw(post(*lines, b"Content-Type: application/json", version=b"HTTP/1.0") + BODY)
+    assert statuses(got) == [200], got[:400]
+    assert json.loads(got.partition(b"\r\n\r\n")[2])["data"]
+    assert statuses(server.raw(b"GET /health HTTP/1.0\r\n\r\n")) == [200]
+
+
+def test_a_stream_for_an_old_proxy_ends_with_its_connection(server):
+    body = json.dumps({"prompt": "a lake", "stream": True}).encode()
+    got = server.raw(post(HOST, b"Content-Type: application/json", b"Content-Length: %d" % len(body),
+                          version=b"HTTP/1.0") + body)
+    head, _, rest = got.partition(b"\r\n\r\n")
+    assert statuses(got) == [200] and b"chunked" not in head.lower()
+    assert rest.endswith(b"data: [DONE]\n\n")
 
 
 GARBAGE = {
