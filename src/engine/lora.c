@@ -13,6 +13,7 @@
 
 static const ts_json_limits metadata_limits = {.depth = 4, .values = 200000};
 
+#define PEFT_ALPHA   8                 /* of an adapter whose configuration does not say */
 #define CONFIG_BYTES ((size_t)1 << 20) /* of an adapter, at most */
 
 /* A tensor of the file and what its key says. */
@@ -54,12 +55,16 @@ static ts_code read_keys(ts_lora *l, ts_error *e) {
     if (tensors + others == 0) return ts_fail(e, TS_EFORMAT, "there is nothing in it");
     ts_code rc = TS_OK;
     for (size_t i = 0; i < tensors + others && !rc; i++) {
+        /* Embeddings that a trainer has put beside the LoRA: whoever wants them has them in their own folder. */
+        static const char bundle[] = "bundle_emb.";
         entry *to = &l->entries[l->entry_count];
+        *to = (entry){0};
         if (i < tensors)
             to->tensor = ts_tensors_at(l->file, i);
         else
             to->other = ts_tensors_other(l->file, i - tensors);
         to->key = to->tensor ? to->tensor->name : to->other->name;
+        if (!strncmp(to->key, bundle, sizeof bundle - 1)) continue;
         rc = ts_lora_key_read(to->key, &to->is, e);
         if (rc) break;
         if (l->entry_count++ == 0) l->adapter = to->is.adapter;
@@ -70,6 +75,7 @@ static ts_code read_keys(ts_lora *l, ts_error *e) {
             rc = ts_fail(e, TS_EUNSUPPORTED, "%.200s is of type %s, which is not offered", to->key,
                          to->other->type);
     }
+    if (!rc && !l->entry_count) rc = ts_fail(e, TS_EFORMAT, "there is no LoRA in it");
     if (!rc) qsort(l->entries, l->entry_count, sizeof *l->entries, in_order);
     return rc;
 }
@@ -81,6 +87,8 @@ static ts_code read_alpha(const entry *from, double *ret, ts_error *e) {
     float f;
     int64_t i;
     int32_t k;
+    int16_t h;
+    uint8_t b;
     if (from->tensor && ts_file_tensor_elements(from->tensor) == 1) {
         ts_file_tensor_to_f32(from->tensor, &f);
         alpha = (double)f;
@@ -90,6 +98,12 @@ static ts_code read_alpha(const entry *from, double *ret, ts_error *e) {
     } else if (from->other && from->other->bytes == sizeof k && !strcmp(from->other->type, "I32")) {
         memcpy(&k, from->other->data, sizeof k);
         alpha = (double)k;
+    } else if (from->other && from->other->bytes == sizeof h && !strcmp(from->other->type, "I16")) {
+        memcpy(&h, from->other->data, sizeof h);
+        alpha = h;
+    } else if (from->other && from->other->bytes == sizeof b && !strcmp(from->other->type, "U8")) {
+        memcpy(&b, from->other->data, sizeof b);
+        alpha = b;
     } else if (from->other && from->other->bytes == sizeof alpha && !strcmp(from->other->type, "F64")) {
         memcpy(&alpha, from->other->data, sizeof alpha);
     }
@@ -212,6 +226,9 @@ static ts_code check_settings(const ts_lora *l, const cJSON *config, ts_lora_par
         if (v && !cJSON_IsNull(v) && !cJSON_IsFalse(v))
             return ts_fail(e, TS_EUNSUPPORTED, "%s is not offered", not_offered[i]);
     }
+    const cJSON *rslora = setting(l, config, part, "use_rslora");
+    if (rslora && !cJSON_IsNull(rslora) && !cJSON_IsBool(rslora))
+        return ts_fail(e, TS_EFORMAT, "use_rslora is not true or false");
     const cJSON *init = setting(l, config, part, "init_lora_weights"), *patterns, *p;
     for (size_t i = 0; i < sizeof initial / sizeof *initial; i++)
         if (cJSON_IsString(init) && !strncmp(init->valuestring, initial[i], strlen(initial[i])))
@@ -240,7 +257,7 @@ static ts_code read_factors(ts_lora *l, const cJSON *config, ts_error *e) {
         const double rank = (double)m->down->shape[0];
         ts_code rc = isnan(m->factor) ? alpha_of(l, config, l->keys[i], &m->factor, e) : TS_OK;
         if (rc) return rc;
-        if (isnan(m->factor)) m->factor = rank;
+        if (isnan(m->factor)) m->factor = l->adapter ? PEFT_ALPHA : rank;
         m->factor /= cJSON_IsTrue(setting(l, config, m->part, "use_rslora")) ? sqrt(rank) : rank;
     }
     return TS_OK;

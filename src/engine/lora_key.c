@@ -16,6 +16,7 @@ static const struct {
     {"lora_te1_", TS_LORA_TEXT, false},
     {"lora_te2_", TS_LORA_TEXT_2, false},
     {"unet.", TS_LORA_UNET, false},
+    {"diffusion_model.", TS_LORA_UNET, false}, /* ComfyUI's */
     {"text_encoder.", TS_LORA_TEXT, false},
     {"text_encoder_2.", TS_LORA_TEXT_2, false},
     {"down_blocks.", TS_LORA_UNET, true},
@@ -56,9 +57,13 @@ static const struct {
     {"oft_", "OFT"},
     {".lora_B.bias", "a LoRA with a bias"},
     {".lora_up.bias", "a LoRA with a bias"},
+    {".on_input", "IA3"},
+    {".a1.weight", "GLoRA"},
+    {".b1.weight", "GLoRA"},
+    {".set_weight", "a layer in whole"},
 };
 /* And ends of keys. */
-static const char *const whole[] = {".diff", ".diff_b"};
+static const char *const whole[] = {".diff", ".diff_b", ".w_norm", ".b_norm"};
 
 /* Layers that the oldest files of diffusers call otherwise. */
 static const struct {
@@ -120,7 +125,7 @@ ts_code ts_lora_key_read(const char *key, ts_lora_key *ret, ts_error *e) {
         if (strstr(key, refused[i].text))
             return ts_fail(e, TS_EUNSUPPORTED, "%.200s: %s is not offered", key, refused[i].kind);
     size_t i = 0, n = strlen(key);
-    for (int k = 0; k < 2; k++)
+    for (size_t k = 0; k < sizeof whole / sizeof *whole; k++)
         if (ends_with(key, n, whole[k]))
             return ts_fail(e, TS_EUNSUPPORTED, "%.200s: a whole difference is not offered", key);
     const char *layer = find_part(key, ret);

@@ -200,7 +200,14 @@ static const refusal refusals[] = {
     {"{" PAIR(Q) ",\"count\":" T("I64", "[]", 256, 264) "}", 264, TS_EFORMAT, "count"},
     {"{" PAIR(Q) ",\"lora_unet_.alpha\":" T("F16", "[]", 256, 258) "}", 258, TS_EFORMAT, "lora_unet_.alpha"},
     {"{" PAIR(Q) ",\"" Q ".alpha\":" T("F16", "[2]", 256, 260) "}", 260, TS_EFORMAT, Q ".alpha"},
-    {"{" PAIR(Q) ",\"" Q ".alpha\":" T("I16", "[]", 256, 258) "}", 258, TS_EFORMAT, Q ".alpha"},
+    {"{" PAIR(Q) ",\"" Q ".alpha\":" T("I16", "[]", 256, 258) "}", 258, TS_OK, ""},
+    {"{" PAIR(Q) ",\"" Q ".alpha\":" T("BOOL", "[]", 256, 257) "}", 257, TS_EFORMAT, Q ".alpha"},
+    {"{" PAIR(Q) ",\"bundle_emb.word.string_to_param.*\":" T("F16", "[1]", 256, 258) "}", 258, TS_OK, ""},
+    {"{\"bundle_emb.word.string_to_param.*\":" T("F16", "[1]", 0, 2) "}", 2, TS_EFORMAT, "no LoRA"},
+    {"{" PAIR("diffusion_model.mid_block.attentions.0.transformer_blocks.0.attn1.to_q") "}", 256, TS_OK, ""},
+    {"{" PAIR(Q) ",\"" Q ".on_input\":" T("F16", "[1]", 256, 258) "}", 258, TS_EUNSUPPORTED, "IA3"},
+    {"{" PAIR(Q) ",\"" Q ".a1.weight\":" T("F16", "[1]", 256, 258) "}", 258, TS_EUNSUPPORTED, "GLoRA"},
+    {"{" PAIR(Q) ",\"" Q ".w_norm\":" T("F16", "[1]", 256, 258) "}", 258, TS_EUNSUPPORTED, "whole"},
     {"{" PAIR(Q) ",\"" Q ".dora_scale\":" T("F16", "[32]", 256, 320) "}", 320, TS_EUNSUPPORTED, "DoRA"},
     {"{\"" Q ".hada_w1_a\":" T("F16", "[2]", 0, 4) "}", 4, TS_EUNSUPPORTED, "LoHa"},
     {"{\"" Q ".lokr_w1\":" T("F16", "[2]", 0, 4) "}", 4, TS_EUNSUPPORTED, "LoKr"},
@@ -258,8 +265,9 @@ typedef struct adapter_case {
 } adapter_case;
 
 static const adapter_case adapters[] = {
-    {"{}", TS_OK, ""},
+    {"{}", TS_OK, ""}, /* PEFT's own default */
     {"{\"lora_alpha\": 4, \"r\": 3}", TS_OK, ""},
+    {"{\"lora_alpha\": 4, \"use_rslora\": 1}", TS_EFORMAT, "use_rslora"},
     {NULL, TS_EFORMAT, "adapter_config.json"},
     {"{", TS_EFORMAT, "adapter_config.json"},
     {"{\"lora_alpha\": \"4\"}", TS_EFORMAT, "alpha"},
@@ -306,7 +314,7 @@ static void an_adapter_is_read_with_its_configuration(void **state) {
             assert_int_equal(ts_lora_at(l, k)->part, TS_LORA_TEXT);
             const double alpha = !strcmp(ts_lora_at(l, k)->layer, c->word) ? 9
                                  : strstr(c->text, "alpha")                ? 4
-                                                                           : 3;
+                                                                           : 8;
             assert_true(fabs(ts_lora_at(l, k)->factor - alpha / 3) < 1e-9);
         }
         ts_lora_free(l);
