@@ -92,25 +92,38 @@ ts_code ts_encode_plan(const ts_run *run, ts_plan **ret, ts_error *e) {
 /* -1..1 to 0..255, as diffusers rounds: half to even, after clamping. */
 static unsigned char to_byte(float x) {
     float v = x * 0.5f + 0.5f;
-    v = v > 0 ? v : 0; /* a NaN becomes 0 here; the latent was checked before */
+    v = v > 0 ? v : 0;
     v = v < 1 ? v : 1;
     return (unsigned char)rintf(v * 255.0f);
 }
 
+typedef struct decoded {
+    unsigned char *pixels;
+    atomic_bool nan; /* some value is none */
+} decoded;
+
 static void give_pixels(void *to, size_t at, const float *from, size_t n) {
-    unsigned char *pixels = to;
-    for (size_t i = 0; i < n; i++) pixels[at + i] = to_byte(from[i]);
+    decoded *d = to;
+    bool nan = false;
+    for (size_t i = 0; i < n; i++) {
+        d->pixels[at + i] = to_byte(from[i]);
+        nan |= isnan(from[i]);
+    }
+    if (nan) atomic_store(&d->nan, true);
 }
 
 ts_code ts_decode(ts_run *run, int k, unsigned char *pixels, ts_error *e) {
+    decoded d = {.pixels = pixels};
     pass a = {.run = run,
               .input = run->latents + (size_t)k * ts_run_elements(run),
               .input_name = "latent",
               .output_name = "pixels",
               .give = give_pixels,
-              .to = pixels};
+              .to = &d};
     ts_code rc = ts_decode_plan(run, &a.plan, e);
-    return rc ? rc : run_pass(&a, e);
+    if (!rc) rc = run_pass(&a, e);
+    if (!rc && atomic_load(&d.nan)) rc = ts_fail(e, TS_ENONFINITE, "the decoded picture has values that are no numbers");
+    return rc;
 }
 
 static void give_moments(void *to, size_t at, const float *from, size_t n) {

@@ -13,9 +13,9 @@ from contract import check_error
 from daemon import Daemon, SLOW, model, receive
 
 
-def spoil(folder, tensor):
-    """Writes NaN over a tensor of the U-Net."""
-    file = next(pathlib.Path(folder, "unet").glob("*.safetensors"))
+def spoil(folder, tensor, component="unet"):
+    """Writes NaN over a tensor."""
+    file = next(pathlib.Path(folder, component).glob("*.safetensors"))
     data = bytearray(file.read_bytes())
     size = struct.unpack_from("<Q", data)[0]
     begin, end = json.loads(data[8:8 + size])[tensor]["data_offsets"]
@@ -47,6 +47,15 @@ def test_a_picture_that_stops_being_finite_is_a_500_that_says_when(two):
     error = check_error(answer, 500, None, "non_finite")
     assert "1 of 3" in error["message"]
     assert answer.headers["x-should-retry"] == "false"
+
+
+def test_so_is_one_that_its_autoencoder_spoils(start, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(model(), broken)
+    spoil(broken, "decoder.conv_out.bias", "vae")
+    daemon = start({"models": {"path": broken}})
+    error = check_error(daemon.post({"prompt": "a lake"}), 500, None, "non_finite")
+    assert "decoded" in error["message"]
 
 
 def test_openai_client_does_not_try_again(two):
