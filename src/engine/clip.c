@@ -16,6 +16,7 @@ ts_code ts_clip_config_read(const cJSON *j, bool projected, ts_clip_config *ret,
     if (!rc && projected) rc = ts_config_int(j, "projection_dim", 1 << 14, 512, &c.projection, e);
     if (!rc) rc = ts_json_number(j, "layer_norm_eps", 0, 1, 1e-5, &c.eps, e);
     if (!rc) rc = ts_json_int(j, "eos_token_id", 0, 1 << 22, 2, &eos, e);
+    if (!rc) rc = ts_config_only_false(j, "use_attention_mask", e);
     if (rc) return rc;
     c.eos_token = (int)eos;
     const char *act = "quick_gelu";

@@ -138,7 +138,8 @@ static ts_code load_bpe(loader *l, const char *dir, ts_error *e) {
     return rc ? ts_error_context(e, rc, "%s/tokenizer.json", dir) : TS_OK;
 }
 
-/* A token that is a string or an object. special: an object that does not say is not normalised. */
+/* A token that is a string or an object. special: what one is that does not say; a special one that does not say that
+ * either is not normalised. */
 static ts_code read_spec(const cJSON *v, const char *key, bool special, spec *ret, ts_error *e) {
     spec s = {0};
     if (cJSON_IsString(v))
@@ -149,6 +150,7 @@ static ts_code read_spec(const cJSON *v, const char *key, bool special, spec *re
         const char *text = NULL;
         if (!cJSON_IsObject(v)) return ts_fail_param(e, TS_EINVAL, key, "%s is not a token", key);
         rc = ts_json_string(v, "content", NULL, &text, e);
+        if (!rc) rc = ts_json_bool(v, "special", special, &special, e);
         if (!rc) rc = ts_json_bool(v, "normalized", !special, &s.normalised, e);
         for (size_t i = 0; !rc && i < sizeof others / sizeof others[0]; i++) {
             bool on = false;
@@ -197,7 +199,7 @@ static ts_code read_specs(loader *l, const cJSON *decoder, ts_error *e) {
     cJSON_ArrayForEach(v, decoder) {
         rc = read_spec(v, "added_tokens_decoder", false, &s, e);
         if (!rc) rc = add_spec(l, s, strtoll(v->string, NULL, 10), e);
-        if (rc) return rc;
+        if (rc) return ts_error_context(e, rc, "tokenizer_config.json");
     }
     if (decoder) return TS_OK;
     cJSON_ArrayForEach(v, l->added) {
@@ -212,7 +214,7 @@ static ts_code read_specs(loader *l, const cJSON *decoder, ts_error *e) {
         rc = read_spec(v, "added_tokens", false, &s, e);
         if (!rc) rc = ts_json_int(v, "id", 0, TS_BPE_ID, 0, &id, e);
         if (!rc) rc = add_spec(l, s, id, e);
-        if (rc) return rc;
+        if (rc) return ts_error_context(e, rc, "tokenizer.json: added_tokens");
     }
     return TS_OK;
 }
@@ -227,6 +229,24 @@ static const spec *find_spec(const loader *l, const char *text) {
     for (size_t i = 0; i < l->spec_count; i++)
         if (strcmp(l->specs[i].text, text) == 0) found = &l->specs[i];
     return found;
+}
+
+static const char *text_of(const cJSON *token) {
+    if (cJSON_IsString(token)) return token->valuestring;
+    return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(token, "content"));
+}
+
+/* Further special tokens, which would cut texts elsewhere, unless they are among the tokens that have been read. */
+static ts_code check_more(const loader *l, const cJSON *json, ts_error *e) {
+    static const char *const keys[] = {"additional_special_tokens", "extra_special_tokens"};
+    const cJSON *v;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        cJSON_ArrayForEach(v, cJSON_GetObjectItemCaseSensitive(json, keys[i])) {
+            const char *text = text_of(v);
+            if (text && (find_spec(l, text) || is_named(l, text))) continue;
+            return ts_fail_param(e, TS_EUNSUPPORTED, keys[i], "%s: \"%.64s\" is not offered", keys[i], text ? text : "?");
+        }
+    return TS_OK;
 }
 
 /* text as it came; its id is the vocabulary's, or the next new one. */
@@ -278,9 +298,12 @@ static ts_code load_added(loader *l, ts_error *e) {
     const cJSON *decoder = cJSON_GetObjectItemCaseSensitive(l->config, "added_tokens_decoder");
     if (!cJSON_IsObject(decoder)) decoder = NULL;
     ts_code rc = read_names(l, l->config, false, e);
-    if (!rc && !decoder) rc = read_names(l, l->map, true, e);
+    if (rc) return ts_error_context(e, rc, "tokenizer_config.json");
+    if (!decoder && (rc = read_names(l, l->map, true, e))) return ts_error_context(e, rc, "special_tokens_map.json");
     if (l->pad) l->named[PAD] = (spec){.text = l->pad};
     if (!rc) rc = read_specs(l, decoder, e);
+    if (!rc) rc = check_more(l, l->config, e);
+    if (!rc) rc = check_more(l, l->map, e);
     if (rc) return rc;
     if (l->spec_count) qsort(l->specs, l->spec_count, sizeof *l->specs, by_place);
     for (int i = 0; i < NAMES; i++)
@@ -319,6 +342,10 @@ static ts_code load_config(loader *l, ts_error *e) {
         if (!rc && strcmp(text, "right") != 0)
             rc = ts_fail_param(e, TS_EUNSUPPORTED, sides[i], "%s: %.64s is not offered", sides[i], text);
     }
+    bool split = false;
+    if (!rc) rc = ts_json_bool(l->config, "split_special_tokens", false, &split, e);
+    if (!rc && split)
+        rc = ts_fail_param(e, TS_EUNSUPPORTED, "split_special_tokens", "split_special_tokens: true is not offered");
     if (!rc) rc = ts_json_number(l->config, "model_max_length", 2, 1e40, LENGTH_DEFAULT, &length, e);
     if (rc) return rc;
     l->t->max_length = length > LENGTH_MAXIMUM ? LENGTH_DEFAULT : (int)length;

@@ -90,6 +90,16 @@ static ts_code verify_vae(const ts_model *m, ts_error *e) {
     return in_part(m, m->vae_weights, "vae", rc, e);
 }
 
+/* A table that is longer than the config says belongs to another config. */
+static ts_code check_positions(const ts_text_model *t, ts_error *e) {
+    static const char name[] = "text_model.embeddings.position_embedding.weight";
+    const ts_param *p = ts_weights_find(t->weights, name);
+    if (!p) p = ts_weights_find(t->weights, name + strlen("text_model."));
+    if (!p || p->shape[0] == t->config.positions) return TS_OK;
+    return ts_fail_param(e, TS_EFORMAT, "max_position_embeddings", "%s has %d rows, and max_position_embeddings is %d",
+                         p->name, (int)p->shape[0], t->config.positions);
+}
+
 static ts_code verify_text(const ts_model *m, int i, ts_error *e) {
     const ts_text_model *t = &m->text[i];
     /* All that some request reads, but XL's first encoder, of which nobody reads the end. */
@@ -100,6 +110,7 @@ static ts_code verify_text(const ts_model *m, int i, ts_error *e) {
     if (b) ts_clip_build(b, &t->config, &all);
     if (!rc) rc = check(b, &c, e);
     free(c.used);
+    if (!rc) rc = check_positions(t, e);
     const ts_param *p = ts_weights_find(t->weights, "text_projection.weight");
     if (!rc && t->config.projection &&
         (!p || p->rank != 2 || p->shape[0] != t->config.projection || p->shape[1] != t->config.hidden))

@@ -208,6 +208,9 @@ static void a_broken_folder_is_an_error_that_names_the_file(void **state) {
         {V, "a b</w>\n", NULL, "{\"bos_token\":\"\"}", "empty"},
         {V, "a b</w>\n", NULL, "{\"pad_token\":{\"content\":\"x\",\"lstrip\":true}}", "lstrip"},
         {V, "a b</w>\n", NULL, "{\"added_tokens_decoder\":{\"3\":7}}", "added_tokens_decoder"},
+        {V, "a b</w>\n", NULL, "{\"additional_special_tokens\":[\"a b\"]}", "additional_special_tokens"},
+        {V, "a b</w>\n", NULL, "{\"extra_special_tokens\":{\"x\":\"a b\"}}", "extra_special_tokens"},
+        {V, "a b</w>\n", NULL, "{\"split_special_tokens\":true}", "tokenizer_config.json"},
         {NULL, NULL, "{}", NULL, "tokenizer.json"},
         {NULL, NULL, "{\"model\":{\"type\":\"Unigram\"}}", NULL, "Unigram"},
         {NULL, NULL, "{\"model\":{\"type\":\"BPE\",\"vocab\":" V "}}", NULL, "merges"},
@@ -257,6 +260,32 @@ static void a_vocabulary_with_gaps_uses_its_unknown_token(void **state) {
     remove_folder(&f);
 }
 
+/* AddedToken's own default: what is special is looked for as it is written, what is not in lower case. */
+static void an_added_token_that_does_not_say_is_normalised_unless_it_is_special(void **state) {
+    (void)state;
+    folder f = make_folder();
+    put_file(&f, "vocab.json", V);
+    put_file(&f, "merges.txt", "a b</w>\n");
+    put_file(&f, "tokenizer_config.json",
+             "{\"additional_special_tokens\":[\"<S>\"],\"added_tokens_decoder\":{"
+             "\"9\":{\"content\":\"<S>\",\"special\":true},\"10\":{\"content\":\"<N>\",\"special\":false}}}");
+    ts_tokenizer *t = NULL;
+    ts_error e = {0};
+    must(ts_tokenizer_open(f.path, &t, &e), &e);
+    static const struct {
+        const char *text;
+        size_t count;
+    } cases[] = {{"<S>", 1}, {"<s>", 3}, {"<N>", 1}, {"<n>", 1}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int32_t ids[8];
+        size_t count;
+        must(ts_tokenizer_ids(t, cases[i].text, strlen(cases[i].text), ids, 8, &count, &e), &e);
+        if (count != cases[i].count) fail_msg("%s: %zu ids", cases[i].text, count);
+    }
+    ts_tokenizer_free(t);
+    remove_folder(&f);
+}
+
 int main(int argc, char **argv) {
     fixture_init(argc, argv);
     const struct CMUnitTest tests[] = {
@@ -266,6 +295,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(a_mebibyte_of_anything_takes_moments),
         cmocka_unit_test(a_broken_folder_is_an_error_that_names_the_file),
         cmocka_unit_test(a_vocabulary_with_gaps_uses_its_unknown_token),
+        cmocka_unit_test(an_added_token_that_does_not_say_is_normalised_unless_it_is_special),
     };
     return cmocka_run_group_tests_name("tokenizer", tests, NULL, NULL);
 }
