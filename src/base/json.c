@@ -320,12 +320,42 @@ ts_code ts_json_string(const cJSON *object, const char *key, const char *otherwi
     return TS_OK;
 }
 
-ts_code ts_json_file(const char *path, size_t maximum, ts_json_limits limits, cJSON **ret, ts_error *e) {
+static void ease_python(char *text, size_t size) {
+    static const struct {
+        const char *word, *is;
+    } words[] = {{"-Infinity", "-1e300"}, {"Infinity", "1e300"}, {"NaN", "{}"}};
+    bool quoted = false;
+    for (size_t i = 0; i < size; i++) {
+        if (quoted && text[i] == '\\')
+            i++;
+        else if (text[i] == '"')
+            quoted = !quoted;
+        else if (!quoted && strchr("-IN", text[i]))
+            for (size_t k = 0; k < sizeof words / sizeof *words; k++) {
+                const size_t n = strlen(words[k].word), m = strlen(words[k].is);
+                if (n > size - i || memcmp(text + i, words[k].word, n) != 0) continue;
+                memcpy(text + i, words[k].is, m);
+                memset(text + i + m, ' ', n - m);
+                i += n - 1;
+                break;
+            }
+    }
+}
+
+static ts_code read_file(const char *path, size_t maximum, ts_json_limits limits, bool python, cJSON **ret, ts_error *e) {
     char *text;
     size_t size;
     ts_code rc = ts_read_file(path, maximum, &text, &size, e);
     if (rc) return rc;
+    if (python) ease_python(text, size);
     rc = ts_json_parse(text, size, limits, ret, e);
     free(text);
     return rc ? ts_error_context(e, rc == TS_EINVAL ? TS_EFORMAT : rc, "%s", path) : TS_OK;
+}
+
+ts_code ts_json_file(const char *path, size_t maximum, ts_json_limits limits, cJSON **ret, ts_error *e) {
+    return read_file(path, maximum, limits, false, ret, e);
+}
+ts_code ts_json_python_file(const char *path, size_t maximum, ts_json_limits limits, cJSON **ret, ts_error *e) {
+    return read_file(path, maximum, limits, true, ret, e);
 }

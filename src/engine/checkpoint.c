@@ -27,8 +27,11 @@ static const struct {
                        {false, true}},
 };
 
-const char *checkpoint_text_prefix(checkpoint_kind kind, int encoder) {
-    return kinds[kind].prefix[encoder];
+/* Of XL's refiner too, whose U-Net takes more than a text. */
+#define SGM_TEXT "conditioner.embedders.0.model."
+
+const char *checkpoint_text_prefix(const ts_checkpoint *c, int encoder) {
+    return c->sgm ? SGM_TEXT : kinds[c->kind].prefix[encoder];
 }
 bool checkpoint_text_is_openclip(checkpoint_kind kind, int encoder) {
     return kinds[kind].openclip[encoder];
@@ -62,16 +65,37 @@ static ts_code lacks(const ts_checkpoint *c, const char *prefix, const char *wha
     return ts_fail(e, TS_EFORMAT, "%s: there is no %s (%s*)", c->path, what, prefix);
 }
 
+/* What is none of ours, though its names are. */
+static ts_code check_foreign(const ts_checkpoint *c, ts_error *e) {
+    static const char *const alone[] = {"input_blocks.", "down_blocks."}, *const edm[] = {"edm_mean", "edm_vpred."};
+    for (int i = 0; i < 2; i++) {
+        if (any_key(c->file, alone[i]))
+            return ts_fail(e, TS_EUNSUPPORTED, "%s is a U-Net alone, without the other parts of a model", c->path);
+        if (any_key(c->file, edm[i]) || unread_below(c, edm[i]))
+            return ts_fail(e, TS_EUNSUPPORTED, "%s has EDM's noise levels (as Playground 2.5, CosXL), which are not offered",
+                           c->path);
+    }
+    return TS_OK;
+}
+
 static ts_code recognise(ts_checkpoint *c, ts_error *e) {
-    if (!any_key(c->file, CHECKPOINT_UNET)) return lacks(c, CHECKPOINT_UNET, "U-Net", e);
+    ts_code rc = check_foreign(c, e);
+    if (rc) return rc;
+    if (!any_key(c->file, CHECKPOINT_UNET) || unread_below(c, CHECKPOINT_UNET))
+        return lacks(c, CHECKPOINT_UNET, "U-Net", e);
     c->vae = any_key(c->file, CHECKPOINT_VAE "decoder.conv_in.");
     for (int k = CHECKPOINT_XL; k >= CHECKPOINT_SD1; k--)
         if (any_key(c->file, kinds[k].sign)) {
             c->kind = (checkpoint_kind)k;
             return TS_OK;
         }
-    if (any_key(c->file, "conditioner.embedders.0.model."))
-        return ts_fail(e, TS_EUNSUPPORTED, "%s is an XL refiner, which is not offered", c->path);
+    if (any_key(c->file, SGM_TEXT)) {
+        if (any_key(c->file, CHECKPOINT_UNET "label_emb."))
+            return ts_fail(e, TS_EUNSUPPORTED, "%s is an XL refiner, which is not offered", c->path);
+        c->kind = CHECKPOINT_SD2;
+        c->sgm = true;
+        return TS_OK;
+    }
     for (int k = CHECKPOINT_XL; k >= CHECKPOINT_SD1; k--)
         if (unread_below(c, kinds[k].sign)) return lacks(c, kinds[k].sign, "text encoder", e);
     return ts_fail(e, TS_EFORMAT, "%s: there is no text encoder (%s*, %s* or %s*)", c->path, kinds[0].sign,
@@ -91,16 +115,19 @@ static bool is_word(const char *key) {
     return false;
 }
 
-/* Whether the file beside it is ours. AUTOMATIC1111 keeps notes on a checkpoint under the same name: texts
- * and numbers, the name of an autoencoder among them. */
+/* Whether the file beside it is ours: it says one of our words, or nothing but objects. Others keep notes on a
+ * checkpoint under the same name: AUTOMATIC1111 texts and numbers, the name of an autoencoder among them; SD.Next what
+ * Civitai's server says. */
 static bool is_ours(const cJSON *beside) {
     const cJSON *v;
+    bool objects = true;
     if (!cJSON_IsObject(beside)) return true;
     cJSON_ArrayForEach(v, beside) {
         const bool note = !strcmp(v->string, "vae") && cJSON_IsString(v);
-        if (cJSON_IsObject(v) || (is_word(v->string) && !note)) return true;
+        if (is_word(v->string) && !note) return true;
+        objects = objects && cJSON_IsObject(v);
     }
-    return false;
+    return objects;
 }
 
 /* In ours a word that is none of its own is a mistake. */
@@ -121,18 +148,18 @@ static ts_code check_beside(const cJSON *beside, const char *path, ts_error *e) 
 static ts_code read_beside(ts_checkpoint *c, ts_error *e) {
     size_t n;
     ts_path_extension(c->path, ts_tensors_extensions, &n);
-    char *path = ts_format("%.*s.json", (int)n, c->path);
+    char *path = c->beside_path = ts_format("%.*s.json", (int)n, c->path);
     if (!path) return ts_fail(e, TS_ENOMEM, "opening %s", c->path);
     ts_code rc = TS_OK;
-    if (ts_file_exists(path)) rc = ts_json_file(path, BESIDE_BYTES, beside_limits, &c->beside, e);
-    if (!rc && c->beside && is_ours(c->beside)) {
-        rc = check_beside(c->beside, path, e);
-    } else {
-        cJSON_Delete(c->beside);
-        c->beside = NULL;
-    }
-    free(path);
+    if (ts_file_exists(path)) rc = ts_json_python_file(path, BESIDE_BYTES, beside_limits, &c->beside, e);
+    if (!rc && c->beside && is_ours(c->beside)) return check_beside(c->beside, path, e);
+    cJSON_Delete(c->beside);
+    c->beside = NULL;
     return rc;
+}
+
+const char *ts_checkpoint_config_path(const ts_checkpoint *c, const char *component) {
+    return cJSON_GetObjectItemCaseSensitive(c->beside, component) ? c->beside_path : c->path;
 }
 
 ts_code ts_checkpoint_open(const char *path, ts_checkpoint **ret, ts_error *e) {
@@ -159,6 +186,7 @@ void ts_checkpoint_free(ts_checkpoint *c) {
     cJSON_Delete(c->config);
     cJSON_Delete(c->beside);
     ts_tensors_free(c->file);
+    free(c->beside_path);
     free(c->folder);
     free(c->path);
     free(c);
@@ -272,7 +300,7 @@ ts_code ts_checkpoint_weights(const ts_checkpoint *c, const char *name, ts_weigh
     ts_assert(which < TEXT_2 || (which == TEXT_2 && c->kind == CHECKPOINT_XL));
     const char *prefix = which == UNET  ? CHECKPOINT_UNET
                          : which == VAE ? CHECKPOINT_VAE
-                                        : checkpoint_text_prefix(c->kind, (int)(which - TEXT));
+                                        : checkpoint_text_prefix(c, (int)(which - TEXT));
     const size_t n = strlen(prefix);
     ts_weights *w = NULL;
     ts_code rc = ts_weights_new(c->path, &w, e);
@@ -358,7 +386,7 @@ ts_code ts_checkpoint_tokenizer(const ts_checkpoint *c, int encoder, ts_tokenize
     static const char *const keys[] = {"tokenizer", "tokenizer_2"};
     const char *folder;
     ts_code rc = ts_json_string(c->beside, keys[encoder], NULL, &folder, e);
-    if (rc) return rc;
+    if (rc) return ts_error_context(e, rc, "%s", c->beside_path);
     /* OpenCLIP pads with its token 0. */
     const char *pad = folder ? NULL : checkpoint_text_is_openclip(c->kind, encoder) ? "!" : "<|endoftext|>";
     char *path = !folder          ? ts_data_path("clip")

@@ -113,10 +113,61 @@ static ts_code count_levels(ts_checkpoint *c, int *ret_levels, ts_error *e) {
     return TS_OK;
 }
 
-/* 2.x of the kind that paints into masks predicts epsilon, at the size of 2-base from which it was made. */
-static bool is_sd2_inpainting(const ts_checkpoint *c) {
-    return c->kind == CHECKPOINT_SD2 &&
-           dim(c, 1, CHECKPOINT_UNET "input_blocks.0.0.weight") == INPAINTING_CHANNELS;
+/* Whether a tensor of that name marks the file, whatever its type. */
+static bool is_marked(const ts_checkpoint *c, const char *name) {
+    const ts_file_other *other;
+    if (has(c, "%s", name)) return true;
+    for (size_t i = 0; (other = ts_tensors_other(c->file, i)); i++)
+        if (!strcmp(other->name, name)) return true;
+    return false;
+}
+
+/* Population variance. 0: there is no such tensor. */
+static double variance(const ts_checkpoint *c, const char *name) {
+    enum { SOME = 256 };
+    const ts_file_tensor *t = ts_tensors_find(c->file, name);
+    const size_t n = t ? ts_file_tensor_elements(t) : 0;
+    float values[SOME];
+    double sum = 0, squares = 0;
+    for (size_t at = 0; at < n; at += SOME) {
+        const size_t count = n - at < SOME ? n - at : SOME, size = ts_dtype_size(t->dtype);
+        const ts_file_tensor part = {.name = name,
+                                     .dtype = t->dtype,
+                                     .rank = 1,
+                                     .shape = {(int64_t)count},
+                                     .data = (const char *)t->data + at * size,
+                                     .bytes = count * size};
+        ts_file_tensor_to_f32(&part, values);
+        for (size_t i = 0; i < count; i++) {
+            sum += (double)values[i];
+            squares += (double)values[i] * (double)values[i];
+        }
+    }
+    return n ? squares / (double)n - sum / (double)n * (sum / (double)n) : 0;
+}
+
+/* Whether the U-Net predicts v. A file's own word counts first: a tensor that is called so, then what its metadata say
+ * (as the specification "modelspec" has it, or ComfyUI). 2.x of the kind that paints into masks was made from 2-base,
+ * which predicts epsilon. Other 2.x say nothing; v needs the spread of one layer's bias to be large, which is how ComfyUI
+ * and others tell 2.1 from 2-base and its fine-tunes (0.09 is theirs). Without that layer it is 2.1, as diffusers has it. */
+static bool predicts_v(const ts_checkpoint *c) {
+    static const char *const keys[] = {"modelspec.prediction_type", "modelspec.predict_key"};
+    static const char telling[] = CHECKPOINT_UNET "output_blocks.11.1.transformer_blocks.0.norm1.bias";
+    if (is_marked(c, "v_pred")) return true;
+    for (int i = 0; i < 2; i++) {
+        const char *said = ts_tensors_metadata(c->file, keys[i]);
+        if (said && (!strcmp(said, "v") || !strcmp(said, "v_prediction"))) return true;
+        if (said && (!strcmp(said, "epsilon") || !strcmp(said, "eps"))) return false;
+    }
+    if (c->kind != CHECKPOINT_SD2 || dim(c, 1, CHECKPOINT_UNET "input_blocks.0.0.weight") == INPAINTING_CHANNELS)
+        return false;
+    return !has(c, "%s", telling) || variance(c, telling) > 0.09 * 0.09;
+}
+
+/* Of OpenCLIP: a parameter of its own, or (from diffusers' own converter) the weight of a linear layer. */
+static int projection_of(const ts_checkpoint *c, const char *prefix) {
+    const int n = dim(c, 1, "%stext_projection", prefix);
+    return n ? n : dim(c, 0, "%stext_projection.weight", prefix);
 }
 
 static ts_code unet_config(ts_checkpoint *c, draft *d, ts_error *e) {
@@ -151,11 +202,12 @@ static ts_code unet_config(ts_checkpoint *c, draft *d, ts_error *e) {
     put_number(d, "cross_attention_dim",
                dim(c, 1, CHECKPOINT_UNET "middle_block.1.transformer_blocks.0.attn2.to_k.weight"));
     put_bool(d, "use_linear_projection", !dim(c, 2, CHECKPOINT_UNET "middle_block.1.proj_in.weight"));
-    static const int sizes[] = {[CHECKPOINT_SD1] = 64, [CHECKPOINT_SD2] = 96, [CHECKPOINT_XL] = 128};
-    put_number(d, "sample_size", is_sd2_inpainting(c) ? sizes[CHECKPOINT_SD1] : sizes[c->kind]);
+    /* What predicts v among 2.x was trained at 768 pixels, the rest at 512. */
+    const int size = c->kind == CHECKPOINT_XL ? 128 : c->kind == CHECKPOINT_SD2 && predicts_v(c) ? 96 : 64;
+    put_number(d, "sample_size", size);
     if (c->kind != CHECKPOINT_XL) return TS_OK;
     int added = dim(c, 1, CHECKPOINT_UNET "label_emb.0.0.weight");
-    int pooled = dim(c, 1, "%stext_projection", checkpoint_text_prefix(c->kind, 1));
+    int pooled = projection_of(c, checkpoint_text_prefix(c, 1));
     put_string(d, "addition_embed_type", "text_time");
     put_number(d, "projection_class_embeddings_input_dim", added);
     put_number(d, "addition_time_embed_dim", (added - pooled) / TIME_IDS);
@@ -241,29 +293,27 @@ static ts_code openclip_sizes(const ts_checkpoint *c, const char *prefix, draft 
     put_number(d, "intermediate_size", dim(c, 0, "%stransformer.resblocks.0.mlp.c_fc.weight", prefix));
     put_number(d, "num_attention_heads", hidden > HEAD_CHANNELS ? hidden / HEAD_CHANNELS : 1);
     put_string(d, "hidden_act", "gelu");
-    if (c->kind == CHECKPOINT_XL) put_number(d, "projection_dim", dim(c, 1, "%stext_projection", prefix));
+    if (c->kind == CHECKPOINT_XL) put_number(d, "projection_dim", projection_of(c, prefix));
     return rc;
 }
 
-/* The published models' schedulers. 2.x is taken to predict v, as diffusers takes it: nothing in the file
- * tells 2-base, which does not. Files that are marked with tensors of these names say so themselves. */
+/* The published models' schedulers. */
 static void scheduler_config(const ts_checkpoint *c, draft *d) {
     static const char *const classes[] = {[CHECKPOINT_SD1] = "PNDMScheduler",
                                           [CHECKPOINT_SD2] = "DDIMScheduler",
                                           [CHECKPOINT_XL] = "EulerDiscreteScheduler"};
-    bool v = (c->kind == CHECKPOINT_SD2 && !is_sd2_inpainting(c)) || has(c, "v_pred");
     put_string(d, "_class_name", classes[c->kind]);
     put_number(d, "num_train_timesteps", 1000);
     put_number(d, "beta_start", 0.00085);
     put_number(d, "beta_end", 0.012);
     put_string(d, "beta_schedule", "scaled_linear");
     put_string(d, "timestep_spacing", "leading");
-    put_string(d, "prediction_type", v ? "v_prediction" : "epsilon");
+    put_string(d, "prediction_type", predicts_v(c) ? "v_prediction" : "epsilon");
     put_number(d, "steps_offset", 1);
     put_bool(d, "clip_sample", false);
     put_bool(d, "set_alpha_to_one", false);
     put_bool(d, "skip_prk_steps", true);
-    put_bool(d, "rescale_betas_zero_snr", has(c, "ztsnr"));
+    put_bool(d, "rescale_betas_zero_snr", is_marked(c, "ztsnr"));
 }
 
 static ts_code merge(cJSON *json, const cJSON *over, const char *name, ts_error *e) {
@@ -289,7 +339,7 @@ ts_code checkpoint_configure(ts_checkpoint *c, ts_error *e) {
         if (i == 3 && c->kind != CHECKPOINT_XL) continue;
         draft d = {.json = cJSON_AddObjectToObject(c->config, names[i])};
         if (!d.json) return ts_fail(e, TS_ENOMEM, "%s", c->path);
-        const char *prefix = i == 2 || i == 3 ? checkpoint_text_prefix(c->kind, i - 2) : NULL;
+        const char *prefix = i == 2 || i == 3 ? checkpoint_text_prefix(c, i - 2) : NULL;
         if (i == 0)
             rc = unet_config(c, &d, e);
         else if (i == 1)

@@ -66,6 +66,10 @@ ts_code ts_config_only_number(const cJSON *json, const char *key, double value, 
     return !m || (cJSON_IsNumber(m) && m->valuedouble == value) ? TS_OK : refuse(m, key, e);
 }
 
+ts_code ts_config_bool(const cJSON *json, const char *key, bool otherwise, bool *ret, ts_error *e) {
+    return ts_json_bool(json, key, otherwise && !cJSON_GetObjectItemCaseSensitive(json, key), ret, e);
+}
+
 ts_code ts_config_int(const cJSON *json, const char *key, int high, int otherwise, int *ret, ts_error *e) {
     const cJSON *m = member(json, key);
     if (!m && otherwise > 0) {

@@ -18,6 +18,9 @@ ts_code ts_config_only_false(const cJSON *json, const char *key, ts_error *e);
 ts_code ts_config_only_null(const cJSON *json, const char *key, ts_error *e);
 ts_code ts_config_only_number(const cJSON *json, const char *key, double value, ts_error *e);
 
+/* Absent: `otherwise`; null, which Python takes for false, is that. */
+ts_code ts_config_bool(const cJSON *json, const char *key, bool otherwise, bool *ret, ts_error *e);
+
 /* An integer in 1..high that must be there (or null, with a default > 0). */
 ts_code ts_config_int(const cJSON *json, const char *key, int high, int otherwise, int *ret, ts_error *e);
 

@@ -161,6 +161,7 @@ bool ts_keymap_openclip(const char *key, char ret[TS_KEY_BYTES]) {
     static const pair top[] = {{"positional_embedding", "text_model.embeddings.position_embedding.weight"},
                                {"token_embedding.", "text_model.embeddings.token_embedding."},
                                {"ln_final.", "text_model.final_layer_norm."},
+                               {"text_projection.", "text_projection."},
                                {"text_projection", "text_projection.weight"},
                                {0}};
     static const pair layer[] = {{"ln_1.", "layer_norm1."},

@@ -7,6 +7,7 @@
 #include "base/alloc.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "engine/config.h"
 #include "engine/verify.h"
 
 /* Configs are small; tokenizer files have limits of their own. */
@@ -32,7 +33,9 @@ static ts_code in_component(const ts_model *m, const char *component, ts_code rc
     if (!rc) return TS_OK;
     if (!m->checkpoint) return ts_error_context(e, rc, "%s/%s", m->path, component);
     /* No config.json there: the component alone. */
-    return ts_error_context(e, rc, "%s: %.*s", m->path, (int)strcspn(component, "/"), component);
+    char name[32];
+    snprintf(name, sizeof name, "%.*s", (int)strcspn(component, "/"), component);
+    return ts_error_context(e, rc, "%s: %s", ts_checkpoint_config_path(m->checkpoint, name), name);
 }
 
 /* A component's config and weights, from its folder or the single file. The config is *ret_owned too where
@@ -55,8 +58,9 @@ static ts_code open_component(const ts_model *m, const char *component, const cJ
 static void correct_sample_size(const cJSON *json, ts_unet_config *c) {
     const char *version = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "_diffusers_version"));
     int major, minor;
-    if (version && sscanf(version, "%4d.%4d", &major, &minor) == 2 && major == 0 && minor < 9 && c->sample_size < 64)
-        c->sample_size = 64;
+    if (version && sscanf(version, "%4d.%4d", &major, &minor) == 2 && major == 0 && minor < 9 && c->sample_width < 64 &&
+        c->sample_width == c->sample_height)
+        c->sample_width = c->sample_height = 64;
 }
 
 static ts_code load_unet(ts_model *m, ts_error *e) {
@@ -91,7 +95,7 @@ static ts_code load_vae_folder(ts_model *m, const char *folder, ts_error *e) {
     ts_code rc = path ? ts_json_file(path, CONFIG_BYTES, CONFIG_LIMITS, &json, e)
                       : ts_fail(e, TS_ENOMEM, "loading %s", folder);
     if (!rc) rc = ts_vae_config_read(json, &m->vae, e);
-    if (rc) ts_error_context(e, rc, "%s", folder);
+    if (rc) ts_error_context(e, rc, "%s", path ? path : folder);
     if (!rc) rc = ts_weights_open(folder, &m->vae_weights, e);
     cJSON_Delete(json);
     free(path);
@@ -135,12 +139,13 @@ static ts_code load_tokenizer(const ts_model *m, int i, ts_tokenizer **ret, ts_e
 
 static ts_code load_text(ts_model *m, int i, bool projected, ts_error *e) {
     static const char *const encoders[] = {"text_encoder", "text_encoder_2"};
+    static const char *const configs[] = {"text_encoder/config.json", "text_encoder_2/config.json"};
     ts_text_model *t = &m->text[i];
     const cJSON *json = NULL;
     cJSON *owned = NULL;
     m->text_count = i + 1;
     ts_code rc = open_component(m, encoders[i], &json, &owned, &t->weights, e);
-    if (!rc) rc = in_component(m, encoders[i], ts_clip_config_read(json, projected, &t->config, e), e);
+    if (!rc) rc = in_component(m, configs[i], ts_clip_config_read(json, projected, &t->config, e), e);
     if (!rc) rc = load_tokenizer(m, i, &t->tokenizer, e);
     cJSON_Delete(owned);
     return rc;
@@ -156,6 +161,15 @@ static ts_code open_scheduler(ts_model *m, const char *class_name, ts_error *e) 
     return rc;
 }
 
+/* Whether the sampler has steps on the model's schedule, and if not, why. */
+static ts_code plan_few(const ts_model *m, const ts_sampler *sampler, ts_error *e) {
+    const int few = m->schedule.num_train_timesteps < 4 ? m->schedule.num_train_timesteps : 4;
+    ts_sampler_plan *plan = NULL;
+    ts_code rc = ts_sampler_plan_new(sampler, &m->schedule, few, 0, &plan, e);
+    free(plan);
+    return rc;
+}
+
 /* class_name: what the folder's index says that it is; "" where it does not. */
 static ts_code load_scheduler(ts_model *m, const char *class_name, ts_error *e) {
     ts_code rc = TS_OK;
@@ -165,8 +179,9 @@ static ts_code load_scheduler(ts_model *m, const char *class_name, ts_error *e) 
             ts_schedule_config_read(ts_checkpoint_config(m->checkpoint, "scheduler"), &m->schedule, e), e);
     else
         rc = open_scheduler(m, class_name, e);
+    if (rc) return rc;
     if (!m->xl) ts_schedule_suit_sd(&m->schedule);
-    return rc;
+    return in_component(m, "scheduler/scheduler_config.json", plan_few(m, ts_sampler_find(m->schedule.sampler), e), e);
 }
 
 /* Which pipeline it is; opens the single file. */
@@ -191,30 +206,28 @@ static ts_code read_class(ts_model *m, const char *name, ts_error *e) {
             m->xl = classes[i].xl;
             return TS_OK;
         }
-    return ts_fail_param(e, TS_EFORMAT, "_class_name",
-                         "%s/model_index.json: _class_name: \"%.64s\" is not supported", m->path, name);
+    return ts_fail_param(e, TS_EFORMAT, "_class_name", "_class_name: \"%.64s\" is not supported", name);
 }
 
-static ts_code check_refiner(const ts_model *m, const cJSON *index, ts_error *e) {
+static ts_code check_refiner(const cJSON *index, ts_error *e) {
     bool aesthetics = false;
     ts_code rc = ts_json_bool(index, "requires_aesthetics_score", false, &aesthetics, e);
     if (rc || !aesthetics) return rc;
     return ts_fail_param(e, TS_EUNSUPPORTED, "requires_aesthetics_score",
-                         "%s is an XL refiner, which is not offered", m->path);
+                         "it is of an XL refiner, which is not offered");
 }
 
 enum { CLASS_BYTES = 64 };
 
 /* "scheduler": ["diffusers", "EulerDiscreteScheduler"] is what counts, whatever the component's own file says; other
  * libraries' are left to that. */
-static ts_code read_scheduler_class(const ts_model *m, const cJSON *index, char ret[CLASS_BYTES], ts_error *e) {
+static ts_code read_scheduler_class(const cJSON *index, char ret[CLASS_BYTES], ts_error *e) {
     const cJSON *pair = cJSON_GetObjectItemCaseSensitive(index, "scheduler");
     const char *library = cJSON_GetStringValue(cJSON_GetArrayItem(pair, 0));
     const char *name = cJSON_GetStringValue(cJSON_GetArrayItem(pair, 1));
     if (!library || !name || strcmp(library, "diffusers") != 0) return TS_OK;
     if (strlen(name) >= CLASS_BYTES)
-        return ts_fail_param(e, TS_EFORMAT, "scheduler", "%s/model_index.json: scheduler: \"%.64s\" is not offered",
-                             m->path, name);
+        return ts_fail_param(e, TS_EFORMAT, "scheduler", "scheduler: \"%.64s\" is not offered", name);
     strcpy(ret, name);
     return TS_OK;
 }
@@ -223,15 +236,16 @@ static ts_code load_index(ts_model *m, char ret_scheduler[CLASS_BYTES], ts_error
     cJSON *json = NULL;
     ts_code rc = open_config(m, NULL, "model_index.json", NULL, &json, e);
     if (rc) return rc;
-    const char *name = "";
-    rc = ts_json_string(json, "_class_name", "", &name, e);
+    const char *name = NULL;
+    rc = ts_json_string(json, "_class_name", NULL, &name, e);
+    if (!rc && !name) rc = ts_fail_param(e, TS_EFORMAT, "_class_name", "there is no _class_name");
     if (!rc) rc = read_class(m, name, e);
-    if (!rc && m->xl) rc = check_refiner(m, json, e);
-    if (!rc) rc = read_scheduler_class(m, json, ret_scheduler, e);
-    if (!rc) rc = ts_json_bool(json, "force_zeros_for_empty_prompt", true, &m->zeros_for_absent, e);
+    if (!rc && m->xl) rc = check_refiner(json, e);
+    if (!rc) rc = read_scheduler_class(json, ret_scheduler, e);
+    if (!rc) rc = ts_config_bool(json, "force_zeros_for_empty_prompt", true, &m->zeros_for_absent, e);
     if (!m->xl) m->zeros_for_absent = false;
     cJSON_Delete(json);
-    return rc;
+    return rc ? ts_error_context(e, rc, "%s/model_index.json", m->path) : TS_OK;
 }
 
 /* The parts must agree with each other before anything is built from them. */
@@ -251,6 +265,12 @@ static ts_code check_parts(const ts_model *m, ts_error *e) {
     if (u->text_time != m->xl || (m->xl && u->added_dim - 6 * u->time_id_dim != ts_model_pooled_width(m)))
         return ts_fail_param(e, TS_EFORMAT, "projection_class_embeddings_input_dim",
                              "%s: the U-Net's added embedding does not fit the pipeline", m->path);
+    /* A single file says no such thing. */
+    for (int i = 0; !m->checkpoint && i < m->text_count; i++)
+        if (ts_tokenizer_max_length(m->text[i].tokenizer) < m->text[i].config.positions)
+            return ts_fail_param(e, TS_EUNSUPPORTED, "model_max_length",
+                                 "%s: model_max_length: %d is not offered: the text encoder has %d positions", m->path,
+                                 ts_tokenizer_max_length(m->text[i].tokenizer), m->text[i].config.positions);
     for (int i = 1; i < m->text_count; i++)
         if (m->text[i].config.positions != m->text[0].config.positions)
             return ts_fail(e, TS_EFORMAT, "%s: the text encoders have different lengths", m->path);
@@ -329,8 +349,8 @@ ts_code ts_model_load(const char *path, const char *vae, ts_model **ret, ts_erro
     m->info = (ts_model_info){.id = m->id,
                               .path = m->path,
                               .kind = m->xl ? "sdxl" : "sd",
-                              .default_width = m->unet.sample_size * ts_model_scale(m),
-                              .default_height = m->unet.sample_size * ts_model_scale(m),
+                              .default_width = m->unet.sample_width * ts_model_scale(m),
+                              .default_height = m->unet.sample_height * ts_model_scale(m),
                               .latent_channels = m->vae.latent_channels,
                               .scale = ts_model_scale(m),
                               .prediction = ts_prediction_name(m->schedule.prediction_type),
@@ -365,11 +385,7 @@ void ts_model_free(ts_model *m) {
 }
 
 bool ts_model_takes_sampler(const ts_model *m, const ts_sampler *sampler) {
-    const int few = m->schedule.num_train_timesteps < 4 ? m->schedule.num_train_timesteps : 4;
-    ts_sampler_plan *plan = NULL;
-    ts_code rc = ts_sampler_plan_new(sampler, &m->schedule, few, 0, &plan, NULL);
-    free(plan);
-    return !rc;
+    return !plan_few(m, sampler, NULL);
 }
 
 const ts_model_info *ts_model_get_info(const ts_model *m) {

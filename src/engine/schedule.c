@@ -138,10 +138,11 @@ static ts_code read_numbers(const cJSON *json, ts_schedule_config *c, bool clips
     if (!rc) rc = ts_json_number(json, "beta_end", 1e-9, 0.999, 0.02, &c->beta_end, e);
     if (!rc) rc = ts_json_number(json, "sigma_min", 1e-9, 1e9, 0, &c->sigma_min, e);
     if (!rc) rc = ts_json_number(json, "sigma_max", 1e-9, 1e9, 0, &c->sigma_max, e);
-    if (!rc) rc = ts_json_number(json, "lambda_min_clipped", -1e9, 1e9, -INFINITY, &c->lambda_min_clipped, e);
+    if (!rc) rc = ts_json_number(json, "lambda_min_clipped", -1e300, 1e9, -1e300, &c->lambda_min_clipped, e);
     if (!rc) rc = ts_json_bool(json, "clip_sample", clips, &clips, e);
     if (!rc) rc = ts_json_number(json, "clip_sample_range", 1e-9, 1e9, 1, &range, e);
     if (rc) return rc;
+    if (c->lambda_min_clipped < -1e9) c->lambda_min_clipped = -INFINITY; /* as Python writes it (ts_json_python_file) */
     c->num_train_timesteps = (int)timesteps;
     c->steps_offset = (int)offset;
     c->solver_order = (int)order;
@@ -201,29 +202,6 @@ ts_code ts_schedule_config_read(const cJSON *json, ts_schedule_config *ret, ts_e
     return TS_OK;
 }
 
-/* Python's words for what JSON cannot say become null, which is "the default" here. */
-static void blank_infinities(char *text, size_t size) {
-    static const char *const words[] = {"-Infinity", "Infinity", "NaN"};
-    bool quoted = false;
-    for (size_t i = 0; i < size; i++) {
-        if (quoted && text[i] == '\\')
-            i++;
-        else if (text[i] == '"')
-            quoted = !quoted;
-        else if (!quoted && (text[i] == '-' || text[i] == 'I' || text[i] == 'N'))
-            for (size_t k = 0; k < sizeof words / sizeof words[0]; k++) {
-                size_t n = strlen(words[k]);
-                if (n > size - i || memcmp(text + i, words[k], n) != 0) continue;
-                /* "NaN" is a byte short of "null": 0 would be a value, so it takes the space after it. */
-                if (n < 4 && (i + 4 > size || !strchr(" \n\r\t", text[i + 3]))) break;
-                memset(text + i, ' ', n);
-                memcpy(text + i, "null", 4);
-                i += 3;
-                break;
-            }
-    }
-}
-
 static ts_code set_class(cJSON *json, const char *name, ts_error *e) {
     if (!cJSON_IsObject(json)) return TS_OK; /* which is an error of its own */
     cJSON_DeleteItemFromObjectCaseSensitive(json, "_class_name");
@@ -231,17 +209,12 @@ static ts_code set_class(cJSON *json, const char *name, ts_error *e) {
 }
 
 ts_code ts_schedule_config_open(const char *path, const char *class_name, ts_schedule_config *ret, ts_error *e) {
-    char *text = NULL;
-    size_t size;
-    ts_code rc = ts_read_file(path, FILE_MAXIMUM, &text, &size, e);
-    if (rc) return rc;
     cJSON *json = NULL;
-    blank_infinities(text, size);
-    rc = ts_json_parse(text, size, limits, &json, e);
-    if (!rc && class_name) rc = set_class(json, class_name, e);
+    ts_code rc = ts_json_python_file(path, FILE_MAXIMUM, limits, &json, e);
+    if (rc) return rc;
+    if (class_name) rc = set_class(json, class_name, e);
     if (!rc) rc = ts_schedule_config_read(json, ret, e);
     cJSON_Delete(json);
-    free(text);
     return rc ? ts_error_context(e, rc, "%s", path) : TS_OK;
 }
 

@@ -120,7 +120,7 @@ typedef struct ts_schedule_config {
  * has no such key it is false: clamping a latent to +-1 for want of a key ruins it. */
 ts_code ts_schedule_config_read(const cJSON *json, ts_schedule_config *ret, ts_error *e);
 
-/* The same from a file. Python writes infinities as -Infinity, which is not JSON; this accepts them. class_name: NULL, or
+/* The same from a file (ts_json_python_file). class_name: NULL, or
  * the class that counts in place of the file's. */
 ts_code ts_schedule_config_open(const char *path, const char *class_name, ts_schedule_config *ret, ts_error *e);
 

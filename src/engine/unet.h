@@ -9,7 +9,7 @@
 #define TS_UNET_LEVELS 8
 
 typedef struct ts_unet_config {
-    int sample_size; /* latent rows and columns it was trained at */
+    int sample_width, sample_height; /* of the latents that it was trained with */
     int in_channels, out_channels;
     int levels;
     int channels[TS_UNET_LEVELS];           /* block_out_channels */

@@ -98,19 +98,39 @@ static ts_code read_levels(const cJSON *j, ts_unet_config *c, ts_error *e) {
     return rc;
 }
 
+/* A number for both sides, or height and width. */
+static ts_code read_sample_size(const cJSON *j, ts_unet_config *c, ts_error *e) {
+    enum { MOST = 2048 };
+    static const char key[] = "sample_size";
+    const cJSON *v = cJSON_GetObjectItemCaseSensitive(j, key);
+    int sides[2];
+    if (!cJSON_IsArray(v)) {
+        ts_code rc = ts_config_int(j, key, MOST, 64, &c->sample_width, e);
+        c->sample_height = c->sample_width;
+        return rc;
+    }
+    ts_code rc = ts_config_levels(j, key, 0, 2, sides, e);
+    if (rc) return rc;
+    if (sides[0] > MOST || sides[1] > MOST)
+        return ts_fail_param(e, TS_EFORMAT, key, "%s is not two numbers from 1 to %d", key, MOST);
+    c->sample_height = sides[0];
+    c->sample_width = sides[1];
+    return TS_OK;
+}
+
 ts_code ts_unet_config_read(const cJSON *j, ts_unet_config *ret, ts_error *e) {
     ts_unet_config c = {0};
     ts_code rc = ts_config_only_string(j, "_class_name", "UNet2DConditionModel", NULL, e);
     if (!rc) rc = check_fixed(j, e);
     if (!rc) rc = read_levels(j, &c, e);
-    if (!rc) rc = ts_config_int(j, "sample_size", 4096, 64, &c.sample_size, e);
+    if (!rc) rc = read_sample_size(j, &c, e);
     if (!rc) rc = ts_config_int(j, "in_channels", 64, 4, &c.in_channels, e);
     if (!rc) rc = ts_config_int(j, "out_channels", 64, 4, &c.out_channels, e);
     if (!rc) rc = ts_config_int(j, "cross_attention_dim", 1 << 16, 1280, &c.cross_attention_dim, e);
     if (!rc) rc = ts_config_int(j, "norm_num_groups", 1 << 12, 32, &c.groups, e);
     if (!rc) rc = ts_json_number(j, "norm_eps", 0, 1, 1e-5, &c.norm_eps, e);
     if (!rc) rc = ts_json_bool(j, "use_linear_projection", false, &c.linear_projection, e);
-    if (!rc) rc = ts_json_bool(j, "flip_sin_to_cos", true, &c.flip_sin_to_cos, e);
+    if (!rc) rc = ts_config_bool(j, "flip_sin_to_cos", true, &c.flip_sin_to_cos, e);
     if (!rc) rc = ts_json_number(j, "freq_shift", 0, 1, 0, &c.freq_shift, e);
     if (rc) return rc;
     const cJSON *mid = cJSON_GetObjectItemCaseSensitive(j, "mid_block_type");

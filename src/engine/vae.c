@@ -36,9 +36,9 @@ ts_code ts_vae_config_read(const cJSON *j, ts_vae_config *ret, ts_error *e) {
     if (!rc) rc = ts_config_int(j, "norm_num_groups", 1 << 12, 32, &c.groups, e);
     if (!rc) rc = ts_json_number(j, "scaling_factor", 1e-6, 1e6, 0.18215, &c.scaling_factor, e);
     if (!rc) rc = ts_json_number(j, "shift_factor", -1e6, 1e6, 0, &c.shift_factor, e);
-    if (!rc) rc = ts_json_bool(j, "use_quant_conv", true, &c.quant, e);
-    if (!rc) rc = ts_json_bool(j, "use_post_quant_conv", true, &c.post_quant, e);
-    if (!rc) rc = ts_json_bool(j, "mid_block_add_attention", true, &c.mid_attention, e);
+    if (!rc) rc = ts_config_bool(j, "use_quant_conv", true, &c.quant, e);
+    if (!rc) rc = ts_config_bool(j, "use_post_quant_conv", true, &c.post_quant, e);
+    if (!rc) rc = ts_config_bool(j, "mid_block_add_attention", true, &c.mid_attention, e);
     /* Latents with statistics of their own are denormalised by the pipeline in a way that is not built. */
     if (!rc) rc = ts_config_only_null(j, "latents_mean", e);
     if (!rc) rc = ts_config_only_null(j, "latents_std", e);

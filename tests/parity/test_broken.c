@@ -110,8 +110,8 @@ static void a_tensor_of_another_type_is_named(void **state) {
                                         "cond_stage_model.transformer.text_model.final_layer_norm.bias",
                                         /* Without which a level seems to have no attention. */
                                         "model.diffusion_model.input_blocks.1.1.norm.weight"};
-    static const char *const words[] = {"conv_out.bias", "decoder.conv_out.bias", "final_layer_norm.bias",
-                                        "down_blocks.0.attentions.0.norm.weight"};
+    static const char *const words[] = {"out.2.bias", "decoder.conv_out.bias", "final_layer_norm.bias",
+                                        "input_blocks.1.1.norm.weight"};
     for (int i = 0; i < 4; i++) {
         workshop_gather("sd1");
         workshop_beside(workshop_case("sd1"), "bad");
