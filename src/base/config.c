@@ -55,7 +55,7 @@ static const ts_option options[] = {
      "folder of the LoRAs (.safetensors, .ckpt, .pt, .bin, or of an adapter) that requests can name; empty: none",
      AT(models, lora_folder)},
     {"models", "embeddings_folder", TS_OPTION_TEXT, 0, 0, "", NULL,
-     "folder of textual inversion embeddings (.safetensors, .pt, .bin) that prompts can name; empty: none",
+     "folder of textual inversion embeddings (.safetensors, .pt, .bin; those in folders of it too) that prompts can name; empty: none",
      AT(models, embeddings_folder)},
     {"models", "lora_memory", TS_OPTION_INT, 0, 1048576, "2048", NULL,
      "MiB of changed parameters that are kept for the next request that names the same LoRAs", AT(models, lora_memory)},

@@ -10,6 +10,7 @@
 #include "engine/model.h"
 #include "engine/tensors.h"
 
+#define DEPTH   4    /* of folders in folders that are read */
 #define MAXIMUM 1024 /* embeddings of a folder: every one is looked for in every prompt */
 
 /* The same file may lie there in two forms; the first one counts. */
@@ -107,11 +108,13 @@ static ts_code add(ts_model *m, const embedding *of, const char *path, ts_error 
     return TS_OK;
 }
 
+/* file_name: its path from the folder on. */
 static ts_code add_file(ts_model *m, const char *folder, const char *file_name, ts_error *e) {
+    const char *slash = strrchr(file_name, '/'), *name = slash ? slash + 1 : file_name;
     size_t n;
-    ts_path_extension(file_name, extensions, &n);
+    ts_path_extension(name, extensions, &n);
     char *path = ts_path_join(folder, file_name);
-    char *stem = ts_strndup(file_name, n);
+    char *stem = ts_strndup(name, n);
     ts_tensors *file = NULL;
     embedding of = {0};
     ts_code rc = path && stem ? TS_OK : ts_fail(e, TS_ENOMEM, "reading the embeddings");
@@ -139,25 +142,56 @@ static int in_order(const void *a, const void *b) {
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-ts_code ts_model_add_embeddings(ts_model *m, const char *folder, ts_error *e) {
-    char **names = NULL;
-    size_t count = 0, capacity = 0;
-    ts_code rc = TS_OK;
-    DIR *d = opendir(folder);
-    if (!d) return ts_fail_errno(e, ts_errno_code(errno), errno, "opening %s, the embeddings", folder);
-    for (const struct dirent *f; !rc && (f = readdir(d));) {
-        size_t n;
-        if (ts_path_extension(f->d_name, extensions, &n) < 0) continue;
-        if (!ts_grow(&names, &capacity, count + 1, sizeof *names) || !(names[count] = ts_strdup(f->d_name)))
+/* Files below the folder by their paths from it. */
+typedef struct listing {
+    const char *folder;
+    char **names;
+    size_t count, capacity;
+} listing;
+
+static ts_code list(listing *l, const char *below, int depth, ts_error *e);
+
+static ts_code list_entry(listing *l, const char *below, const char *name, int depth, ts_error *e) {
+    size_t n;
+    char *path = *below ? ts_path_join(below, name) : ts_strdup(name);
+    char *whole = path ? ts_path_join(l->folder, path) : NULL;
+    ts_code rc = whole ? TS_OK : ts_fail(e, TS_ENOMEM, "listing the embeddings");
+    if (!rc && ts_folder_exists(whole)) {
+        rc = depth < DEPTH ? list(l, path, depth + 1, e) : TS_OK;
+    } else if (!rc && ts_path_extension(name, extensions, &n) >= 0) {
+        if (ts_grow(&l->names, &l->capacity, l->count + 1, sizeof *l->names)) {
+            l->names[l->count++] = path;
+            path = NULL;
+        } else {
             rc = ts_fail(e, TS_ENOMEM, "listing the embeddings");
-        else
-            count++;
+        }
     }
+    free(whole);
+    free(path);
+    return rc;
+}
+
+static ts_code list(listing *l, const char *below, int depth, ts_error *e) {
+    char *path = ts_path_join(l->folder, below);
+    if (!path) return ts_fail(e, TS_ENOMEM, "listing the embeddings");
+    ts_code rc = TS_OK;
+    DIR *d = opendir(path);
+    if (!d) rc = ts_fail_errno(e, ts_errno_code(errno), errno, "opening %s, of the embeddings", path);
+    free(path);
+    if (rc) return rc;
+    for (const struct dirent *f; !rc && (f = readdir(d));)
+        if (f->d_name[0] != '.') rc = list_entry(l, below, f->d_name, depth, e);
     closedir(d);
-    if (count) qsort(names, count, sizeof *names, in_order);
-    for (size_t i = 0; i < count && !rc; i++)
-        if (!is_second(names, count, names[i])) rc = add_file(m, folder, names[i], e);
-    while (count) free(names[--count]);
-    free(names);
+    return rc;
+}
+
+ts_code ts_model_add_embeddings(ts_model *m, const char *folder, ts_error *e) {
+    listing l = {.folder = folder};
+    ts_code rc = list(&l, "", 0, e);
+    if (l.count) qsort(l.names, l.count, sizeof *l.names, in_order);
+    for (size_t i = 0; i < l.count && !rc; i++)
+        if (!is_second(l.names, l.count, l.names[i])) rc = add_file(m, folder, l.names[i], e);
+    while (l.count) free(l.names[--l.count]);
+    free(l.names);
     return rc;
 }

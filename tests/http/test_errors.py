@@ -131,6 +131,8 @@ FIELDS = [
     ({"sigmas": 3}, "sigmas"),
     ({"sigmas": []}, "sigmas"),
     ({"sigmas": [0]}, "sigmas"),
+    ({"sigmas": [1e-40], "sampler": "lms"}, "sigmas"),
+    ({"size": "064x064"}, "size"),
     ({"sigmas": [3, 2, 2]}, "sigmas"),
     ({"sigmas": [3, 2, -1]}, "sigmas"),
     ({"sigmas": [3, 0, 0]}, "sigmas"),

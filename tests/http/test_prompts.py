@@ -1,5 +1,6 @@
 """Prompts, and what a request says of how they are read."""
 import concurrent.futures
+import shutil
 
 import pytest
 
@@ -145,6 +146,15 @@ def test_break_begins_another_chunk(server):
 
 
 # ---- textual inversion ----
+
+
+def test_embeddings_lie_in_folders_too(start, tmp_path):
+    for name, folder in (("easyNegative", "sd/deep"), ("learned_embeds", "sd"), ("third", ".hidden")):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        shutil.copy(FIXTURES / "embeddings" / f"{name}.safetensors", tmp_path / folder)
+    (tmp_path / "sd" / "round").symlink_to(tmp_path / "nowhere")
+    daemon = start({"models": {"embeddings_folder": str(tmp_path)}})
+    assert daemon.get("/v1/models").json()["data"][0]["tessera"]["embeddings"] == ["easyNegative", "<cat-toy>"]
 
 
 def test_embeddings_are_used_by_name(start, server):
