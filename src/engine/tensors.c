@@ -136,8 +136,8 @@ void ts_tensors_free(ts_tensors *s) {
     cJSON_Delete(s->metadata);
     for (size_t i = 0; i < s->count; i++) free((char *)(uintptr_t)s->tensors[i].name);
     for (size_t i = 0; i < s->other_count; i++) free((char *)(uintptr_t)s->others[i].name);
-    for (size_t i = 0; i < s->number_count; i++) free(s->numbers[i]);
-    free(s->numbers);
+    for (size_t i = 0; i < s->owned_count; i++) free(s->owned[i]);
+    free(s->owned);
     free(s->tensors);
     free(s->others);
     free(s);

@@ -1,8 +1,8 @@
-/* Tensors by name, read in place from a mapping of the file that they are in.
+/* Tensors by name, read in place from a mapping of the file that they are in; those of PyTorch's that do not lie row by row
+ * there are copied.
  *
- * Two formats are read, told apart by their first bytes: safetensors, and the zip files that torch.save
- * writes
- * (.pt, .bin, .ckpt). Nothing in a file is trusted: whatever is handed out lies inside the mapping, and the
+ * Two formats are read, told apart by their first bytes: safetensors, and the zip files that torch.save writes (.pt, .bin,
+ * .ckpt). Nothing in a file is trusted: whatever is handed out lies inside the mapping or is such a copy, and the
  * pickle in torch's files is read as data, never run. A file that is written to while it is open (base/map.h)
  * gives bytes that mean nothing, which ts_tensors_check tells.
  *

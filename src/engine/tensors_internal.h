@@ -14,8 +14,8 @@ struct ts_tensors {
     size_t count, capacity;
     ts_file_other *others;
     size_t other_count, other_capacity;
-    double **numbers; /* that others are, where a pickle has numbers for tensors */
-    size_t number_count, number_capacity;
+    void **owned; /* what lies elsewhere than in the file: numbers of a pickle, tensors put in order */
+    size_t owned_count, owned_capacity;
     cJSON *metadata;
 };
 

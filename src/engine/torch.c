@@ -1,6 +1,7 @@
 /* The files of torch.save (PyTorch 1.6 and later): a zip with NAME/data.pkl, a pickle in which tensors name
  * their storage, and the storages, NAME/data/KEY, as they lie in memory. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include "base/alloc.h"
 #include "base/json.h"
@@ -19,6 +20,7 @@ typedef struct reader {
     const char *folder; /* of the entries, with its slash; not terminated */
     size_t folder_length;
     size_t visits;
+    size_t copied; /* bytes of tensors that were put in order: no more than the file has */
     ts_error *e;
 } reader;
 
@@ -93,9 +95,9 @@ static ts_code find_storage(const reader *r, const char *name, const ts_pickle_v
     return TS_OK;
 }
 
-/* Sizes and strides. Only what lies row by row is a tensor of a file; a size of 1 may have any stride. */
+/* Sizes, and strides in elements. */
 static ts_code read_shape(const char *name, const ts_pickle_value *sizes, const ts_pickle_value *strides,
-                          ts_file_tensor *t, size_t *ret_elements, ts_error *e) {
+                          ts_file_tensor *t, int64_t ret_strides[TS_FILE_RANK], size_t *ret_elements, ts_error *e) {
     if (sizes->kind != TS_PICKLE_TUPLE || strides->kind != TS_PICKLE_TUPLE || sizes->count != strides->count)
         return ts_fail(e, TS_EFORMAT, "tensor %.200s has no shape", name);
     if (sizes->count > TS_FILE_RANK)
@@ -107,16 +109,75 @@ static ts_code read_shape(const char *name, const ts_pickle_value *sizes, const 
     }
     if (!tensors_elements(t->shape, t->rank, ret_elements))
         return ts_fail(e, TS_EFORMAT, "the shape of tensor %.200s overflows", name);
-    size_t after = *ret_elements; /* of the dimensions behind this one */
     int k = 0;
-    for (const ts_pickle_item *i = strides->first; i && *ret_elements; i = i->next, k++) {
-        after /= (size_t)t->shape[k];
+    for (const ts_pickle_item *i = strides->first; i; i = i->next) {
         if (i->value->kind != TS_PICKLE_INTEGER)
             return ts_fail(e, TS_EFORMAT, "tensor %.200s has no strides", name);
-        if (t->shape[k] != 1 && (i->value->integer < 0 || (uint64_t)i->value->integer != after))
-            return ts_fail(e, TS_EUNSUPPORTED, "tensor %.200s does not lie row by row, which is not read",
-                           name);
+        ret_strides[k++] = i->value->integer;
     }
+    return TS_OK;
+}
+
+/* Whether it lies row by row. A size of 1 may have any stride. */
+static bool is_in_order(const ts_file_tensor *t, const int64_t *strides, size_t elements) {
+    size_t after = elements; /* of the dimensions behind this one */
+    for (int k = 0; k < t->rank && elements; k++) {
+        after /= (size_t)t->shape[k];
+        if (t->shape[k] != 1 && (strides[k] < 0 || (uint64_t)strides[k] != after)) return false;
+    }
+    return true;
+}
+
+/* Elements from the first to behind the last; false where that overflows or one lies before the first. */
+static bool extent_of(const ts_file_tensor *t, const int64_t *strides, size_t *ret) {
+    size_t extent = 1, some;
+    for (int k = 0; k < t->rank; k++)
+        if (strides[k] < 0 || !ts_mul_size((size_t)t->shape[k] - 1, (size_t)strides[k], &some) ||
+            !ts_add_size(extent, some, &extent))
+            return false;
+    *ret = extent;
+    return true;
+}
+
+/* Keeps the memory as long as the file is open; on failure it is freed. */
+static ts_code own(ts_tensors *s, void *memory, const char *name, ts_error *e) {
+    if (memory && ts_grow(&s->owned, &s->owned_capacity, s->owned_count + 1, sizeof *s->owned)) {
+        s->owned[s->owned_count++] = memory;
+        return TS_OK;
+    }
+    free(memory);
+    return ts_fail(e, TS_ENOMEM, "tensor %.200s", name);
+}
+
+/* The elements of a transposed, channels-last or sliced view one by one, row by row. */
+static void put_in_order(char *to, const char *from, size_t width, const ts_file_tensor *t, const int64_t *strides) {
+    int64_t at[TS_FILE_RANK] = {0}, element = 0;
+    for (size_t n = t->bytes / width; n; n--, to += width) {
+        memcpy(to, from + (size_t)element * width, width);
+        for (int k = t->rank - 1; k >= 0; k--) {
+            element += strides[k];
+            if (++at[k] < t->shape[k]) break;
+            element -= at[k] * strides[k];
+            at[k] = 0;
+        }
+    }
+}
+
+/* A tensor that does not lie row by row gets a copy that does, which the file must be large enough for: what repeats its
+ * elements could be of any size. */
+static ts_code copy_in_order(reader *r, size_t width, const char *from, size_t room, const int64_t *strides,
+                             ts_file_tensor *t) {
+    size_t extent, bytes;
+    if (!extent_of(t, strides, &extent) || !ts_mul_size(extent, width, &bytes) || bytes > room)
+        return ts_fail(r->e, TS_EFORMAT, "tensor %.200s is longer than its storage", t->name);
+    if (t->bytes > room || t->bytes > r->s->size - r->copied)
+        return ts_fail(r->e, TS_EUNSUPPORTED, "tensor %.200s repeats what it is made of, which is not read", t->name);
+    r->copied += t->bytes;
+    char *copy = malloc(t->bytes);
+    ts_code rc = own(r->s, copy, t->name, r->e);
+    if (rc) return rc;
+    put_in_order(copy, from, width, t, strides);
+    t->data = copy;
     return TS_OK;
 }
 
@@ -129,16 +190,19 @@ static ts_code add_tensor(reader *r, const char *name, const ts_pickle_value *ar
     const tensor_type *type = NULL;
     const ts_zip_entry *entry = NULL;
     ts_file_tensor t = {.name = name};
+    int64_t step[TS_FILE_RANK] = {0};
     size_t elements = 0, begin = 0;
     ts_code rc = find_storage(r, name, storage, &type, &entry, r->e);
-    if (!rc) rc = read_shape(name, sizes, strides, &t, &elements, r->e);
+    if (!rc) rc = read_shape(name, sizes, strides, &t, step, &elements, r->e);
     if (rc) return rc;
     const size_t width = type->bits / 8;
+    const bool in_order = is_in_order(&t, step, elements);
     if (!ts_mul_size(elements, width, &t.bytes) || !ts_mul_size((size_t)offset->integer, width, &begin) ||
-        begin > entry->size || t.bytes > entry->size - begin)
+        begin > entry->size || (in_order && t.bytes > entry->size - begin))
         return ts_fail(r->e, TS_EFORMAT, "tensor %.200s is longer than its storage", name);
     t.data = entry->data + begin;
-    return tensors_add(r->s, type, &t, r->e);
+    if (!in_order) rc = copy_in_order(r, width, t.data, entry->size - begin, step, &t);
+    return rc ? rc : tensors_add(r->s, type, &t, r->e);
 }
 
 /* Scripts save the alpha of a LoRA's layer as a number of Python's, where others have a tensor: the file has
@@ -155,11 +219,8 @@ static ts_code add_number(reader *r, const char *name, const ts_pickle_value *v)
     const bool whole = v->kind == TS_PICKLE_INTEGER, known = whole || v->kind == TS_PICKLE_NUMBER;
     ts_tensors *s = r->s;
     double *number = ts_new0(double);
-    if (!number || !ts_grow(&s->numbers, &s->number_capacity, s->number_count + 1, sizeof *s->numbers)) {
-        free(number);
-        return ts_fail(r->e, TS_ENOMEM, "the number %.200s", name);
-    }
-    s->numbers[s->number_count++] = number;
+    ts_code rc = own(s, number, name, r->e);
+    if (rc) return rc;
     *number = whole ? (double)v->integer : known ? v->number : 0;
     const ts_file_tensor t = {.name = name, .data = number, .bytes = sizeof *number};
     return tensors_add(s, known ? tensors_type("F64") : &object, &t, r->e);
@@ -215,9 +276,12 @@ static ts_code walk(reader *r, char name[NAME_MAXIMUM + 1], size_t length, int d
 
 static ts_code walk_root(reader *r, const ts_pickle_value *root) {
     char name[NAME_MAXIMUM + 1] = "";
-    /* A checkpoint of a training: the model is only a part of it. */
-    const ts_pickle_value *model = is_dict(root) ? member(r, root, "state_dict") : NULL;
-    ts_code rc = walk(r, name, 0, 0, model && is_dict(model) ? model : root);
+    /* A checkpoint of a training: the model is only a part of it; or of one that has been saved in another. */
+    for (int i = 0; i < 2 && is_dict(root); i++) {
+        const ts_pickle_value *model = member(r, root, "state_dict");
+        if (model && is_dict(model)) root = model;
+    }
+    ts_code rc = walk(r, name, 0, 0, root);
     if (!rc && !r->s->count && !r->s->other_count)
         rc = ts_fail(r->e, TS_EFORMAT, "it holds no tensors by name");
     return rc;

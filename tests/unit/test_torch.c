@@ -51,6 +51,14 @@ static void a_file_holds_what_it_held_in_pytorch(void **state) {
     ts_tensors_free(want);
 }
 
+static void tensors_that_do_not_lie_row_by_row_are_put_in_order(void **state) {
+    (void)state;
+    ts_tensors *have = fixture_tensors("torch/strided.pt"), *want = fixture_tensors("torch/strided.safetensors");
+    same_tensors(have, want);
+    ts_tensors_free(have);
+    ts_tensors_free(want);
+}
+
 static void a_folder_may_hold_them(void **state) {
     (void)state;
     char *path = fixture_path("torch/component");
@@ -71,7 +79,7 @@ static void what_is_not_read_is_refused_with_the_reason(void **state) {
         ts_code code;
         const char *why;
     } cases[] = {
-        {"turned.pt", TS_EUNSUPPORTED, "tensor a does not lie row by row"},
+        {"repeated.pt", TS_EUNSUPPORTED, "tensor a repeats what it is made of"},
         {"list.pt", TS_EFORMAT, "no tensors by name"},
         {"alone.pt", TS_EFORMAT, "no tensors by name"},
         {"old.pt", TS_EUNSUPPORTED, "before 1.6"},
@@ -357,6 +365,7 @@ int main(int argc, char **argv) {
     fixture_init(argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_file_holds_what_it_held_in_pytorch),
+        cmocka_unit_test(tensors_that_do_not_lie_row_by_row_are_put_in_order),
         cmocka_unit_test(a_folder_may_hold_them),
         cmocka_unit_test(what_is_not_read_is_refused_with_the_reason),
         cmocka_unit_test(a_lora_whose_modules_are_views_of_each_other_is_refused),

@@ -8,7 +8,7 @@ import io
 import zipfile
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import common
 
@@ -80,14 +80,27 @@ def loras(where):
                                                                for side, value in (("up", one), ("down", one.view(8, 64)))})
 
 
+def strided(where):
+    """Tensors that do not lie row by row, and the same in order."""
+    g = torch.Generator().manual_seed(3)
+    grid = torch.randn(3, 4, 5, 2, generator=g)
+    views = {"turned": grid[0, 0].t(), "channels_last": grid.contiguous(memory_format=torch.channels_last),
+             "permuted": grid.permute(3, 1, 0, 2), "every_other": grid[:, ::2], "column": grid[..., 1],
+             "half": grid.half().transpose(0, 2), "behind": torch.arange(12)[5:].view(7, 1).expand(7, 1),
+             "whole": torch.arange(24).reshape(2, 12).t()}
+    assert sum(not v.is_contiguous() for v in views.values()) == 7
+    save(where / "strided.pt", {"state_dict": {"state_dict": views, "step": 3}})
+    save_file({k: v.contiguous() for k, v in views.items()}, where / "strided.safetensors")
+    (where / "strided.safetensors").chmod(0o644)
+
+
 def refused(where):
-    turned = torch.arange(6.0).reshape(2, 3).t()
-    save(where / "turned.pt", {"a": turned})
+    save(where / "repeated.pt", {"a": torch.arange(2.0).expand(3, 2)})
     save(where / "list.pt", [torch.zeros(2)])
     save(where / "alone.pt", torch.zeros(2))
     save(where / "old.pt", {"a": torch.zeros(2)}, _use_new_zipfile_serialization=False)
     save(where / "quantised.pt", {"a": torch.quantize_per_tensor(torch.ones(2), 0.5, 0, torch.quint8)})
-    with zipfile.ZipFile(where / "packed.pt", "w", zipfile.ZIP_DEFLATED) as to, zipfile.ZipFile(where / "turned.pt") as of:
+    with zipfile.ZipFile(where / "packed.pt", "w", zipfile.ZIP_DEFLATED) as to, zipfile.ZipFile(where / "repeated.pt") as of:
         for name in of.namelist():
             to.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), of.read(name), zipfile.ZIP_DEFLATED)
     with zipfile.ZipFile(where / "big.pt", "w") as to, zipfile.ZipFile(where / "list.pt") as of:
@@ -102,11 +115,11 @@ def main():
     value = state()
     save(where / "state.pt", {"epoch": 3, "state_dict": value, "optimizer": {"x": torch.zeros(3)}})
     save(where / "protocol4.pt", value, pickle_protocol=4)
-    from safetensors.torch import save_file
     save_file(dict(flat(value)), str(where / "state.safetensors"))
     (where / "state.safetensors").chmod(0o644)
     folder = common.folder("torch", "component")
     save(folder / "diffusion_pytorch_model.bin", value)
+    strided(where)
     refused(common.folder("torch", "refused"))
     embeddings(common.folder("torch", "embeddings"))
     loras(common.folder("torch", "loras"))
