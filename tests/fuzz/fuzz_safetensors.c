@@ -2,6 +2,7 @@
  * torch.save's, be a copy that can be read), and be found by its name. */
 #include "fuzz.h"
 
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include "engine/tensors.h"
