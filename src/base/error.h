@@ -67,8 +67,8 @@ ts_code ts_error_context(ts_error *e, ts_code code, const char *format, ...)
 
 /* A programmer's bug, checked in release builds too: prints the place to stderr and aborts. */
 #define ts_assert(cond) ((cond) ? (void)0 : ts_assert_failed(#cond, __FILE__, __LINE__))
-/* Takes "folder/" out of the message, wherever it stands: what a client may not see. folder has no slash at its end; "" is
- * the root. */
+/* Takes "folder/" out of the message, wherever it stands: what a client may not see. folder has no slash
+ * at its end; "" is the root. */
 void ts_error_hide_folder(ts_error *e, const char *folder, int length);
 
 _Noreturn void ts_assert_failed(const char *cond, const char *file, int line);

@@ -342,7 +342,8 @@ static void ease_python(char *text, size_t size) {
     }
 }
 
-static ts_code read_file(const char *path, size_t maximum, ts_json_limits limits, bool python, cJSON **ret, ts_error *e) {
+static ts_code read_file(const char *path, size_t maximum, ts_json_limits limits, bool python, cJSON **ret,
+                         ts_error *e) {
     char *text;
     size_t size;
     ts_code rc = ts_read_file(path, maximum, &text, &size, e);
@@ -356,6 +357,7 @@ static ts_code read_file(const char *path, size_t maximum, ts_json_limits limits
 ts_code ts_json_file(const char *path, size_t maximum, ts_json_limits limits, cJSON **ret, ts_error *e) {
     return read_file(path, maximum, limits, false, ret, e);
 }
-ts_code ts_json_python_file(const char *path, size_t maximum, ts_json_limits limits, cJSON **ret, ts_error *e) {
+ts_code ts_json_python_file(const char *path, size_t maximum, ts_json_limits limits, cJSON **ret,
+                            ts_error *e) {
     return read_file(path, maximum, limits, true, ret, e);
 }

@@ -38,8 +38,8 @@ ts_code ts_json_string(const cJSON *object, const char *key, const char *otherwi
 /* Reads, checks and parses a file of at most `maximum` bytes. Errors name the path. */
 ts_code ts_json_file(const char *path, size_t maximum, ts_json_limits limits, cJSON **ret, ts_error *e);
 
-/* The same for a file that Python's json module has written, which has words for numbers that JSON has not: infinities are
- * read as 1e300 and -1e300, beyond any range, and NaN as {}, which is no number. */
+/* The same for a file that Python's json module has written, which has words for numbers that JSON has
+ * not: infinities are read as 1e300 and -1e300, beyond any range, and NaN as {}, which is no number. */
 ts_code ts_json_python_file(const char *path, size_t maximum, ts_json_limits limits, cJSON **ret, ts_error *e);
 
 #endif

@@ -64,8 +64,9 @@ static size_t prefix(char *out, size_t room, ts_log_level level) {
     return n > 0 && (size_t)n < room ? (size_t)n : 0;
 }
 
-/* One write a line: lines of several threads do not mix. Where nobody reads them (a pipe that has filled up) they are
- * lost, and how many is said later: a pipe that can be written to has room for PIPE_BUF bytes, more than a line. */
+/* One write a line: lines of several threads do not mix. Where nobody reads them (a pipe that has filled up)
+ * they are lost, and how many is said later: a pipe that can be written to has room for PIPE_BUF bytes, more
+ * than a line. */
 static void put(const char *line, size_t n) {
     static atomic_uint lost;
     struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};

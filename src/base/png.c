@@ -85,8 +85,8 @@ ts_code ts_png_encode(const unsigned char *rgb, int width, int height, const ts_
     /* Deflate never grows pixels by more than a few bytes a row. */
     size_t bound = (size_t)width * (size_t)height * 3 + (size_t)height * 64 + ((size_t)1 << 20);
     ts_buffer_init(&bytes, bound);
-    png_structp png = png_create_write_struct_2(PNG_LIBPNG_VER_STRING, &said, on_error, on_warning, &said, on_allocate,
-                                                on_release);
+    png_structp png = png_create_write_struct_2(PNG_LIBPNG_VER_STRING, &said, on_error, on_warning, &said,
+                                                on_allocate, on_release);
     if (png) info = png_create_info_struct(png);
     if (!png || !info) {
         rc = ts_fail(e, TS_ENOMEM, "encoding a PNG");
@@ -158,8 +158,8 @@ static ts_code refuse(const source *s, ts_error *e) {
 static ts_code open_source(source *s, png_structp *ret_png, png_infop *ret_info, ts_error *e) {
     if (s->size < 8 || png_sig_cmp((png_const_bytep)s->bytes, 0, 8))
         return ts_fail(e, TS_EINVAL, "it is not a PNG");
-    *ret_png = png_create_read_struct_2(PNG_LIBPNG_VER_STRING, &s->said, on_error, on_warning, &s->said, on_allocate,
-                                        on_release);
+    *ret_png = png_create_read_struct_2(PNG_LIBPNG_VER_STRING, &s->said, on_error, on_warning, &s->said,
+                                        on_allocate, on_release);
     *ret_info = *ret_png ? png_create_info_struct(*ret_png) : NULL;
     if (!*ret_info) return ts_fail(e, TS_ENOMEM, "reading a PNG");
     png_set_read_fn(*ret_png, s, on_read);

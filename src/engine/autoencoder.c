@@ -122,7 +122,8 @@ ts_code ts_decode(ts_run *run, int k, unsigned char *pixels, ts_error *e) {
               .to = &d};
     ts_code rc = ts_decode_plan(run, &a.plan, e);
     if (!rc) rc = run_pass(&a, e);
-    if (!rc && atomic_load(&d.nan)) rc = ts_fail(e, TS_ENONFINITE, "the decoded picture has values that are no numbers");
+    if (!rc && atomic_load(&d.nan))
+        rc = ts_fail(e, TS_ENONFINITE, "the decoded picture has values that are no numbers");
     return rc;
 }
 

@@ -67,12 +67,15 @@ static ts_code lacks(const ts_checkpoint *c, const char *prefix, const char *wha
 
 /* What is none of ours, though its names are. */
 static ts_code check_foreign(const ts_checkpoint *c, ts_error *e) {
-    static const char *const alone[] = {"input_blocks.", "down_blocks."}, *const edm[] = {"edm_mean", "edm_vpred."};
+    static const char *const alone[] = {"input_blocks.", "down_blocks."}, *const edm[] = {"edm_mean",
+                                                                                          "edm_vpred."};
     for (int i = 0; i < 2; i++) {
         if (any_key(c->file, alone[i]))
-            return ts_fail(e, TS_EUNSUPPORTED, "%s is a U-Net alone, without the other parts of a model", c->path);
+            return ts_fail(e, TS_EUNSUPPORTED, "%s is a U-Net alone, without the other parts of a model",
+                           c->path);
         if (any_key(c->file, edm[i]) || unread_below(c, edm[i]))
-            return ts_fail(e, TS_EUNSUPPORTED, "%s has EDM's noise levels (as Playground 2.5, CosXL), which are not offered",
+            return ts_fail(e, TS_EUNSUPPORTED,
+                           "%s has EDM's noise levels (as Playground 2.5, CosXL), which are not offered",
                            c->path);
     }
     return TS_OK;
@@ -115,9 +118,9 @@ static bool is_word(const char *key) {
     return false;
 }
 
-/* Whether the file beside it is ours: it says one of our words, or nothing but objects. Others keep notes on a
- * checkpoint under the same name: AUTOMATIC1111 texts and numbers, the name of an autoencoder among them; SD.Next what
- * Civitai's server says. */
+/* Whether the file beside it is ours: it says one of our words, or nothing but objects. Others keep notes on
+ * a checkpoint under the same name: AUTOMATIC1111 texts and numbers, the name of an autoencoder among them;
+ * SD.Next what Civitai's server says. */
 static bool is_ours(const cJSON *beside) {
     const cJSON *v;
     bool objects = true;

@@ -35,7 +35,8 @@ ts_code ts_checkpoint_check_vae(const ts_checkpoint *c, ts_error *e);
  * files; owned by c; NULL for any other name. */
 const cJSON *ts_checkpoint_config(const ts_checkpoint *c, const char *component);
 
-/* Which file a value of that config is likely from, for messages: NAME.json where it speaks of the component. */
+/* Which file a value of that config is likely from, for messages: NAME.json where it speaks of the
+ * component. */
 const char *ts_checkpoint_config_path(const ts_checkpoint *c, const char *component);
 
 /* The first four, under diffusers' and transformers' names; mapped, not copied, but for a projection that is

@@ -146,10 +146,11 @@ static double variance(const ts_checkpoint *c, const char *name) {
     return n ? squares / (double)n - sum / (double)n * (sum / (double)n) : 0;
 }
 
-/* Whether the U-Net predicts v. A file's own word counts first: a tensor that is called so, then what its metadata say
- * (as the specification "modelspec" has it, or ComfyUI). 2.x of the kind that paints into masks was made from 2-base,
- * which predicts epsilon. Other 2.x say nothing; v needs the spread of one layer's bias to be large, which is how ComfyUI
- * and others tell 2.1 from 2-base and its fine-tunes (0.09 is theirs). Without that layer it is 2.1, as diffusers has it. */
+/* Whether the U-Net predicts v. A file's own word counts first: a tensor that is called so, then what its
+ * metadata say (as the specification "modelspec" has it, or ComfyUI). 2.x of the kind that paints into masks
+ * was made from 2-base, which predicts epsilon. Other 2.x say nothing; v needs the spread of one layer's bias
+ * to be large, which is how ComfyUI and others tell 2.1 from 2-base and its fine-tunes (0.09 is theirs).
+ * Without that layer it is 2.1, as diffusers has it. */
 static bool predicts_v(const ts_checkpoint *c) {
     static const char *const keys[] = {"modelspec.prediction_type", "modelspec.predict_key"};
     static const char telling[] = CHECKPOINT_UNET "output_blocks.11.1.transformer_blocks.0.norm1.bias";
@@ -159,7 +160,8 @@ static bool predicts_v(const ts_checkpoint *c) {
         if (said && (!strcmp(said, "v") || !strcmp(said, "v_prediction"))) return true;
         if (said && (!strcmp(said, "epsilon") || !strcmp(said, "eps"))) return false;
     }
-    if (c->kind != CHECKPOINT_SD2 || dim(c, 1, CHECKPOINT_UNET "input_blocks.0.0.weight") == INPAINTING_CHANNELS)
+    if (c->kind != CHECKPOINT_SD2 ||
+        dim(c, 1, CHECKPOINT_UNET "input_blocks.0.0.weight") == INPAINTING_CHANNELS)
         return false;
     return !has(c, "%s", telling) || variance(c, telling) > 0.09 * 0.09;
 }

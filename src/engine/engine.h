@@ -73,10 +73,11 @@ const ts_model_info *ts_model_get_info(const ts_model *model);
 /* Whether the sampler has steps on the model's schedule. Any thread. */
 bool ts_model_takes_sampler(const ts_model *model, const ts_sampler *sampler);
 
-/* Reads textual inversion embeddings: every .safetensors, .pt and .bin of the folder, and of those in it, whose width is the model's, the others not; for XL
- * pairs for both encoders. In a prompt the name stands for its vectors, where it is a word of its own. Before any group has
- * run the model, once. TS_ENOTFOUND, TS_EIO, TS_EFORMAT (the file is named; TS_ECONFLICT for a name that comes twice),
- * TS_ENOMEM; then the model is good for freeing only. */
+/* Reads textual inversion embeddings: every .safetensors, .pt and .bin of the folder, and of those in it,
+ * whose width is the model's, the others not; for XL pairs for both encoders. In a prompt the name stands
+ * for its vectors, where it is a word of its own. Before any group has run the model, once. TS_ENOTFOUND,
+ * TS_EIO, TS_EFORMAT (the file is named; TS_ECONFLICT for a name that comes twice), TS_ENOMEM; then the
+ * model is good for freeing only. */
 ts_code ts_model_add_embeddings(ts_model *m, const char *folder, ts_error *e);
 
 /* Checks what a picture is made of against its model, beside what its shape says. Errors carry the request's field as

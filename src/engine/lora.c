@@ -55,7 +55,8 @@ static ts_code read_keys(ts_lora *l, ts_error *e) {
     if (tensors + others == 0) return ts_fail(e, TS_EFORMAT, "there is nothing in it");
     ts_code rc = TS_OK;
     for (size_t i = 0; i < tensors + others && !rc; i++) {
-        /* Embeddings that a trainer has put beside the LoRA: whoever wants them has them in their own folder. */
+        /* Embeddings that a trainer has put beside the LoRA: whoever wants them has them in their own folder.
+         */
         static const char bundle[] = "bundle_emb.";
         entry *to = &l->entries[l->entry_count];
         *to = (entry){0};

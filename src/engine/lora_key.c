@@ -11,16 +11,11 @@ static const struct {
     ts_lora_part part;
     bool of_layer; /* is a part of the layer's name */
 } prefixes[] = {
-    {"lora_unet_", TS_LORA_UNET, false},
-    {"lora_te_", TS_LORA_TEXT, false},
-    {"lora_te1_", TS_LORA_TEXT, false},
-    {"lora_te2_", TS_LORA_TEXT_2, false},
-    {"unet.", TS_LORA_UNET, false},
-    {"diffusion_model.", TS_LORA_UNET, false}, /* ComfyUI's */
-    {"text_encoder.", TS_LORA_TEXT, false},
-    {"text_encoder_2.", TS_LORA_TEXT_2, false},
-    {"down_blocks.", TS_LORA_UNET, true},
-    {"mid_block.", TS_LORA_UNET, true},
+    {"lora_unet_", TS_LORA_UNET, false},    {"lora_te_", TS_LORA_TEXT, false},
+    {"lora_te1_", TS_LORA_TEXT, false},     {"lora_te2_", TS_LORA_TEXT_2, false},
+    {"unet.", TS_LORA_UNET, false},         {"diffusion_model.", TS_LORA_UNET, false}, /* ComfyUI's */
+    {"text_encoder.", TS_LORA_TEXT, false}, {"text_encoder_2.", TS_LORA_TEXT_2, false},
+    {"down_blocks.", TS_LORA_UNET, true},   {"mid_block.", TS_LORA_UNET, true},
     {"up_blocks.", TS_LORA_UNET, true},
 };
 

@@ -58,8 +58,8 @@ static ts_code open_component(const ts_model *m, const char *component, const cJ
 static void correct_sample_size(const cJSON *json, ts_unet_config *c) {
     const char *version = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "_diffusers_version"));
     int major, minor;
-    if (version && sscanf(version, "%4d.%4d", &major, &minor) == 2 && major == 0 && minor < 9 && c->sample_width < 64 &&
-        c->sample_width == c->sample_height)
+    if (version && sscanf(version, "%4d.%4d", &major, &minor) == 2 && major == 0 && minor < 9 &&
+        c->sample_width < 64 && c->sample_width == c->sample_height)
         c->sample_width = c->sample_height = 64;
 }
 
@@ -181,7 +181,8 @@ static ts_code load_scheduler(ts_model *m, const char *class_name, ts_error *e) 
         rc = open_scheduler(m, class_name, e);
     if (rc) return rc;
     if (!m->xl) ts_schedule_suit_sd(&m->schedule);
-    return in_component(m, "scheduler/scheduler_config.json", plan_few(m, ts_sampler_find(m->schedule.sampler), e), e);
+    return in_component(m, "scheduler/scheduler_config.json",
+                        plan_few(m, ts_sampler_find(m->schedule.sampler), e), e);
 }
 
 /* Which pipeline it is; opens the single file. */
@@ -219,8 +220,8 @@ static ts_code check_refiner(const cJSON *index, ts_error *e) {
 
 enum { CLASS_BYTES = 64 };
 
-/* "scheduler": ["diffusers", "EulerDiscreteScheduler"] is what counts, whatever the component's own file says; other
- * libraries' are left to that. */
+/* "scheduler": ["diffusers", "EulerDiscreteScheduler"] is what counts, whatever the component's own file
+ * says; other libraries' are left to that. */
 static ts_code read_scheduler_class(const cJSON *index, char ret[CLASS_BYTES], ts_error *e) {
     const cJSON *pair = cJSON_GetObjectItemCaseSensitive(index, "scheduler");
     const char *library = cJSON_GetStringValue(cJSON_GetArrayItem(pair, 0));
@@ -269,8 +270,9 @@ static ts_code check_parts(const ts_model *m, ts_error *e) {
     for (int i = 0; !m->checkpoint && i < m->text_count; i++)
         if (ts_tokenizer_max_length(m->text[i].tokenizer) < m->text[i].config.positions)
             return ts_fail_param(e, TS_EUNSUPPORTED, "model_max_length",
-                                 "%s: model_max_length: %d is not offered: the text encoder has %d positions", m->path,
-                                 ts_tokenizer_max_length(m->text[i].tokenizer), m->text[i].config.positions);
+                                 "%s: model_max_length: %d is not offered: the text encoder has %d positions",
+                                 m->path, ts_tokenizer_max_length(m->text[i].tokenizer),
+                                 m->text[i].config.positions);
     for (int i = 1; i < m->text_count; i++)
         if (m->text[i].config.positions != m->text[0].config.positions)
             return ts_fail(e, TS_EFORMAT, "%s: the text encoders have different lengths", m->path);

@@ -285,9 +285,11 @@ static ts_code finish(ts_sampler_plan *plan, const ts_schedule_config *c, int st
             return ts_fail_param(e, TS_EUNSUPPORTED, "prediction_type",
                                  "epsilon cannot be predicted from pure noise (rescale_betas_zero_snr)");
         if (!row_finite(row))
-            return c->list ? ts_fail_param(e, TS_EINVAL, ts_scheduler_name(c->asked), "%s: the sampler cannot reckon with them",
-                                           ts_scheduler_name(c->asked))
-                           : ts_fail_param(e, TS_EINVAL, "steps", "the model's schedule has no timesteps for %d steps", steps);
+            return c->list
+                       ? ts_fail_param(e, TS_EINVAL, ts_scheduler_name(c->asked),
+                                       "%s: the sampler cannot reckon with them", ts_scheduler_name(c->asked))
+                       : ts_fail_param(e, TS_EINVAL, "steps",
+                                       "the model's schedule has no timesteps for %d steps", steps);
         for (int k = 0; k < TS_SAMPLER_HISTORY; k++)
             if (row->x_from_hist[k] != 0 && plan->history <= k) plan->history = k + 1;
         if (row->push_from_hist != 0 && plan->history < 1) plan->history = 1;

@@ -142,7 +142,8 @@ static ts_code read_numbers(const cJSON *json, ts_schedule_config *c, bool clips
     if (!rc) rc = ts_json_bool(json, "clip_sample", clips, &clips, e);
     if (!rc) rc = ts_json_number(json, "clip_sample_range", 1e-9, 1e9, 1, &range, e);
     if (rc) return rc;
-    if (c->lambda_min_clipped < -1e9) c->lambda_min_clipped = -INFINITY; /* as Python writes it (ts_json_python_file) */
+    if (c->lambda_min_clipped < -1e9)
+        c->lambda_min_clipped = -INFINITY; /* as Python writes it (ts_json_python_file) */
     c->num_train_timesteps = (int)timesteps;
     c->steps_offset = (int)offset;
     c->solver_order = (int)order;
@@ -205,10 +206,12 @@ ts_code ts_schedule_config_read(const cJSON *json, ts_schedule_config *ret, ts_e
 static ts_code set_class(cJSON *json, const char *name, ts_error *e) {
     if (!cJSON_IsObject(json)) return TS_OK; /* which is an error of its own */
     cJSON_DeleteItemFromObjectCaseSensitive(json, "_class_name");
-    return cJSON_AddStringToObject(json, "_class_name", name) ? TS_OK : ts_fail(e, TS_ENOMEM, "the scheduler");
+    return cJSON_AddStringToObject(json, "_class_name", name) ? TS_OK
+                                                              : ts_fail(e, TS_ENOMEM, "the scheduler");
 }
 
-ts_code ts_schedule_config_open(const char *path, const char *class_name, ts_schedule_config *ret, ts_error *e) {
+ts_code ts_schedule_config_open(const char *path, const char *class_name, ts_schedule_config *ret,
+                                ts_error *e) {
     cJSON *json = NULL;
     ts_code rc = ts_json_python_file(path, FILE_MAXIMUM, limits, &json, e);
     if (rc) return rc;

@@ -124,8 +124,8 @@ ts_code ts_schedule_config_read(const cJSON *json, ts_schedule_config *ret, ts_e
  * the class that counts in place of the file's. */
 ts_code ts_schedule_config_open(const char *path, const char *class_name, ts_schedule_config *ret, ts_error *e);
 
-/* What diffusers' pipelines of 1.x and 2.x (not XL's) do to any scheduler that they are given: the keys steps_offset and
- * clip_sample, which the files of 2022 lack or have wrong, are 1 and false. */
+/* What diffusers' pipelines of 1.x and 2.x (not XL's) do to any scheduler that they are given: the keys
+ * steps_offset and clip_sample, which the files of 2022 lack or have wrong, are 1 and false. */
 void ts_schedule_suit_sd(ts_schedule_config *c);
 
 const char *ts_prediction_name(ts_prediction prediction); /* as files write it */

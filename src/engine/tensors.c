@@ -167,7 +167,8 @@ const ts_file_other *ts_tensors_other(const ts_tensors *s, size_t i) {
 }
 
 ts_code ts_tensors_unread(ts_error *e, const char *name, const char *type) {
-    return ts_fail(e, TS_EUNSUPPORTED, "%.200s is of type %s, and only F32, F16 and BF16 are read", name, type);
+    return ts_fail(e, TS_EUNSUPPORTED, "%.200s is of type %s, and only F32, F16 and BF16 are read", name,
+                   type);
 }
 
 const char *ts_tensors_metadata(const ts_tensors *s, const char *key) {

@@ -1,14 +1,14 @@
-/* Tensors by name, read in place from a mapping of the file that they are in; those of PyTorch's that do not lie row by row
- * there are copied.
+/* Tensors by name, read in place from a mapping of the file that they are in; those of PyTorch's that do not
+ * lie row by row there are copied.
  *
- * Two formats are read, told apart by their first bytes: safetensors, and the zip files that torch.save writes (.pt, .bin,
- * .ckpt). Nothing in a file is trusted: whatever is handed out lies inside the mapping or is such a copy, and the
- * pickle in torch's files is read as data, never run. A file that is written to while it is open (base/map.h)
- * gives bytes that mean nothing, which ts_tensors_check tells.
+ * Two formats are read, told apart by their first bytes: safetensors, and the zip files that torch.save
+ * writes (.pt, .bin, .ckpt). Nothing in a file is trusted: whatever is handed out lies inside the mapping or
+ * is such a copy, and the pickle in torch's files is read as data, never run. A file that is written to while
+ * it is open (base/map.h) gives bytes that mean nothing, which ts_tensors_check tells.
  *
- * F32, F16 and BF16 tensors are handed out. The formats' other types (position_ids is I64) are checked like
- * the rest and then left out, but for readers that must know all that is in a file (ts_tensors_other). An
- * open file is immutable: any number of threads may read it. */
+ * F32, F16 and BF16 tensors are handed out. The formats' other types (position_ids is I64) are checked
+ * like the rest and then left out, but for readers that must know all that is in a file
+ * (ts_tensors_other). An open file is immutable: any number of threads may read it. */
 #ifndef TS_ENGINE_TENSORS_H
 #define TS_ENGINE_TENSORS_H
 

@@ -36,7 +36,7 @@ typedef struct spec {
 
 typedef struct loader {
     ts_tokenizer *t;
-    const char *pad; /* the caller's, or NULL */
+    const char *pad;                                 /* the caller's, or NULL */
     cJSON *tokenizer, *vocab, *config, *map, *added; /* the files; NULL where there is none */
     spec named[NAMES];                               /* text NULL: not named */
     spec *specs;                                     /* those with ids of their own */
@@ -138,8 +138,8 @@ static ts_code load_bpe(loader *l, const char *dir, ts_error *e) {
     return rc ? ts_error_context(e, rc, "%s/tokenizer.json", dir) : TS_OK;
 }
 
-/* A token that is a string or an object. special: what one is that does not say; a special one that does not say that
- * either is not normalised. */
+/* A token that is a string or an object. special: what one is that does not say; a special one that does not
+ * say that either is not normalised. */
 static ts_code read_spec(const cJSON *v, const char *key, bool special, spec *ret, ts_error *e) {
     spec s = {0};
     if (cJSON_IsString(v))
@@ -236,7 +236,8 @@ static const char *text_of(const cJSON *token) {
     return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(token, "content"));
 }
 
-/* Further special tokens, which would cut texts elsewhere, unless they are among the tokens that have been read. */
+/* Further special tokens, which would cut texts elsewhere, unless they are among the tokens that have been
+ * read. */
 static ts_code check_more(const loader *l, const cJSON *json, ts_error *e) {
     static const char *const keys[] = {"additional_special_tokens", "extra_special_tokens"};
     const cJSON *v;
@@ -244,7 +245,8 @@ static ts_code check_more(const loader *l, const cJSON *json, ts_error *e) {
         cJSON_ArrayForEach(v, cJSON_GetObjectItemCaseSensitive(json, keys[i])) {
             const char *text = text_of(v);
             if (text && (find_spec(l, text) || is_named(l, text))) continue;
-            return ts_fail_param(e, TS_EUNSUPPORTED, keys[i], "%s: \"%.64s\" is not offered", keys[i], text ? text : "?");
+            return ts_fail_param(e, TS_EUNSUPPORTED, keys[i], "%s: \"%.64s\" is not offered", keys[i],
+                                 text ? text : "?");
         }
     return TS_OK;
 }
@@ -299,7 +301,8 @@ static ts_code load_added(loader *l, ts_error *e) {
     if (!cJSON_IsObject(decoder)) decoder = NULL;
     ts_code rc = read_names(l, l->config, false, e);
     if (rc) return ts_error_context(e, rc, "tokenizer_config.json");
-    if (!decoder && (rc = read_names(l, l->map, true, e))) return ts_error_context(e, rc, "special_tokens_map.json");
+    if (!decoder && (rc = read_names(l, l->map, true, e)))
+        return ts_error_context(e, rc, "special_tokens_map.json");
     if (l->pad) l->named[PAD] = (spec){.text = l->pad};
     if (!rc) rc = read_specs(l, decoder, e);
     if (!rc) rc = check_more(l, l->config, e);
@@ -345,7 +348,8 @@ static ts_code load_config(loader *l, ts_error *e) {
     bool split = false;
     if (!rc) rc = ts_json_bool(l->config, "split_special_tokens", false, &split, e);
     if (!rc && split)
-        rc = ts_fail_param(e, TS_EUNSUPPORTED, "split_special_tokens", "split_special_tokens: true is not offered");
+        rc = ts_fail_param(e, TS_EUNSUPPORTED, "split_special_tokens",
+                           "split_special_tokens: true is not offered");
     if (!rc) rc = ts_json_number(l->config, "model_max_length", 2, 1e40, LENGTH_DEFAULT, &length, e);
     if (rc) return rc;
     l->t->max_length = length > LENGTH_MAXIMUM ? LENGTH_DEFAULT : (int)length;

@@ -97,7 +97,8 @@ static ts_code find_storage(const reader *r, const char *name, const ts_pickle_v
 
 /* Sizes, and strides in elements. */
 static ts_code read_shape(const char *name, const ts_pickle_value *sizes, const ts_pickle_value *strides,
-                          ts_file_tensor *t, int64_t ret_strides[TS_FILE_RANK], size_t *ret_elements, ts_error *e) {
+                          ts_file_tensor *t, int64_t ret_strides[TS_FILE_RANK], size_t *ret_elements,
+                          ts_error *e) {
     if (sizes->kind != TS_PICKLE_TUPLE || strides->kind != TS_PICKLE_TUPLE || sizes->count != strides->count)
         return ts_fail(e, TS_EFORMAT, "tensor %.200s has no shape", name);
     if (sizes->count > TS_FILE_RANK)
@@ -150,7 +151,8 @@ static ts_code own(ts_tensors *s, void *memory, const char *name, ts_error *e) {
 }
 
 /* The elements of a transposed, channels-last or sliced view one by one, row by row. */
-static void put_in_order(char *to, const char *from, size_t width, const ts_file_tensor *t, const int64_t *strides) {
+static void put_in_order(char *to, const char *from, size_t width, const ts_file_tensor *t,
+                         const int64_t *strides) {
     int64_t at[TS_FILE_RANK] = {0}, element = 0;
     for (size_t n = t->bytes / width; n; n--, to += width) {
         memcpy(to, from + (size_t)element * width, width);
@@ -163,15 +165,16 @@ static void put_in_order(char *to, const char *from, size_t width, const ts_file
     }
 }
 
-/* A tensor that does not lie row by row gets a copy that does, which the file must be large enough for: what repeats its
- * elements could be of any size. */
+/* A tensor that does not lie row by row gets a copy that does, which the file must be large enough for: what
+ * repeats its elements could be of any size. */
 static ts_code copy_in_order(reader *r, size_t width, const char *from, size_t room, const int64_t *strides,
                              ts_file_tensor *t) {
     size_t extent, bytes;
     if (!extent_of(t, strides, &extent) || !ts_mul_size(extent, width, &bytes) || bytes > room)
         return ts_fail(r->e, TS_EFORMAT, "tensor %.200s is longer than its storage", t->name);
     if (t->bytes > room || t->bytes > r->s->size - r->copied)
-        return ts_fail(r->e, TS_EUNSUPPORTED, "tensor %.200s repeats what it is made of, which is not read", t->name);
+        return ts_fail(r->e, TS_EUNSUPPORTED, "tensor %.200s repeats what it is made of, which is not read",
+                       t->name);
     r->copied += t->bytes;
     char *copy = malloc(t->bytes);
     ts_code rc = own(r->s, copy, t->name, r->e);
@@ -276,7 +279,8 @@ static ts_code walk(reader *r, char name[NAME_MAXIMUM + 1], size_t length, int d
 
 static ts_code walk_root(reader *r, const ts_pickle_value *root) {
     char name[NAME_MAXIMUM + 1] = "";
-    /* A checkpoint of a training: the model is only a part of it; or of one that has been saved in another. */
+    /* A checkpoint of a training: the model is only a part of it; or of one that has been saved in another.
+     */
     for (int i = 0; i < 2 && is_dict(root); i++) {
         const ts_pickle_value *model = member(r, root, "state_dict");
         if (model && is_dict(model)) root = model;

@@ -96,8 +96,9 @@ static ts_code check_positions(const ts_text_model *t, ts_error *e) {
     const ts_param *p = ts_weights_find(t->weights, name);
     if (!p) p = ts_weights_find(t->weights, name + strlen("text_model."));
     if (!p || p->shape[0] == t->config.positions) return TS_OK;
-    return ts_fail_param(e, TS_EFORMAT, "max_position_embeddings", "%s has %d rows, and max_position_embeddings is %d",
-                         p->name, (int)p->shape[0], t->config.positions);
+    return ts_fail_param(e, TS_EFORMAT, "max_position_embeddings",
+                         "%s has %d rows, and max_position_embeddings is %d", p->name, (int)p->shape[0],
+                         t->config.positions);
 }
 
 static ts_code verify_text(const ts_model *m, int i, ts_error *e) {

@@ -32,8 +32,8 @@ static ts_code read_stamps(const ts_lora_use *uses, int n, uint64_t ret[TS_MAX_L
     return rc;
 }
 
-/* A file may be replaced between the request and now, and now as well: the stamps of the shape become those of what was
- * read, so that it is used for nothing else. */
+/* A file may be replaced between the request and now, and now as well: the stamps of the shape become those
+ * of what was read, so that it is used for nothing else. */
 static ts_code vary(ts_model *base, const ts_lora_use *uses, ts_shape *shape, ts_model **ret, ts_error *e) {
     enum { TRIES = 3 };
     uint64_t before[TS_MAX_LORAS], after[TS_MAX_LORAS];

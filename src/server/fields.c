@@ -172,8 +172,8 @@ static ts_code read_interval(const field *f, const char *param, const cJSON *v, 
 /* "WxH" with nothing else in it, nor a zero before a number. */
 bool ts_size_parse(const char *text, int *w, int *h) {
     int n = 0;
-    return strspn(text, "0123456789x") == strlen(text) && text[0] != '0' && !strstr(text, "x0") && sscanf(text, "%5dx%5d%n", w, h, &n) == 2 &&
-           !text[n];
+    return strspn(text, "0123456789x") == strlen(text) && text[0] != '0' && !strstr(text, "x0") &&
+           sscanf(text, "%5dx%5d%n", w, h, &n) == 2 && !text[n];
 }
 
 /* "WxH" into two ints of fields.sizes. */

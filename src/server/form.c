@@ -92,11 +92,11 @@ static bool is_member(const char *s) {
 static shape shape_of(const char *name, size_t *ret) {
     const size_t at = strcspn(name, "[");
     const char *rest = name + at;
-    const shape s = !at                                               ? PLAIN
-                    : !strcmp(rest, "[]")                             ? ELEMENT
-                    : is_member(rest)                                 ? MEMBER
+    const shape s = !at                                              ? PLAIN
+                    : !strcmp(rest, "[]")                            ? ELEMENT
+                    : is_member(rest)                                ? MEMBER
                     : !strncmp(rest, "[]", 2) && is_member(rest + 2) ? ELEMENT_MEMBER
-                                                                      : PLAIN;
+                                                                     : PLAIN;
     *ret = s == PLAIN ? strlen(name) : at;
     return s;
 }
@@ -129,7 +129,8 @@ static const ts_form_part *nth(const ts_form *form, const char *name, int k, int
     return found;
 }
 
-/* Clients write all the b before the first c, so that the k-th of each belong together, and all must have as many. */
+/* Clients write all the b before the first c, so that the k-th of each belong together, and all must have as
+ * many. */
 static ts_code put_objects(const ts_form *form, int first, size_t n, ts_form_is_text *is_text, ts_buffer *out,
                            ts_error *e) {
     const char *name = form->parts[first].name;
@@ -143,7 +144,8 @@ static ts_code put_objects(const ts_form *form, int first, size_t n, ts_form_is_
             if (!same_stem(name, other, n) || (i > first && !strcmp(other, name))) continue;
             const ts_form_part *part = nth(form, other, k, &count);
             if (count != elements)
-                return ts_fail_param(e, TS_EINVAL, other, "%s comes %d times and %s %d times", name, elements, other, count);
+                return ts_fail_param(e, TS_EINVAL, other, "%s comes %d times and %s %d times", name, elements,
+                                     other, count);
             if (&form->parts[i] != nth(form, other, 0, &count)) continue; /* it has had its turn */
             if (i > first) rc = ts_buffer_append(out, ", ", 2);
             if (!rc) rc = put_member(part, is_text, out, e);
@@ -154,8 +156,8 @@ static ts_code put_objects(const ts_form *form, int first, size_t n, ts_form_is_
 }
 
 /* All parts of the same a, at the first of them. */
-static ts_code put_group(const ts_form *form, int first, shape kind, size_t n, ts_form_is_text *is_text, ts_buffer *out,
-                         ts_error *e) {
+static ts_code put_group(const ts_form *form, int first, shape kind, size_t n, ts_form_is_text *is_text,
+                         ts_buffer *out, ts_error *e) {
     const char *name = form->parts[first].name;
     char stem[TS_FORM_NAME];
     snprintf(stem, sizeof stem, "%.*s", (int)n, name);
@@ -171,7 +173,8 @@ static ts_code put_group(const ts_form *form, int first, shape kind, size_t n, t
         const ts_form_part *part = &form->parts[i];
         if (!same_stem(name, part->name, n)) continue;
         if (i > first) rc = ts_buffer_append(out, ", ", 2);
-        if (!rc) rc = kind == MEMBER ? put_member(part, is_text, out, e) : put_value(part, stem, is_text, out, e);
+        if (!rc)
+            rc = kind == MEMBER ? put_member(part, is_text, out, e) : put_value(part, stem, is_text, out, e);
     }
     return rc ? rc : ts_buffer_append(out, kind == MEMBER ? "}" : "]", 1);
 }
@@ -182,8 +185,8 @@ static bool is_first(const ts_form *form, int at, size_t n) {
     return true;
 }
 
-ts_code ts_form_json(const ts_form *form, bool (*is_file)(const char *name), ts_form_is_text *is_text, ts_buffer *out,
-                     ts_error *e) {
+ts_code ts_form_json(const ts_form *form, bool (*is_file)(const char *name), ts_form_is_text *is_text,
+                     ts_buffer *out, ts_error *e) {
     ts_code rc = ts_buffer_append(out, "{", 1);
     bool some = false;
     for (int i = 0; i < form->count && !rc; i++) {
@@ -202,7 +205,8 @@ ts_code ts_form_json(const ts_form *form, bool (*is_file)(const char *name), ts_
         if (!rc) rc = ts_json_quote(out, name);
         if (!rc) rc = ts_buffer_append(out, ": ", 2);
         if (rc) break;
-        rc = kind == PLAIN ? put_value(part, name, is_text, out, e) : put_group(form, i, kind, n, is_text, out, e);
+        rc = kind == PLAIN ? put_value(part, name, is_text, out, e)
+                           : put_group(form, i, kind, n, is_text, out, e);
     }
     if (!rc) rc = ts_buffer_append(out, "}", 1);
     if (rc == TS_ENOMEM && e && !e->code) return ts_fail(e, rc, "reading the form");

@@ -27,13 +27,14 @@ void ts_form_free(ts_form *form); /* NULL is fine */
 /* The part of that name, or the first of "name[]"; NULL: there is none. *ret_count: how many there are. */
 const ts_form_part *ts_form_find(const ts_form *form, const char *name, int *ret_count);
 
-/* Whether a value of that field, or of that member of one, is a text even where it looks like something else. */
+/* Whether a value of that field, or of that member of one, is a text even where it looks like something
+ * else. */
 typedef bool ts_form_is_text(const char *name, const char *value);
 
-/* The parts that are not files as a JSON object. "a[b]" is the member b of an object a, "a[]" an element of an array a,
- * "a[][b]" the member b of the next object in an array a; all its members come as often. A value that reads as a JSON number,
- * true, false or null is that, unless is_text says that it is text; everything else is a string. TS_EINVAL names the
- * field, TS_ENOMEM. */
+/* The parts that are not files as a JSON object. "a[b]" is the member b of an object a, "a[]" an element
+ * of an array a, "a[][b]" the member b of the next object in an array a; all its members come as often. A
+ * value that reads as a JSON number, true, false or null is that, unless is_text says that it is text;
+ * everything else is a string. TS_EINVAL names the field, TS_ENOMEM. */
 ts_code ts_form_json(const ts_form *form, bool (*is_file)(const char *name), ts_form_is_text *is_text, ts_buffer *out,
                      ts_error *e);
 

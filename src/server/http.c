@@ -291,8 +291,8 @@ static void on_connection(void *arg, struct MHD_Connection *mhd, void **context,
         h->connections = c;
         if (++h->connection_count == h->c.connection_limit) {
             static ts_log_limit limit;
-            ts_log_limited(&limit, 1, 60, TS_LOG_WARNING, "connection_limit is reached: %u connections are open",
-                           h->c.connection_limit);
+            ts_log_limited(&limit, 1, 60, TS_LOG_WARNING,
+                           "connection_limit is reached: %u connections are open", h->c.connection_limit);
         }
         set_up_socket(c->fd);
         *context = c;
@@ -307,8 +307,8 @@ static void on_connection(void *arg, struct MHD_Connection *mhd, void **context,
         if (c->next) c->next->previous = c->previous;
         h->connection_count--;
         free(c);
-        /* At its limit of connections or descriptors libmicrohttpd no longer listens, and begins to again in the run after
-         * that in which one has closed, which nothing else may bring about. */
+        /* At its limit of connections or descriptors libmicrohttpd no longer listens, and begins to again in
+         * the run after that in which one has closed, which nothing else may bring about. */
         pump_soon(h);
     }
 }
@@ -392,7 +392,8 @@ size_t ts_http_exchanges(const ts_http *h) {
 }
 size_t ts_http_forms(const ts_http *h) {
     size_t n = 0;
-    for (const ts_connection *c = h->connections; c; c = c->next) n += c->exchange && c->exchange->reader && !c->exchange->dispatched;
+    for (const ts_connection *c = h->connections; c; c = c->next)
+        n += c->exchange && c->exchange->reader && !c->exchange->dispatched;
     return n;
 }
 

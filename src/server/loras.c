@@ -26,8 +26,8 @@ ts_code ts_loras_find(const char *folder, const char *name, ts_lora_ref *ret, ts
                              TS_LORA_NAME_BYTES - 1);
     char *path = ts_lora_find(folder, name);
     /* Another file under the name is another LoRA: what was made of the old one is not used for it. */
-    ts_code rc =
-        path ? ts_lora_stamp(path, &ret->stamp, e) : ts_fail(e, TS_ENOMEM, "there is no memory for the request");
+    ts_code rc = path ? ts_lora_stamp(path, &ret->stamp, e)
+                      : ts_fail(e, TS_ENOMEM, "there is no memory for the request");
     if (rc == TS_ENOTFOUND)
         rc = ts_fail_param(e, TS_ENOTFOUND, "loras", "there is no LoRA %s; GET /v1/loras lists them", name);
     free(path);
@@ -44,7 +44,9 @@ ts_code ts_loras_list(const char *folder, char ***ret, size_t *ret_count, ts_err
     size_t count = 0, capacity = 0;
     ts_code rc = TS_OK;
     DIR *d = opendir(folder);
-    if (!d) return ts_fail_errno(e, errno == ENOMEM ? TS_ENOMEM : TS_EIO, errno, "opening the folder of the LoRAs");
+    if (!d)
+        return ts_fail_errno(e, errno == ENOMEM ? TS_ENOMEM : TS_EIO, errno,
+                             "opening the folder of the LoRAs");
     for (const struct dirent *f; !rc && (f = readdir(d));) {
         /* A file's name without the extension, or a folder's. */
         size_t n, whole = strlen(f->d_name);

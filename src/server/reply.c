@@ -55,7 +55,8 @@ ts_code ts_json_error(ts_buffer *b, const ts_error *error) {
 }
 
 void ts_reply_failed(ts_exchange *x, const ts_error *error) {
-    const bool ours = ts_code_http(error->code) >= 500 && error->code != TS_ELOADING && error->code != TS_ESHUTDOWN;
+    const bool ours =
+        ts_code_http(error->code) >= 500 && error->code != TS_ELOADING && error->code != TS_ESHUTDOWN;
     ts_exchange_set_failed(x);
     static ts_log_limit limit;
     if (ours)

@@ -21,8 +21,8 @@ void ts_reply_buffer(ts_exchange *x, ts_code rc, const char *type, ts_buffer *b)
 void ts_reply_error(ts_exchange *x, const ts_error *error);
 void ts_reply_error_headers(ts_exchange *x, const ts_error *error, const ts_header *headers, size_t count);
 
-/* For an answer that cannot say so in its status any more, and by the two above: what the server is to blame for goes to
- * the log, and the answer does not count as a good one. */
+/* For an answer that cannot say so in its status any more, and by the two above: what the server is to
+ * blame for goes to the log, and the answer does not count as a good one. */
 void ts_reply_failed(ts_exchange *x, const ts_error *error);
 
 #endif

@@ -32,9 +32,9 @@ static void on_closed(uv_handle_t *handle) {
 
 /* Those that were made. */
 static void close_handles(ts_server *s) {
-    uv_handle_t *const handles[] = {(uv_handle_t *)&s->wake, (uv_handle_t *)&s->sigterm, (uv_handle_t *)&s->sigint,
-                                    (uv_handle_t *)&s->sighup, (uv_handle_t *)&s->tick,
-                                    (uv_handle_t *)&s->flush};
+    uv_handle_t *const handles[] = {(uv_handle_t *)&s->wake,   (uv_handle_t *)&s->sigterm,
+                                    (uv_handle_t *)&s->sigint, (uv_handle_t *)&s->sighup,
+                                    (uv_handle_t *)&s->tick,   (uv_handle_t *)&s->flush};
     for (size_t i = 0; i < sizeof handles / sizeof *handles; i++)
         if (uv_handle_get_type(handles[i]) != UV_UNKNOWN_HANDLE) uv_close(handles[i], on_closed);
 }
@@ -155,7 +155,8 @@ static void wake(void *arg) {
     uv_async_send(&s->wake);
 }
 
-static void on_done(void *arg, const ts_exchange *x, int route, int status, double seconds, ts_ending ending) {
+static void on_done(void *arg, const ts_exchange *x, int route, int status, double seconds,
+                    ts_ending ending) {
     static const char *const endings[] = {[TS_ENDING_WHOLE] = "",
                                           [TS_ENDING_LEFT] = ", the client left",
                                           [TS_ENDING_CUT] = ", cut off: too slow, or no HTTP"};
@@ -167,8 +168,7 @@ static void on_done(void *arg, const ts_exchange *x, int route, int status, doub
     if (!s->config->log.requests) return;
     const char *note = ts_exchange_note_text(x);
     ts_log(TS_LOG_INFO, "%s %s %.200s %d %.1f ms%s%s%s", ts_exchange_id(x), ts_exchange_method(x),
-           ts_exchange_path(x), status, seconds * 1e3, *note ? ", " : "", note,
-           endings[ending]);
+           ts_exchange_path(x), status, seconds * 1e3, *note ? ", " : "", note, endings[ending]);
 }
 
 static ts_code open_socket(const ts_config *c, int *ret_fd, ts_error *e) {
@@ -230,8 +230,7 @@ static ts_code start(ts_server *s, ts_error *e) {
     uint64_t interval;
     /* Signals first: who sees the port may already want to stop us. */
     if (uv_signal_start(&s->sigterm, on_signal, SIGTERM) || uv_signal_start(&s->sigint, on_signal, SIGINT) ||
-        uv_signal_start(&s->sighup, on_signal, SIGHUP) ||
-        uv_timer_start(&s->tick, on_tick, TICK_MS, TICK_MS))
+        uv_signal_start(&s->sighup, on_signal, SIGHUP) || uv_timer_start(&s->tick, on_tick, TICK_MS, TICK_MS))
         return ts_fail(e, TS_EINTERNAL, "starting the loop");
     ts_code rc = start_http(s, e);
     if (rc) return rc;

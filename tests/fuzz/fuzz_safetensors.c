@@ -1,5 +1,5 @@
-/* Files of tensors, safetensors and torch.save's: whatever opens must lie inside the file, tensor by tensor (or, of
- * torch.save's, be a copy that can be read), and be found by its name. */
+/* Files of tensors, safetensors and torch.save's: whatever opens must lie inside the file, tensor by tensor
+ * (or, of torch.save's, be a copy that can be read), and be found by its name. */
 #include "fuzz.h"
 
 #include <stdbool.h>
@@ -15,7 +15,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         const ts_file_tensor *t = ts_tensors_at(s, i);
         const uint8_t *from = t->data;
         const bool zip = size > 2 && !memcmp(data, "PK", 2);
-        if (t->bytes && !zip && (from < data || from > data + size || t->bytes > (size_t)(data + size - from)))
+        if (t->bytes && !zip &&
+            (from < data || from > data + size || t->bytes > (size_t)(data + size - from)))
             fuzz_fail("a tensor outside the file");
         if (ts_tensors_find(s, t->name) != t) fuzz_fail("a tensor that is not found");
         size_t n = ts_file_tensor_elements(t), product = 1;

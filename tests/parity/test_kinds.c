@@ -1,4 +1,5 @@
-/* Which model a file or a folder holds, where its names alone do not say; and what its own pipeline would make of it. */
+/* Which model a file or a folder holds, where its names alone do not say; and what its own pipeline would
+ * make of it. */
 #include "workshop.h"
 
 #include <sys/stat.h>
@@ -115,7 +116,8 @@ static void two_base_is_known_by_the_spread_of_a_bias(void **state) {
     for (int i = 0; i < 4; i++) {
         workshop_gather("sd2");
         ts_file_tensor *t = &workshop.tensors[workshop.count++];
-        *t = (ts_file_tensor){.name = name, .dtype = TS_F32, .rank = 1, .shape = {320}, .bytes = 320 * sizeof(float)};
+        *t = (ts_file_tensor){
+            .name = name, .dtype = TS_F32, .rank = 1, .shape = {320}, .bytes = 320 * sizeof(float)};
         float *values = (float *)(void *)workshop_room(t->bytes);
         for (int k = 0; k < 320; k++) values[k] = 0.7f + (k % 2 ? spreads[i] : -spreads[i]);
         t->data = values;
@@ -134,7 +136,8 @@ static void sd_turbo_is_no_refiner(void **state) {
     for (size_t i = 0; i < workshop.count; i++)
         if (!strncmp(workshop.tensors[i].name, from, sizeof from - 1)) {
             assert_true(n < 512);
-            workshop.tensors[i].name = names[n++] = ts_format("%s%s", to, workshop.tensors[i].name + sizeof from - 1);
+            workshop.tensors[i].name = names[n++] =
+                ts_format("%s%s", to, workshop.tensors[i].name + sizeof from - 1);
         }
     assert_true(n > 0);
     ts_error e = {0};
@@ -142,7 +145,8 @@ static void sd_turbo_is_no_refiner(void **state) {
     char *path = workshop_write("turbo");
     must(ts_checkpoint_open(path, &turbo, &e), &e);
     must(ts_checkpoint_open(other, &plain, &e), &e);
-    assert_true(cJSON_Compare(ts_checkpoint_config(turbo, "text_encoder"), ts_checkpoint_config(plain, "text_encoder"), 1));
+    assert_true(cJSON_Compare(ts_checkpoint_config(turbo, "text_encoder"),
+                              ts_checkpoint_config(plain, "text_encoder"), 1));
     ts_weights *a = NULL, *b = NULL;
     must(ts_checkpoint_weights(turbo, "text_encoder", &a, &e), &e);
     must(ts_checkpoint_weights(plain, "text_encoder", &b, &e), &e);
@@ -153,7 +157,8 @@ static void sd_turbo_is_no_refiner(void **state) {
     while (n) free(names[--n]);
 }
 
-/* diffusers' converter once left XL's projection as the weight of a linear layer, which is the other way round. */
+/* diffusers' converter once left XL's projection as the weight of a linear layer, which is the other way
+ * round. */
 static void the_projection_of_xl_has_two_forms(void **state) {
     (void)state;
     static const char name[] = "conditioner.embedders.1.model.text_projection";
@@ -181,7 +186,8 @@ static void the_projection_of_xl_has_two_forms(void **state) {
         params[i] = ts_weights_find(w[i], "text_projection.weight");
         assert_non_null(params[i]);
     }
-    assert_true(cJSON_Compare(ts_checkpoint_config(c[0], "text_encoder_2"), ts_checkpoint_config(c[1], "text_encoder_2"), 1));
+    assert_true(cJSON_Compare(ts_checkpoint_config(c[0], "text_encoder_2"),
+                              ts_checkpoint_config(c[1], "text_encoder_2"), 1));
     assert_true(cJSON_Compare(ts_checkpoint_config(c[0], "unet"), ts_checkpoint_config(c[1], "unet"), 1));
     assert_memory_equal(params[0]->data, params[1]->data, rows * columns * size);
     for (int i = 0; i < 2; i++) {
@@ -193,8 +199,8 @@ static void the_projection_of_xl_has_two_forms(void **state) {
 
 static void what_is_like_ours_and_is_not_is_refused_by_its_name(void **state) {
     (void)state;
-    static const char *const marks[][2] = {{"edm_mean", "EDM"}, {"edm_vpred.sigma_max", "EDM"},
-                                           {"input_blocks.0.0.weight", "U-Net alone"}};
+    static const char *const marks[][2] = {
+        {"edm_mean", "EDM"}, {"edm_vpred.sigma_max", "EDM"}, {"input_blocks.0.0.weight", "U-Net alone"}};
     for (int i = 0; i < 3; i++) {
         workshop_gather("xl");
         if (i == 2) workshop_sift("model.diffusion_model.", false);
@@ -259,7 +265,8 @@ static char *with_scheduler(const char *pipeline, const char *index, const char 
 }
 
 static void discard_with_scheduler(char *folder) {
-    char *file = ts_path_join(folder, "scheduler/scheduler_config.json"), *path = ts_path_join(folder, "scheduler");
+    char *file = ts_path_join(folder, "scheduler/scheduler_config.json"),
+         *path = ts_path_join(folder, "scheduler");
     unlink(file);
     rmdir(path);
     free(file);
@@ -270,8 +277,8 @@ static void discard_with_scheduler(char *folder) {
 #define SD "{\"_class_name\":\"StableDiffusionPipeline\"}"
 #define XL "{\"_class_name\":\"StableDiffusionXLPipeline\"}"
 
-/* StableDiffusionPipeline.__init__: steps_offset becomes 1 and clip_sample false, whatever the file says or leaves out.
- * The XL pipeline does neither. */
+/* StableDiffusionPipeline.__init__: steps_offset becomes 1 and clip_sample false, whatever the file says or
+ * leaves out. The XL pipeline does neither. */
 static void pipelines_of_1_and_2_overrule_two_keys_of_the_scheduler(void **state) {
     (void)state;
     static const struct {
@@ -280,10 +287,12 @@ static void pipelines_of_1_and_2_overrule_two_keys_of_the_scheduler(void **state
         double clip;
     } cases[] = {
         {"pipeline_sd1", SD, "{\"_class_name\":\"DDIMScheduler\"}", 1, 0},
-        {"pipeline_sd1", SD, "{\"_class_name\":\"DDIMScheduler\",\"steps_offset\":0,\"clip_sample\":true}", 1, 0},
+        {"pipeline_sd1", SD, "{\"_class_name\":\"DDIMScheduler\",\"steps_offset\":0,\"clip_sample\":true}", 1,
+         0},
         {"pipeline_sd1", SD, "{\"_class_name\":\"PNDMScheduler\",\"skip_prk_steps\":true}", 1, 0},
         {"pipeline_xl", XL, "{\"_class_name\":\"DDIMScheduler\"}", 0, 1},
-        {"pipeline_xl", XL, "{\"_class_name\":\"DDIMScheduler\",\"steps_offset\":1,\"clip_sample\":false}", 1, 0},
+        {"pipeline_xl", XL, "{\"_class_name\":\"DDIMScheduler\",\"steps_offset\":1,\"clip_sample\":false}", 1,
+         0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char *folder = with_scheduler(cases[i].pipeline, cases[i].index, cases[i].config);
@@ -297,7 +306,8 @@ static void pipelines_of_1_and_2_overrule_two_keys_of_the_scheduler(void **state
     }
 }
 
-/* diffusers makes the class that the index names, and takes no more than the keys from the scheduler's file. */
+/* diffusers makes the class that the index names, and takes no more than the keys from the scheduler's file.
+ */
 static void the_index_says_which_scheduler_it_is(void **state) {
     (void)state;
 #define INDEX(entry) "{\"_class_name\":\"StableDiffusionPipeline\",\"scheduler\":" entry "}"
@@ -334,15 +344,18 @@ static void notes_of_others_beside_a_checkpoint_are_passed_over(void **state) {
         const char *text;
         bool good;
     } cases[] = {
-        {"{\"id\":4384,\"creator\":{\"username\":\"x\"},\"modelVersions\":[]}", true}, /* SD.Next's, Civitai's */
-        {"{\"description\":\"x\",\"vae\":\"y.pt\"}", true},                             /* AUTOMATIC1111's */
+        {"{\"id\":4384,\"creator\":{\"username\":\"x\"},\"modelVersions\":[]}",
+         true},                                             /* SD.Next's, Civitai's */
+        {"{\"description\":\"x\",\"vae\":\"y.pt\"}", true}, /* AUTOMATIC1111's */
         {"{\"sheduler\":{}}", false},
         {"{\"scheduler\":{\"beta_end\":5}}", false},
-        {"{\"scheduler\":{\"_class_name\":\"DPMSolverMultistepScheduler\",\"lambda_min_clipped\":-Infinity}}", true},
+        {"{\"scheduler\":{\"_class_name\":\"DPMSolverMultistepScheduler\",\"lambda_min_clipped\":-Infinity}}",
+         true},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         workshop_gather("sd1");
-        char *path = workshop_write("notes"), *beside = ts_format("%.*s.json", (int)(strlen(path) - strlen(".safetensors")), path);
+        char *path = workshop_write("notes"),
+             *beside = ts_format("%.*s.json", (int)(strlen(path) - strlen(".safetensors")), path);
         ts_error e = {0};
         ts_checkpoint *c = NULL;
         ts_schedule_config schedule;
@@ -363,7 +376,8 @@ int main(int argc, char **argv) {
     test_list tests = {0};
     test_add(&tests, the_kinds_of_sd2_are_told_apart, NULL, 0, "the kinds of sd2 are told apart");
     test_add(&tests, a_file_says_what_it_predicts, NULL, 0, "a file says what it predicts");
-    test_add(&tests, two_base_is_known_by_the_spread_of_a_bias, NULL, 0, "2-base is known by the spread of a bias");
+    test_add(&tests, two_base_is_known_by_the_spread_of_a_bias, NULL, 0,
+             "2-base is known by the spread of a bias");
     test_add(&tests, sd_turbo_is_no_refiner, NULL, 0, "sd-turbo is no refiner");
     test_add(&tests, the_projection_of_xl_has_two_forms, NULL, 0, "the projection of xl has two forms");
     test_add(&tests, what_is_like_ours_and_is_not_is_refused_by_its_name, NULL, 0,

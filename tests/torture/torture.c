@@ -26,7 +26,9 @@ static struct {
 
 static _Thread_local bool spared;
 
-void torture_spare(void) { spared = true; }
+void torture_spare(void) {
+    spared = true;
+}
 
 static uint64_t mix(uint64_t h, uint64_t v) {
     h = (h ^ v) * 0x9e3779b97f4a7c15u;
@@ -74,10 +76,13 @@ static void set_mode(mode to, uint64_t target, torture_kind kind) {
     pthread_mutex_unlock(&t.lock);
 }
 
-void torture_relent(void) { set_mode(OFF, 0, TORTURE_MEMORY); }
+void torture_relent(void) {
+    set_mode(OFF, 0, TORTURE_MEMORY);
+}
 
 static void describe(const torture_place *p, bool lasting) {
-    fprintf(stderr, "# so it went with %s failing %s, called from\n", p->call, lasting ? "from here on" : "here");
+    fprintf(stderr, "# so it went with %s failing %s, called from\n", p->call,
+            lasting ? "from here on" : "here");
     fflush(stderr);
     backtrace_symbols_fd(p->callers, p->depth, STDERR_FILENO);
 }

@@ -1,10 +1,11 @@
 /* Every call that can fail, failed.
  *
- * The linker puts a wrapper (wrapped.c) between the program's own code and what it calls of the C library, oneDNN, cJSON,
- * libpng, libuv and libmicrohttpd that can fail. An act is run once to learn its places: the call and the chain of
- * callers that leads to it. Then it is run twice more for each place that no act before has been through: once with only
- * the first call there failing, once with every call of its kind failing from there on, as where memory has really run
- * out. Under AddressSanitizer what is lost on such ways shows as well. (After SQLite's and curl's tests.) */
+ * The linker puts a wrapper (wrapped.c) between the program's own code and what it calls of the C library,
+ * oneDNN, cJSON, libpng, libuv and libmicrohttpd that can fail. An act is run once to learn its places:
+ * the call and the chain of callers that leads to it. Then it is run twice more for each place that no act
+ * before has been through: once with only the first call there failing, once with every call of its kind
+ * failing from there on, as where memory has really run out. Under AddressSanitizer what is lost on such
+ * ways shows as well. (After SQLite's and curl's tests.) */
 #ifndef TS_TESTS_TORTURE_H
 #define TS_TESTS_TORTURE_H
 
@@ -24,12 +25,12 @@ typedef struct torture_place {
 } torture_place;
 
 typedef struct torture_act {
-    /* Runs the whole, releases the whole. place: NULL while nothing fails, else what may be failing, once or `lasting`.
-     * Whether all went as it should; if not, it has said why on stderr. */
+    /* Runs the whole, releases the whole. place: NULL while nothing fails, else what may be failing, once
+     * or `lasting`. Whether all went as it should; if not, it has said why on stderr. */
     bool (*run)(void *arg, const torture_place *place, bool lasting);
     void *arg;
-    /* How many callers tell two places apart, TORTURE_DEPTH at most. More of them find more ways through the same code,
-     * and take longer. */
+    /* How many callers tell two places apart, TORTURE_DEPTH at most. More of them find more ways through
+     * the same code, and take longer. */
     int depth;
 } torture_act;
 

@@ -1,5 +1,5 @@
-/* From a model's files to a picture, with every call that can fail failing: the failure is told as what it is, or the
- * picture is the one that it would have been. */
+/* From a model's files to a picture, with every call that can fail failing: the failure is told as what it
+ * is, or the picture is the one that it would have been. */
 #include "../parity/workshop.h"
 
 #include "base/png.h"
@@ -66,12 +66,14 @@ static ts_code write_png(const ts_model *m, const ts_job *job, outcome *o, ts_er
     char *text = NULL;
     ts_code rc = ts_infotext(m, job, job->pictures, &text);
     if (rc) return ts_fail(e, rc, "writing a picture");
-    rc = ts_png_encode(o->rgb, WIDTH, HEIGHT, &(ts_png_text){"parameters", text}, 1, &o->png, &o->png_size, e);
+    rc =
+        ts_png_encode(o->rgb, WIDTH, HEIGHT, &(ts_png_text){"parameters", text}, 1, &o->png, &o->png_size, e);
     free(text);
     return rc;
 }
 
-static ts_code shoot(const plan *p, ts_group *g, ts_model *m, const ts_source *source, outcome *o, ts_error *e) {
+static ts_code shoot(const plan *p, ts_group *g, ts_model *m, const ts_source *source, outcome *o,
+                     ts_error *e) {
     ts_picture picture = {.params = {.prompt = p->prompt,
                                      .negative = "blurry",
                                      .emphasis = true,
@@ -154,7 +156,8 @@ static bool complain(const char *format, ...) {
 static bool right_failure(ts_code rc, const ts_error *e, const torture_place *place) {
     if (!place) return complain("nothing failed, and yet: %s", e->message);
     const bool memory = rc == TS_ENOMEM, system = rc == TS_EIO || rc == TS_EDEVICE;
-    if (!memory && !(system && place->kind == TORTURE_SYSTEM)) return complain("%s: %s", ts_code_name(rc), e->message);
+    if (!memory && !(system && place->kind == TORTURE_SYSTEM))
+        return complain("%s: %s", ts_code_name(rc), e->message);
     if (e->code != rc || !*e->message) return complain("%s without a word of why", ts_code_name(rc));
     return true;
 }
@@ -188,7 +191,9 @@ static void hold(plan p) {
     free(p.variant);
 }
 
-static char *path(const char *name) { return fixture_path(name); }
+static char *path(const char *name) {
+    return fixture_path(name);
+}
 
 static void a_folder_with_embeddings_and_a_lora_on_two_devices(void **state) {
     (void)state;

@@ -1,5 +1,5 @@
-/* The daemon with every call that can fail failing, from its start to its end and in every kind of request: whatever
- * becomes of the one request, the next one has its picture. */
+/* The daemon with every call that can fail failing, from its start to its end and in every kind of request:
+ * whatever becomes of the one request, the next one has its picture. */
 #include "../unit/fixture.h"
 
 #include <arpa/inet.h>
@@ -30,16 +30,12 @@ typedef struct daemon_run {
 } daemon_run;
 
 static ts_code configure(ts_config *c, ts_error *e) {
-    const char *const options[][3] = {{"server", "listen", "127.0.0.1:0"},
-                                      {"server", "port_file", port_file},
-                                      {"log", "level", "error"},
-                                      {"models", "path", model},
-                                      {"models", "lora_folder", loras},
-                                      {"models", "embeddings_folder", words},
-                                      {"devices", "devices", "cpu:1x1"},
-                                      {"devices", "dtype", "f32"},
-                                      {"scheduler", "max_wait_ms", "0"},
-                                      {"compile", "shapes", "64x64:2"}};
+    const char *const options[][3] = {
+        {"server", "listen", "127.0.0.1:0"}, {"server", "port_file", port_file},
+        {"log", "level", "error"},           {"models", "path", model},
+        {"models", "lora_folder", loras},    {"models", "embeddings_folder", words},
+        {"devices", "devices", "cpu:1x1"},   {"devices", "dtype", "f32"},
+        {"scheduler", "max_wait_ms", "0"},   {"compile", "shapes", "64x64:2"}};
     ts_code rc = TS_OK;
     for (size_t i = 0; !rc && i < sizeof options / sizeof *options; i++)
         rc = ts_config_set(c, options[i][0], options[i][1], options[i][2], e);
@@ -210,7 +206,8 @@ static bool start_and_end(void *arg, const torture_place *place, bool lasting) {
     if (!atomic_load(&d.ended)) kill(getpid(), SIGTERM);
     pthread_join(d.thread, NULL);
     if (!d.rc && !ready) good = false, fprintf(stderr, "# it ended well without having been ready\n");
-    if (d.rc && (d.error.code != d.rc || !*d.error.message)) good = false, fprintf(stderr, "# no word of why\n");
+    if (d.rc && (d.error.code != d.rc || !*d.error.message))
+        good = false, fprintf(stderr, "# no word of why\n");
     const bool memory = d.rc == TS_ENOMEM, system = d.rc == TS_EIO || d.rc == TS_EDEVICE;
     if (d.rc && (!place || !(memory || (system && place->kind == TORTURE_SYSTEM)))) {
         fprintf(stderr, "# %s: %s\n", ts_code_name(d.rc), d.error.message);
@@ -242,8 +239,10 @@ static bool run_request(void *arg, const torture_place *place, bool lasting) {
     answer a = ask(r->port, r->bytes, r->size);
     torture_relent();
     bool good = a.status == r->status;
-    /* A request that cannot even be refused loses its connection; it is never said to be the client's fault. */
-    if (place && !good) good = a.status == 0 || a.status == 503 || (a.status == 500 && place->kind == TORTURE_SYSTEM);
+    /* A request that cannot even be refused loses its connection; it is never said to be the client's fault.
+     */
+    if (place && !good)
+        good = a.status == 0 || a.status == 503 || (a.status == 500 && place->kind == TORTURE_SYSTEM);
     if (a.silent) good = false;
     if (!good) complain(a.silent ? "silence" : "an answer that is wrong", &a);
     answer_free(&a);
@@ -297,8 +296,10 @@ static void a_picture_with_a_lora_and_an_embedding(void **state) {
 
 static void a_stream_of_two_pictures(void **state) {
     (void)state;
-    hold_json(JSON, "{\"prompt\":\"a lake\",\"size\":\"64x64\",\"steps\":2,\"n\":2,\"stream\":true,\"progress\":true}",
-              200);
+    hold_json(
+        JSON,
+        "{\"prompt\":\"a lake\",\"size\":\"64x64\",\"steps\":2,\"n\":2,\"stream\":true,\"progress\":true}",
+        200);
 }
 
 static void what_is_refused(void **state) {
@@ -321,11 +322,12 @@ static void an_edit_with_a_mask(void **state) {
     size_t n = 0;
     static const struct {
         const char *name, *value; /* NULL: the PNG */
-    } parts[] = {{"image", NULL}, {"mask", NULL}, {"prompt", "a lake"}, {"size", "64x64"}, {"steps", "2"}, {"seed", "1"}};
+    } parts[] = {{"image", NULL},   {"mask", NULL}, {"prompt", "a lake"},
+                 {"size", "64x64"}, {"steps", "2"}, {"seed", "1"}};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         const char *v = parts[i].value;
-        n += (size_t)sprintf(body + n, "--b\r\nContent-Disposition: form-data; name=\"%s\"%s\r\n\r\n", parts[i].name,
-                             v ? "" : "; filename=\"a.png\"\r\nContent-Type: image/png");
+        n += (size_t)sprintf(body + n, "--b\r\nContent-Disposition: form-data; name=\"%s\"%s\r\n\r\n",
+                             parts[i].name, v ? "" : "; filename=\"a.png\"\r\nContent-Type: image/png");
         memcpy(body + n, v ? v : png, v ? strlen(v) : png_size);
         n += v ? strlen(v) : png_size;
         n += (size_t)sprintf(body + n, "\r\n");
@@ -333,16 +335,17 @@ static void an_edit_with_a_mask(void **state) {
     n += (size_t)sprintf(body + n, "--b--\r\n");
     free(png);
     size_t size;
-    char *bytes = post("/v1/images/edits", "Content-Type: multipart/form-data; boundary=b\r\nAccept: image/png\r\n", body,
-                       n, &size);
+    char *bytes =
+        post("/v1/images/edits", "Content-Type: multipart/form-data; boundary=b\r\nAccept: image/png\r\n",
+             body, n, &size);
     hold(bytes, size, 200);
 }
 
 static void what_is_asked_for(void **state) {
     (void)state;
-    static const char *const paths[] = {"/v1/models",           "/v1/models/pipeline_sd1", "/v1/loras",
-                                        "/sdapi/v1/samplers",   "/sdapi/v1/schedulers",    "/health",
-                                        "/metrics",             "/openapi.yaml",           "/nothing"};
+    static const char *const paths[] = {"/v1/models",         "/v1/models/pipeline_sd1", "/v1/loras",
+                                        "/sdapi/v1/samplers", "/sdapi/v1/schedulers",    "/health",
+                                        "/metrics",           "/openapi.yaml",           "/nothing"};
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
         char *bytes = ts_format("GET %s HTTP/1.1\r\n" CLOSE "\r\n", paths[i]);
         hold(bytes, strlen(bytes), strcmp(paths[i], "/nothing") ? 200 : 404);

@@ -1,5 +1,5 @@
-/* What stands between the program's own code and the calls that can fail: `ld --wrap=NAME` sends them here. (Mutexes and
- * condition variables are not among them: glibc's cannot fail to be made.) */
+/* What stands between the program's own code and the calls that can fail: `ld --wrap=NAME` sends them here.
+ * (Mutexes and condition variables are not among them: glibc's cannot fail to be made.) */
 #include <cjson/cJSON.h>
 #include <dirent.h>
 #include <errno.h>
@@ -78,8 +78,8 @@ DNNL(primitive_desc_create,
       const_dnnl_primitive_desc_t hint),
      (r, d, a, e, hint))
 DNNL(reorder_primitive_desc_create,
-     (dnnl_primitive_desc_t * r, const dnnl_memory_desc_t *from, dnnl_engine_t fe, const dnnl_memory_desc_t *to,
-      dnnl_engine_t te, const_dnnl_primitive_attr_t a),
+     (dnnl_primitive_desc_t * r, const dnnl_memory_desc_t *from, dnnl_engine_t fe,
+      const dnnl_memory_desc_t *to, dnnl_engine_t te, const_dnnl_primitive_attr_t a),
      (r, from, fe, to, te, a))
 DNNL(stream_create, (dnnl_stream_t * s, dnnl_engine_t e, unsigned flags), (s, e, flags))
 DNNL(primitive_execute, (const_dnnl_primitive_t p, dnnl_stream_t s, int n, const dnnl_exec_arg_t *args),
@@ -91,16 +91,16 @@ SYSTEM(int, epoll_create1, (int flags), (flags), EMFILE, -1)
 SYSTEM(int, socket, (int family, int type, int protocol), (family, type, protocol), EMFILE, -1)
 SYSTEM(int, uv_async_init, (uv_loop_t * l, uv_async_t *h, uv_async_cb f), (l, h, f), EMFILE, UV_EMFILE)
 SYSTEM(int, uv_signal_init, (uv_loop_t * l, uv_signal_t *h), (l, h), EMFILE, UV_EMFILE)
-MEMORY(enum MHD_Result, MHD_add_response_header, (struct MHD_Response * r, const char *name, const char *value),
-       (r, name, value), MHD_NO)
+MEMORY(enum MHD_Result, MHD_add_response_header,
+       (struct MHD_Response * r, const char *name, const char *value), (r, name, value), MHD_NO)
 MEMORY(struct MHD_Response *, MHD_create_response_from_buffer,
        (size_t n, void *bytes, enum MHD_ResponseMemoryMode mode), (n, bytes, mode), NULL)
 MEMORY(struct MHD_Response *, MHD_create_response_from_callback,
        (uint64_t size, size_t block, MHD_ContentReaderCallback read, void *arg,
         MHD_ContentReaderFreeCallback drop),
        (size, block, read, arg, drop), NULL)
-MEMORY(enum MHD_Result, MHD_queue_response, (struct MHD_Connection * c, unsigned status, struct MHD_Response *r),
-       (c, status, r), MHD_NO)
+MEMORY(enum MHD_Result, MHD_queue_response,
+       (struct MHD_Connection * c, unsigned status, struct MHD_Response *r), (c, status, r), MHD_NO)
 #endif
 
 /* cJSON is a shared library, which no wrapper reaches; it takes its memory from whom it is told. */

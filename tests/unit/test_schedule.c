@@ -135,9 +135,14 @@ static void what_python_writes_for_infinity_is_read(void **state) {
     assert_true(isinf(c.lambda_min_clipped) && c.lambda_min_clipped < 0);
     assert_int_equal(c.steps_offset, 1);
     assert_string_equal(c.sampler, "dpmpp_2m");
-    static const char *const bad[] = {"", "[", "{\"beta_schedule\":\"quadratic\"}", "-Infinity",
-                                      "{\"beta_start\":NaN}", "{\"beta_end\":Infinity}",
-                                      "{\"num_train_timesteps\":Infinity}", "{\"use_karras_sigmas\":Infinity}",
+    static const char *const bad[] = {"",
+                                      "[",
+                                      "{\"beta_schedule\":\"quadratic\"}",
+                                      "-Infinity",
+                                      "{\"beta_start\":NaN}",
+                                      "{\"beta_end\":Infinity}",
+                                      "{\"num_train_timesteps\":Infinity}",
+                                      "{\"use_karras_sigmas\":Infinity}",
                                       "{\"sigma_max\":NaN }"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         must(ts_write_file(path, bad[i], strlen(bad[i]), &e), &e);

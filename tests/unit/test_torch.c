@@ -53,7 +53,8 @@ static void a_file_holds_what_it_held_in_pytorch(void **state) {
 
 static void tensors_that_do_not_lie_row_by_row_are_put_in_order(void **state) {
     (void)state;
-    ts_tensors *have = fixture_tensors("torch/strided.pt"), *want = fixture_tensors("torch/strided.safetensors");
+    ts_tensors *have = fixture_tensors("torch/strided.pt"),
+               *want = fixture_tensors("torch/strided.safetensors");
     same_tensors(have, want);
     ts_tensors_free(have);
     ts_tensors_free(want);

@@ -206,7 +206,8 @@ static ts_code make_weights(void *memory, void *arg, ts_error *e) {
             : dnnl_memory_desc_init_by_tag(
                   &md, 4, (dnnl_dims_t){p->shape[0], p->shape[1], p->shape[2], p->shape[3]}, type, dnnl_abcd);
     if (st == dnnl_success) st = ts_dnnl_reorder(&md, source, job->to, memory);
-    if (st != dnnl_success) rc = ts_fail(e, ts_dnnl_code(st), "oneDNN could not reorder %s", p->name ? p->name : "");
+    if (st != dnnl_success)
+        rc = ts_fail(e, ts_dnnl_code(st), "oneDNN could not reorder %s", p->name ? p->name : "");
     return rc;
 }
 

@@ -15,8 +15,8 @@ static inline size_t ts_align_up(size_t n) {
 /* What a failure of oneDNN is: that memory ran out, or that the device failed. */
 ts_code ts_dnnl_code(dnnl_status_t status);
 
-/* Of a description that was just asked for: TS_EUNSUPPORTED where oneDNN has no more than its scalar reference for it,
- * or nothing; TS_ENOMEM. */
+/* Of a description that was just asked for: TS_EUNSUPPORTED where oneDNN has no more than its scalar
+ * reference for it, or nothing; TS_ENOMEM. */
 ts_code ts_dnnl_usable(dnnl_status_t status, dnnl_primitive_desc_t desc);
 
 /* The process's engine, made by the first op; NULL when memory runs out. Any thread. */
