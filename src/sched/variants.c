@@ -6,12 +6,17 @@
 #include "base/file.h"
 #include "sched/sched_internal.h"
 
-/* Takes it out of the list, if it is there, so that it can be put at the front. */
-static ts_variant *take_out(ts_sched *s, const ts_model *base, const ts_shape *shape) {
-    ts_variant **at = &s->variants, *v;
-    while ((v = *at) && (v->base != base || !ts_shape_same_loras(&v->shape, shape))) at = &v->next;
-    if (v) *at = v->next;
+static ts_variant *find(const ts_sched *s, const ts_model *base, const ts_shape *shape) {
+    ts_variant *v = s->variants;
+    while (v && (v->base != base || !ts_shape_same_loras(&v->shape, shape))) v = v->next;
     return v;
+}
+
+/* So that it can go, or be put at the front. */
+static void unlink_variant(ts_sched *s, const ts_variant *v) {
+    ts_variant **at = &s->variants;
+    while (*at != v) at = &(*at)->next;
+    *at = v->next;
 }
 
 static void put_in(ts_sched *s, ts_variant *v) {
@@ -26,25 +31,54 @@ static void free_variant(ts_sched *s, ts_variant *v) {
     free(v);
 }
 
-static ts_code read_stamps(const ts_lora_use *uses, int n, uint64_t ret[TS_MAX_LORAS], ts_error *e) {
+static ts_code read_stamps(const ts_lora_use *uses, ts_shape *shape, ts_error *e) {
     ts_code rc = TS_OK;
-    for (int i = 0; i < n && !rc; i++) rc = ts_lora_stamp(uses[i].path, &ret[i], e);
+    for (int i = 0; i < shape->lora_count && !rc; i++)
+        rc = ts_lora_stamp(uses[i].path, &shape->loras[i].stamp, e);
     return rc;
 }
 
-/* A file may be replaced between the request and now, and now as well: the stamps of the shape become those
- * of what was read, so that it is used for nothing else. */
+static ts_code find_files(const ts_sched *s, const ts_shape *shape, ts_lora_use uses[TS_MAX_LORAS],
+                          ts_error *e) {
+    for (int i = 0; i < shape->lora_count; i++) {
+        uses[i] =
+            (ts_lora_use){ts_lora_find(s->config.lora_folder, shape->loras[i].name), shape->loras[i].scale};
+        if (!uses[i].path) return ts_fail(e, TS_ENOMEM, "there is no memory for the request");
+    }
+    return TS_OK;
+}
+
+/* What is wrong with a file is wrong with the request that names it, and messages go to the client. */
+static ts_code blame(const ts_sched *s, ts_code rc, ts_error *e) {
+    const char *folder = s->config.lora_folder;
+    size_t n = strlen(folder);
+    while (n && folder[n - 1] == '/') n--;
+    ts_error_hide_folder(e, folder, (int)n);
+    if (rc != TS_ENOTFOUND && rc != TS_EFORMAT && rc != TS_EUNSUPPORTED) return rc;
+    e->code = rc == TS_EFORMAT ? TS_EINVAL : rc;
+    strcpy(e->param, "loras");
+    return e->code;
+}
+
+/* The shape with the stamps that the files have now: one may have been replaced since the request came. */
+static ts_code stamp_now(const ts_sched *s, ts_shape *shape, ts_error *e) {
+    ts_lora_use uses[TS_MAX_LORAS] = {0};
+    ts_code rc = find_files(s, shape, uses, e);
+    if (!rc) rc = read_stamps(uses, shape, e);
+    ts_lora_uses_free(uses);
+    return rc ? blame(s, rc, e) : TS_OK;
+}
+
+/* A file may be replaced while it is read, too: the stamps of the shape become those of what was. */
 static ts_code vary(ts_model *base, const ts_lora_use *uses, ts_shape *shape, ts_model **ret, ts_error *e) {
     enum { TRIES = 3 };
-    uint64_t before[TS_MAX_LORAS], after[TS_MAX_LORAS];
-    const int n = shape->lora_count;
     for (int i = 0; i < TRIES; i++) {
         ts_model *made = NULL;
-        ts_code rc = read_stamps(uses, n, before, e);
-        if (!rc) rc = ts_model_vary(base, uses, (size_t)n, &made, e);
-        if (!rc) rc = read_stamps(uses, n, after, e);
-        if (!rc && !memcmp(before, after, (size_t)n * sizeof *before)) {
-            for (int k = 0; k < n; k++) shape->loras[k].stamp = after[k];
+        ts_shape after = *shape;
+        ts_code rc = read_stamps(uses, shape, e);
+        if (!rc) rc = ts_model_vary(base, uses, (size_t)shape->lora_count, &made, e);
+        if (!rc) rc = read_stamps(uses, &after, e);
+        if (!rc && ts_shape_same_loras(shape, &after)) {
             *ret = made;
             return TS_OK;
         }
@@ -54,61 +88,46 @@ static ts_code vary(ts_model *base, const ts_lora_use *uses, ts_shape *shape, ts
     return ts_fail(e, TS_EIO, "a LoRA file is being replaced again and again");
 }
 
-/* Messages go to the client. */
-static void hide_folder(const char *folder, ts_error *e) {
-    size_t n = strlen(folder);
-    while (n && folder[n - 1] == '/') n--;
-    ts_error_hide_folder(e, folder, (int)n);
-}
-
 static ts_code make(const ts_sched *s, ts_model *base, ts_shape *shape, ts_model **ret, ts_error *e) {
     ts_lora_use uses[TS_MAX_LORAS] = {0};
-    ts_code rc = TS_OK;
-    for (int i = 0; i < shape->lora_count && !rc; i++) {
-        uses[i] =
-            (ts_lora_use){ts_lora_find(s->config.lora_folder, shape->loras[i].name), shape->loras[i].scale};
-        if (!uses[i].path) rc = ts_fail(e, TS_ENOMEM, "there is no memory for the request");
-    }
+    ts_code rc = find_files(s, shape, uses, e);
     if (!rc) rc = vary(base, uses, shape, ret, e);
     ts_lora_uses_free(uses);
-    if (rc) hide_folder(s->config.lora_folder, e);
-    /* What is wrong with a file is wrong with the request that names it. */
-    if (rc != TS_ENOTFOUND && rc != TS_EFORMAT && rc != TS_EUNSUPPORTED) return rc;
-    e->code = rc = rc == TS_EFORMAT ? TS_EINVAL : rc;
-    strcpy(e->param, "loras");
-    return rc;
+    return rc ? blame(s, rc, e) : TS_OK;
 }
 
-ts_code ts_variant_take_locked(ts_sched *s, ts_model *base, const ts_shape *shape, ts_variant **ret,
+ts_code ts_variant_take_locked(ts_sched *s, ts_model *base, const ts_shape *asked, ts_variant **ret,
                                ts_error *e) {
+    ts_shape shape = *asked;
+    pthread_mutex_unlock(&s->lock);
+    ts_code rc = stamp_now(s, &shape, e);
+    pthread_mutex_lock(&s->lock);
+    if (rc) return rc;
     ts_variant *v;
-    while ((v = take_out(s, base, shape)) && !v->model) {
-        put_in(s, v);
-        pthread_cond_wait(&s->made, &s->lock);
-    }
-    if (!v) {
+    while ((v = find(s, base, &shape)) && !v->model) pthread_cond_wait(&s->made, &s->lock);
+    if (v) {
+        unlink_variant(s, v);
+        v->users++;
+    } else {
         v = ts_new0(ts_variant);
         if (!v) return ts_fail(e, TS_ENOMEM, "there is no memory for the request");
         v->base = base;
-        v->shape = *shape;
+        v->shape = shape;
         v->users = 1;
-        put_in(s, v);
+        put_in(s, v); /* others wait for it instead of making their own */
         ts_model *model = NULL;
-        ts_shape made_of = *shape;
         pthread_mutex_unlock(&s->lock);
-        ts_code rc = make(s, base, &made_of, &model, e);
+        rc = make(s, base, &shape, &model, e);
         pthread_mutex_lock(&s->lock);
-        take_out(s, base, shape);
+        unlink_variant(s, v);
         pthread_cond_broadcast(&s->made);
         if (rc) {
             free(v);
             return rc;
         }
         v->model = model;
-        v->shape = made_of;
-        v->users = 0;
+        v->shape = shape;
     }
-    v->users++;
     put_in(s, v);
     *ret = v;
     return TS_OK;

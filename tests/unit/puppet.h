@@ -20,7 +20,7 @@ struct ts_group {
 struct ts_model {
     const ts_model *base;        /* of a variant */
     char path[64];               /* its last file */
-    atomic_int users, forgotten; /* runs; groups that have forgotten it */
+    atomic_int users, ran, forgotten; /* runs now, and ever; groups that have forgotten it */
 };
 
 enum { MAX_RUNS = 4096, VARIANT_BYTES = 100 };

@@ -143,6 +143,51 @@ static void a_variant_serves_the_file_that_it_was_made_of(void **state) {
     ts_sched_free(s);
 }
 
+/* Two groups make variants of one name whose file is replaced meanwhile: each gets its own out of the list
+ * again. */
+static void files_that_change_while_two_groups_read_them_mix_nothing_up(void **state) {
+    (void)state;
+    for (int i = 0; i < 20; i++) {
+        ts_sched *s = start(64, 4, 0, 2);
+        pthread_mutex_lock(&puppet.lock);
+        puppet.slow = true;
+        puppet.stamp = 10;
+        pthread_mutex_unlock(&puppet.lock);
+        submit(s, ask_stamped(1, 10));
+        await(1, TS_EVENT_STARTED);
+        usleep(500 * (unsigned)(i % 4));
+        set_stamp(20);
+        ts_request twin = i % 2 ? ask_lora(2, "disk", 1) : ask_stamped(2, 20);
+        twin.shape.width = 24;
+        submit(s, twin);
+        await(2, TS_EVENT_STARTED);
+        pthread_mutex_lock(&puppet.lock);
+        puppet.slow = false;
+        pthread_mutex_unlock(&puppet.lock);
+        assert_int_equal(await(1, TS_EVENT_END).code, TS_OK);
+        assert_int_equal(await(2, TS_EVENT_END).code, i % 2 ? TS_EIO : TS_OK);
+        submit(s, ask_stamped(3, 20));
+        assert_int_equal(await(3, TS_EVENT_END).code, TS_OK);
+        ts_sched_free(s);
+        assert_int_equal(puppet_living(), 0);
+    }
+    set_stamp(0);
+}
+
+/* Requests that came before a file was replaced take the model that is there by now. */
+static void requests_with_an_old_stamp_share_one_variant(void **state) {
+    (void)state;
+    ts_sched *s = start(64, 1, 0, 1);
+    occupy(s, 1);
+    for (uint64_t t = 2; t <= 5; t++) submit(s, ask_stamped(t, 10));
+    set_stamp(20);
+    puppet_gate(false);
+    for (uint64_t t = 2; t <= 5; t++) assert_int_equal(await(t, TS_EVENT_END).code, TS_OK);
+    assert_int_equal(puppet.made, 1);
+    set_stamp(0);
+    ts_sched_free(s);
+}
+
 static void loras_without_a_folder_are_refused(void **state) {
     (void)state;
     const ts_sched_config config = {.max_queue = 1, .max_batch = 1, .on_event = hear};
@@ -165,6 +210,8 @@ int main(void) {
         cmocka_unit_test(a_lora_that_cannot_be_had_fails_only_those_who_name_it),
         cmocka_unit_test(making_a_variant_holds_up_neither_submit_nor_another_group),
         cmocka_unit_test(a_variant_serves_the_file_that_it_was_made_of),
+        cmocka_unit_test(files_that_change_while_two_groups_read_them_mix_nothing_up),
+        cmocka_unit_test(requests_with_an_old_stamp_share_one_variant),
         cmocka_unit_test(loras_without_a_folder_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
