@@ -47,7 +47,8 @@ static void on_end(void *arg, bool gone) {
     g->x = NULL;
     if (gone && !g->ended && !g->r.finish) {
         ts_log(TS_LOG_DEBUG, "a client left; its pictures are cancelled");
-        ts_sched_cancel(s->sched, token_of(g));
+        if (g->submitted) ts_sched_cancel(s->sched, token_of(g));
+        if (g->edit) ts_images_drop_edit(g);
     }
     ts_generation_release(g);
 }
@@ -83,7 +84,7 @@ static void write_event(ts_generation_news *h, const ts_event *event) {
     case TS_EVENT_STARTED: h->total = event->total; break;
     case TS_EVENT_STEP:
         h->step = event->step;
-        h->steps_told++;
+        h->steps_heard++;
         h->total = event->total;
         h->eta_s = event->eta_s;
         break;
@@ -230,7 +231,7 @@ static void advance(ts_generation *g, bool at_once) {
     }
 }
 
-/* Writes what is new into the stream's buffer; false when there is nothing. */
+/* Writes what is new into the stream's buffer, which may be nothing. */
 static ts_code compose(ts_generation *g) {
     ts_code rc = TS_OK;
     bool started = g->step > 0;
@@ -305,7 +306,7 @@ static void take(ts_generation *g) {
     bool moved = g->position != h->position;
     g->position = h->position;
     g->step = h->step;
-    g->steps = h->steps_told;
+    g->steps = h->steps_heard;
     g->total = h->total;
     g->eta_s = h->eta_s;
     for (int i = 0; i < g->r.request.n; i++) {
@@ -343,7 +344,7 @@ void ts_images_cancel_all(ts_server *s) {
         if (g->ended) continue;
         if (!g->error.code)
             ts_fail(&g->error, TS_ESHUTDOWN, "the server stopped before the picture was made");
-        ts_sched_cancel(s->sched, token_of(g));
+        if (g->submitted) ts_sched_cancel(s->sched, token_of(g));
     }
 }
 
@@ -358,7 +359,8 @@ ts_code ts_generation_submit(ts_generation *g, ts_error *e) {
         g->references--;
         return rc;
     }
-    if (!g->r.stream) return TS_OK;
+    g->submitted = true;
+    if (!g->r.stream || !g->x) return TS_OK;
     g->streams = true;
     /* The first place is told whatever happens next; submitting has written it. */
     pthread_mutex_lock(&s->events);

@@ -33,7 +33,7 @@ typedef struct ts_generation_news {
     bool posted;
     int position; /* -1: not yet known, or already started */
     int step, total;
-    unsigned steps_told; /* how many times; a request's next batch begins with step 1 again */
+    unsigned steps_heard; /* how many times; a request's next batch begins with step 1 again */
     double eta_s;
     bool ended;
     ts_error error;
@@ -54,9 +54,11 @@ struct ts_generation {
 
     /* The loop's. */
     ts_images_request r;
-    ts_source source; /* of an edit, until the scheduler has a copy */
+    struct ts_edit *edit; /* that waits to be decoded, or NULL (images.c) */
+    ts_source source;     /* of an edit, until the scheduler has a copy */
     ts_answer answer;
     ts_exchange *x;                        /* NULL once the answer has left or the client has */
+    bool submitted; /* the scheduler has heard of it */
     bool png, streams, ended, done, stale; /* stale: news that the stream has not been woken for */
     int position, told_position, step, total;
     unsigned steps, told_steps; /* that were heard of, and those of them that the stream was told or spared */
@@ -75,5 +77,8 @@ void ts_generation_release(ts_generation *g);
 /* Hands the request to the scheduler; then the answer follows, at once where it is a stream. Otherwise
  * nothing has happened. TS_EFULL and the like as ts_sched_submit says. */
 ts_code ts_generation_submit(ts_generation *g, ts_error *e);
+
+/* images.c: of a generation whose client has left before its edit was decoded. */
+void ts_images_drop_edit(ts_generation *g);
 
 #endif

@@ -23,6 +23,7 @@
 /* A refused body is read and dropped up to here, so that the client gets to see the answer instead of a
  * reset. */
 #define SWALLOW_BYTES   ((uint64_t)16 * 1024 * 1024)
+#define SMALL_FORM      ((uint64_t)64 * 1024) /* that may arrive without being counted: memory of no account */
 #define SWEEP_MS        500
 #define RETRY_AFTER     "5" /* seconds, of a form that there is no room for */
 #define USER_TIMEOUT_MS 30000
@@ -162,6 +163,18 @@ static enum MHD_Result refuse(ts_exchange *x, bool close) {
     return queue(x);
 }
 
+/* A form that is large, or becomes it, needs room, and takes it while it arrives. */
+static ts_code admit_form(ts_exchange *x, uint64_t bytes) {
+    return bytes <= SMALL_FORM ? TS_OK : x->http->c.admit(x->http->c.arg, &x->refusal);
+}
+
+static ts_code count_form(ts_exchange *x) {
+    if (x->counted) return TS_OK;
+    ts_code rc = admit_form(x, x->body_bytes);
+    x->counted = !rc && x->body_bytes > SMALL_FORM;
+    return rc;
+}
+
 /* The headers are there, the body is not. */
 static enum MHD_Result on_headers(ts_exchange *x, const char *url, const char *method, const char *version) {
     ts_http *h = x->http;
@@ -178,7 +191,7 @@ static enum MHD_Result on_headers(ts_exchange *x, const char *url, const char *m
         if (announced > x->body_limit && x->body_limit)
             ts_fail(&x->refusal, TS_ETOOLARGE, "the body has %llu bytes; the limit is %zu",
                     (unsigned long long)announced, x->body_limit);
-        else if (x->route->body == TS_BODY_FORM && !h->c.admit(h->c.arg, &x->refusal))
+        else if (x->route->body == TS_BODY_FORM && !admit_form(x, announced))
             ts_form_reader_new(ts_exchange_header(x, "content-type"), &x->reader, &x->refusal);
     }
     bool waits = ts_exchange_header(x, "expect") != NULL;
@@ -196,7 +209,7 @@ static enum MHD_Result on_body(ts_exchange *x, const char *bytes, size_t *size) 
     if (x->body_bytes > x->body_limit)
         ts_fail(&x->refusal, TS_ETOOLARGE, "the body is larger than the limit of %zu bytes", x->body_limit);
     else if (x->reader)
-        ts_form_reader_feed(x->reader, bytes, n, &x->refusal);
+        (void)(count_form(x) || ts_form_reader_feed(x->reader, bytes, n, &x->refusal));
     else if (ts_buffer_append(&x->body, bytes, n))
         ts_fail(&x->refusal, TS_ENOMEM, "there is no memory for the body");
     if (!x->refusal.code) return MHD_YES;
@@ -247,8 +260,9 @@ static void on_completed(void *arg, struct MHD_Connection *mhd, void **exchange,
     *exchange = NULL;
     /* Who leaves with the last byte in hand has got all of it, whatever the watch says. */
     bool gone = code != MHD_REQUEST_TERMINATED_COMPLETED_OK;
-    const bool cut = !x->gone && (x->owner->cut || code == MHD_REQUEST_TERMINATED_TIMEOUT_REACHED ||
-                                  (code == MHD_REQUEST_TERMINATED_WITH_ERROR && !x->dispatched));
+    const bool cut =
+        x->owner->cut || (!x->gone && (code == MHD_REQUEST_TERMINATED_TIMEOUT_REACHED ||
+                                       (code == MHD_REQUEST_TERMINATED_WITH_ERROR && !x->dispatched)));
     const ts_ending ending = !gone ? TS_ENDING_WHOLE : cut ? TS_ENDING_CUT : TS_ENDING_LEFT;
     x->owner->deadline_ns = in_seconds(h->c.idle_timeout);
     if (x->on_end) x->on_end(x->end_arg, gone);
@@ -393,7 +407,7 @@ size_t ts_http_exchanges(const ts_http *h) {
 size_t ts_http_forms(const ts_http *h) {
     size_t n = 0;
     for (const ts_connection *c = h->connections; c; c = c->next)
-        n += c->exchange && c->exchange->reader && !c->exchange->dispatched;
+        n += c->exchange && c->exchange->counted && !c->exchange->dispatched;
     return n;
 }
 

@@ -1,6 +1,6 @@
 /* HTTP/1.1: libmicrohttpd inside the libuv loop.
  *
- * Everything here, and every callback, is on the loop's thread. A request reaches `on_request` when its
+ * Everything here, and every callback, is on the loop's thread. A request reaches its route's `handle` when its
  * headers are good and its body is complete; a form is taken apart as it arrives. The handler answers at once
  * (ts_exchange_reply), or later from the loop (nothing is held meanwhile but the connection), or with a
  * stream that it is asked for piece by piece. Exactly one on_end follows, when the answer has left or the
@@ -51,10 +51,11 @@ typedef struct ts_http_config {
     size_t body_limit, upload_limit;                     /* bytes */
     const ts_route *routes;
     size_t route_count;
-    void *arg; /* of the handlers and of on_done */
+    void *arg; /* of the handlers, on_done and admit */
     /* Once for every answer that left or could not; for the log and the counters. route < 0: none matched. */
     void (*on_done)(void *arg, const ts_exchange *x, int route, int status, double seconds, ts_ending ending);
-    /* Of a route with a form, before its body is read: whether there is room for what it asks for. */
+    /* Of a route with a form that says that it is large, or becomes it: whether there is room for what it asks
+     * for, beside the forms that are already counted. */
     ts_code (*admit)(void *arg, ts_error *e);
 } ts_http_config;
 
@@ -71,7 +72,7 @@ void ts_http_close(ts_http *http, void (*closed)(void *arg), void *arg);
 
 size_t ts_http_connections(const ts_http *http);
 size_t ts_http_exchanges(const ts_http *http); /* requests whose answer has not left */
-size_t ts_http_forms(const ts_http *http);     /* those of them whose form is still arriving */
+size_t ts_http_forms(const ts_http *http);     /* those of them whose form is still arriving, and large */
 
 /* Answers from now on close their connection. */
 void ts_http_drain(ts_http *http);

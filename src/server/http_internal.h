@@ -33,6 +33,7 @@ struct ts_exchange {
     struct MHD_Response *response;
     int status;
     bool dispatched, suspended, watched, gone, queued, failed;
+    bool counted; /* a form that takes room while it arrives (ts_http_forms) */
     ssize_t (*read)(void *arg, char *to, size_t room);
     void *read_arg;
     void (*on_end)(void *arg, bool gone);

@@ -91,9 +91,19 @@ static void refuse(ts_generation *g, ts_error *e) {
 
 static void submit(ts_generation *g) {
     ts_error e = {0};
-    if (!ts_generation_submit(g, &e)) return;
+    if (!ts_generation_submit(g, &e) || !g->x) return;
     rename_param(g, &e);
     refuse(g, &e);
+}
+
+/* Pictures of edits count as waiting from the beginning, so that what max_queue bounds is all there is. */
+static ts_code find_room(ts_server *s, size_t pictures, ts_error *e) {
+    ts_sched_stats stats;
+    ts_sched_get_stats(s->sched, &stats);
+    const size_t waiting = (size_t)(stats.waiting + s->edit_pictures);
+    if (waiting + pictures <= (size_t)s->config->scheduler.max_queue) return TS_OK;
+    s->metrics.refused++;
+    return ts_fail(e, TS_EFULL, "the queue is full");
 }
 
 /* NULL: the exchange has been answered. */
@@ -114,7 +124,7 @@ void ts_images_handle(void *server, ts_exchange *x) {
     ts_error e = {0};
     ts_generation *g = begin(server, x);
     if (!g) return;
-    if (read_json(g, &e))
+    if (read_json(g, &e) || find_room(g->server, (size_t)g->r.request.n, &e))
         refuse(g, &e);
     else
         submit(g);
@@ -153,12 +163,11 @@ static void decode(uv_work_t *work) {
 static void finish_edit(edit *d, int status) {
     ts_generation *g = d->g;
     ts_request *r = &g->r.request;
-    g->server->edit_pictures -= r->n; /* from here on they are the scheduler's */
+    g->server->edit_pictures -= r->n;       /* from here on they are the scheduler's */
+    if (g->error.code) d->error = g->error; /* it has been cancelled */
     if (status && !d->error.code) ts_fail(&d->error, TS_ECANCELLED, "the picture was not read");
-    if (!g->x) {
-        /* The client has left. */
-    } else if (d->error.code) {
-        refuse(g, &d->error);
+    if (d->error.code || (!g->x && !g->r.finish)) {
+        if (g->x) refuse(g, &d->error);
     } else {
         const bool inpaint = g->source.mask != NULL;
         r->params.image = g->source.rgb;
@@ -172,6 +181,7 @@ static void finish_edit(edit *d, int status) {
     }
     ts_source_free(&g->source);
     edit_free(d);
+    ts_server_drain_sched(g->server);
     ts_generation_release(g);
 }
 
@@ -183,31 +193,32 @@ static void decoded(uv_work_t *work, int status) {
     start_decoding(s);
 }
 
-/* Edits whose client has left are passed over. */
 static void start_decoding(ts_server *s) {
     edit *d;
     while (s->decoding < DECODERS && (d = s->edits)) {
         s->edits = d->next;
-        if (d->g->x && !uv_queue_work(&s->loop, &d->work, decode, decoded))
+        d->g->edit = NULL;
+        if (!d->g->error.code && !uv_queue_work(&s->loop, &d->work, decode, decoded))
             s->decoding++;
         else
             finish_edit(d, UV_ECANCELED);
     }
 }
 
-/* Pictures of edits count as waiting from the beginning, so that what max_queue bounds is all there is. */
-static ts_code find_room(const ts_server *s, size_t pictures, ts_error *e) {
-    ts_sched_stats stats;
-    ts_sched_get_stats(s->sched, &stats);
-    const size_t waiting = (size_t)(stats.waiting + s->edit_pictures);
-    if (waiting + pictures <= (size_t)s->config->scheduler.max_queue) return TS_OK;
-    return ts_fail(e, TS_EFULL, "the queue is full");
+void ts_images_drop_edit(ts_generation *g) {
+    ts_server *s = g->server;
+    edit *d = g->edit, **at = &s->edits;
+    while (*at != d) at = &(*at)->next;
+    *at = d->next;
+    if (!d->next) s->edits_end = at;
+    g->edit = NULL;
+    finish_edit(d, UV_ECANCELED);
 }
 
 ts_code ts_images_admit(void *server, ts_error *e) {
-    const ts_server *s = server;
-    if (!s->sched) return TS_OK; /* the handler says why not */
-    return find_room(s, ts_http_forms(s->http) + 1, e);
+    ts_server *s = server;
+    ts_code rc = ts_server_ready(s, e);
+    return rc ? rc : find_room(s, ts_http_forms(s->http) + 1, e);
 }
 
 static bool is_file(const char *name) {
@@ -250,6 +261,7 @@ static void enqueue(edit *d) {
     if (!s->edits) s->edits_end = &s->edits;
     *s->edits_end = d;
     s->edits_end = &d->next;
+    d->g->edit = d;
     start_decoding(s);
 }
 

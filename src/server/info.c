@@ -7,7 +7,8 @@
 #include "server/reply.h"
 #include "server/server_internal.h"
 
-#define TEXT_BYTES ((size_t)64 * 1024 * 1024) /* names of a folder with a million files */
+#define TEXT_BYTES ((size_t)1024 * 1024)
+#define LIST_BYTES ((size_t)16 * 1024 * 1024) /* a folder with tens of thousands of LoRAs */
 
 ts_code ts_server_ready(const ts_server *s, ts_error *e) {
     if (s->state == TS_STATE_LOADING) return ts_fail(e, TS_ELOADING, "the models are being loaded");
@@ -108,7 +109,7 @@ void ts_loras_handle(void *server, ts_exchange *x) {
         return;
     }
     ts_buffer b;
-    ts_buffer_init(&b, TEXT_BYTES);
+    ts_buffer_init(&b, LIST_BYTES);
     ts_code rc = ts_buffer_printf(&b, "{\"object\": \"list\", \"data\": [");
     for (size_t i = 0; i < count; i++) {
         if (!rc) rc = ts_buffer_printf(&b, "%s{\"object\": \"lora\", \"id\": ", i ? ", " : "");
@@ -181,8 +182,9 @@ void ts_health_handle(void *server, ts_exchange *x) {
 void ts_metrics_handle(void *server, ts_exchange *x) {
     ts_server *s = server;
     const char *names[TS_METRIC_ROUTES];
-    ts_sched_stats stats;
+    ts_sched_stats stats = {0};
     if (s->sched) ts_sched_get_stats(s->sched, &stats);
+    stats.waiting += s->edit_pictures;
     ts_assert(ts_route_count < TS_METRIC_ROUTES);
     for (size_t i = 0; i < ts_route_count; i++) names[i] = ts_routes[i].path;
     ts_metrics_now now = {.route_names = names,

@@ -90,7 +90,7 @@ ts_code ts_metrics_write(ts_buffer *b, const ts_metrics *m, const ts_metrics_now
         {"tessera_requests_accepted_total", "counter", "Requests for pictures that were queued.",
          (double)s->accepted},
         {"tessera_requests_refused_total", "counter",
-         "Requests that found the queue full or the server stopping.", (double)s->refused},
+         "Requests that found the queue full or the server stopping.", (double)(s->refused + m->refused)},
         {"tessera_requests_completed_total", "counter", "Requests whose pictures were all made.",
          (double)s->completed},
         {"tessera_requests_failed_total", "counter", "Requests that failed.", (double)s->failed},

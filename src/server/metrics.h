@@ -16,6 +16,7 @@ typedef struct ts_metrics {
         int status; /* 0: unused */
         uint64_t count;
     } answers[TS_METRIC_ROUTES][TS_METRIC_STATUSES];
+    uint64_t refused; /* requests that the scheduler has not heard of, for want of room */
     uint64_t gone;                               /* clients that left before their answer */
     uint64_t seconds_buckets[16], seconds_count; /* of pictures' requests that were answered with 200 */
     double seconds_sum;

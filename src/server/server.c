@@ -67,10 +67,8 @@ static void on_signal(uv_signal_t *signal, int number) {
         return;
     }
     ts_sched_stats stats = {0};
-    if (s->sched) {
-        ts_sched_drain(s->sched);
-        ts_sched_get_stats(s->sched, &stats);
-    }
+    if (s->sched) ts_sched_get_stats(s->sched, &stats);
+    stats.waiting += s->edit_pictures;
     ts_log(TS_LOG_INFO, "signal %d: %d pictures run and %d wait; the server stops after them", number,
            stats.running, stats.waiting);
     sd_notifyf(0, "STOPPING=1\nSTATUS=finishing %d pictures", stats.running + stats.waiting);
@@ -78,6 +76,11 @@ static void on_signal(uv_signal_t *signal, int number) {
     ts_http_drain(s->http);
     s->state = TS_STATE_DRAINING;
     s->signalled_ns = ts_now_ns();
+    ts_server_drain_sched(s);
+}
+
+void ts_server_drain_sched(ts_server *s) {
+    if (s->state == TS_STATE_DRAINING && s->sched && !s->edit_pictures) ts_sched_drain(s->sched);
 }
 
 /* ---- every quarter of a second ---- */
@@ -226,11 +229,18 @@ static ts_code init_handles(ts_server *s, ts_error *e) {
     return TS_OK;
 }
 
+/* As nohup leaves it. */
+static bool is_ignored(int signal) {
+    struct sigaction now;
+    return sigaction(signal, NULL, &now) == 0 && now.sa_handler == SIG_IGN;
+}
+
 static ts_code start(ts_server *s, ts_error *e) {
     uint64_t interval;
     /* Signals first: who sees the port may already want to stop us. */
     if (uv_signal_start(&s->sigterm, on_signal, SIGTERM) || uv_signal_start(&s->sigint, on_signal, SIGINT) ||
-        uv_signal_start(&s->sighup, on_signal, SIGHUP) || uv_timer_start(&s->tick, on_tick, TICK_MS, TICK_MS))
+        (!is_ignored(SIGHUP) && uv_signal_start(&s->sighup, on_signal, SIGHUP)) ||
+        uv_timer_start(&s->tick, on_tick, TICK_MS, TICK_MS))
         return ts_fail(e, TS_EINTERNAL, "starting the loop");
     ts_code rc = start_http(s, e);
     if (rc) return rc;

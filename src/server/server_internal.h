@@ -58,6 +58,9 @@ typedef struct ts_server {
     uint64_t fed_ns;
 } ts_server;
 
+/* server.c */
+void ts_server_drain_sched(ts_server *s); /* where it drains, once the scheduler has all that was accepted */
+
 /* images.c */
 void ts_images_handle(void *server, ts_exchange *x);
 void ts_images_edit_handle(void *server, ts_exchange *x);
