@@ -114,7 +114,8 @@ static ts_code read_shape(const char *name, const ts_pickle_value *sizes, const 
     for (const ts_pickle_item *i = strides->first; i; i = i->next) {
         if (i->value->kind != TS_PICKLE_INTEGER)
             return ts_fail(e, TS_EFORMAT, "tensor %.200s has no strides", name);
-        ret_strides[k++] = i->value->integer;
+        ret_strides[k] = t->shape[k] == 1 ? 0 : i->value->integer; /* nobody takes that step */
+        k++;
     }
     return TS_OK;
 }

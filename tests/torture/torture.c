@@ -9,13 +9,17 @@
 
 enum { OWN_FRAMES = 2, MOST = 1 << 14 };
 
+/* The one that is not wrapped (wrapped.c). */
+int __real_pthread_create(pthread_t *ret, const pthread_attr_t *a, void *(*run)(void *), void *arg);
+
 typedef enum mode { OFF, LEARN, ONCE, LASTING } mode;
 
 static struct {
     pthread_mutex_t lock;
     mode mode;
     int depth;
-    bool struck; /* the place was reached */
+    bool struck;     /* the place was reached, in this mode */
+    bool was_struck; /* and in this run, in which the act may have relented */
     uint64_t target;
     torture_kind kind; /* of its call */
     size_t count;
@@ -62,7 +66,7 @@ bool torture_strikes(const char *call, torture_kind kind) {
     else if (t.mode == LASTING && t.struck)
         strikes = kind == t.kind;
     else if (t.mode != OFF && hash == t.target && !t.struck)
-        strikes = t.struck = true;
+        strikes = t.struck = t.was_struck = true;
     pthread_mutex_unlock(&t.lock);
     return strikes;
 }
@@ -87,12 +91,34 @@ static void describe(const torture_place *p, bool lasting) {
     backtrace_symbols_fd(p->callers, p->depth, STDERR_FILENO);
 }
 
-bool torture_learn(const torture_act *act) {
+typedef struct act_run {
+    const torture_act *act;
+    const torture_place *place;
+    bool lasting, spared, went;
+} act_run;
+
+static void *run_act(void *arg) {
+    act_run *r = arg;
+    spared = r->spared;
+    r->went = r->act->run(r->act->arg, r->place, r->lasting);
+    return NULL;
+}
+
+/* On a thread of its own: so the chains of callers that tell places apart begin alike in every run. */
+static bool go(const torture_act *act, const torture_place *place, bool lasting) {
+    act_run r = {act, place, lasting, spared, false};
+    pthread_t thread;
+    if (__real_pthread_create(&thread, NULL, run_act, &r)) return false;
+    pthread_join(thread, NULL);
+    return r.went;
+}
+
+static bool learn_all(const torture_act *act) {
     void *frame[1];
     backtrace(frame, 1); /* loads what it needs */
     t.depth = act->depth;
     set_mode(LEARN, 0, TORTURE_MEMORY);
-    bool good = act->run(act->arg, NULL, false);
+    bool good = go(act, NULL, false);
     torture_relent();
     if (t.count == MOST) fprintf(stderr, "# more places than there is room for\n");
     return good && t.count < MOST;
@@ -100,16 +126,24 @@ bool torture_learn(const torture_act *act) {
 
 bool torture_fail_each(const torture_act *act, size_t *ret_places) {
     const size_t first = t.count;
-    bool good = torture_learn(act);
-    const size_t end = t.count;
-    for (size_t i = first; i < end; i++)
-        for (int lasting = 0; lasting < 2; lasting++) {
-            set_mode(lasting ? LASTING : ONCE, t.hash_of[i], t.places[i].kind);
-            bool went = act->run(act->arg, &t.places[i], lasting);
-            torture_relent();
-            if (!went) describe(&t.places[i], lasting);
-            good = good && went;
-        }
-    *ret_places = end - first;
+    bool good = learn_all(act);
+    const size_t runs = 2 * (t.count - first);
+    size_t missed = 0;
+    for (size_t i = 0; i < runs; i++) {
+        const torture_place *place = &t.places[first + i / 2];
+        const bool lasting = i % 2;
+        t.was_struck = false;
+        set_mode(lasting ? LASTING : ONCE, t.hash_of[first + i / 2], place->kind);
+        const bool went = go(act, place, lasting);
+        missed += !t.was_struck;
+        torture_relent();
+        if (!went) describe(place, lasting);
+        good = good && went;
+    }
+    *ret_places = runs / 2;
+    if (missed * 10 > runs) {
+        fprintf(stderr, "# %zu of %zu runs never came through their place\n", missed, runs);
+        return false;
+    }
     return good;
 }

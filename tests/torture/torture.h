@@ -1,7 +1,7 @@
 /* Every call that can fail, failed.
  *
  * The linker puts a wrapper (wrapped.c) between the program's own code and what it calls of the C library,
- * oneDNN, cJSON, libpng, libuv and libmicrohttpd that can fail. An act is run once to learn its places:
+ * oneDNN, libuv and libmicrohttpd that can fail; cJSON and libpng get their memory through it. An act is run once to learn its places:
  * the call and the chain of callers that leads to it. Then it is run twice more for each place that no act
  * before has been through: once with only the first call there failing, once with every call of its kind
  * failing from there on, as where memory has really run out. Under AddressSanitizer what is lost on such
@@ -34,9 +34,8 @@ typedef struct torture_act {
     int depth;
 } torture_act;
 
-/* Runs it so that its places count as known. */
-bool torture_learn(const torture_act *act);
-/* Learns, then fails what was new. False if any run went wrong; *ret_places: how many were failed. */
+/* Learns, then fails what was new. False if any run went wrong, or if more than a tenth of them did not come
+ * through the place that was to fail; *ret_places: how many there are. */
 bool torture_fail_each(const torture_act *act, size_t *ret_places);
 
 /* The calling thread's calls never fail and are no places: a client's, say. */

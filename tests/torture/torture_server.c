@@ -34,8 +34,10 @@ static ts_code configure(ts_config *c, ts_error *e) {
         {"server", "listen", "127.0.0.1:0"}, {"server", "port_file", port_file},
         {"log", "level", "error"},           {"models", "path", model},
         {"models", "lora_folder", loras},    {"models", "embeddings_folder", words},
-        {"devices", "devices", "cpu:1x1"},   {"devices", "dtype", "f32"},
-        {"scheduler", "max_wait_ms", "0"},   {"compile", "shapes", "64x64:2"}};
+        {"models", "lora_memory", "0"}, /* each request makes its own again */
+        {"devices", "program_memory", "0"},  {"devices", "devices", "cpu:1x1"},
+        {"devices", "dtype", "f32"},         {"scheduler", "max_wait_ms", "0"},
+        {"compile", "shapes", "64x64:2"}};
     ts_code rc = TS_OK;
     for (size_t i = 0; !rc && i < sizeof options / sizeof *options; i++)
         rc = ts_config_set(c, options[i][0], options[i][1], options[i][2], e);
@@ -368,7 +370,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(what_is_refused),
         cmocka_unit_test(what_is_asked_for),
     };
-    ts_log_set_level(TS_LOG_ERROR);
+    
     int failed = cmocka_run_group_tests(tests, NULL, end_shared);
     unlink(port_file);
     rmdir(folder);
