@@ -62,11 +62,14 @@ static double lanczos(double x) {
     return sin(a) / a * (sin(b) / b);
 }
 
+#define PRECISION 22 /* bits: 8 for a byte and 2 for what overshoots are left */
+
 /* For each place of a line of `to`: where in a line of `from` its weights begin, and the weights. */
 typedef struct weights {
     int count; /* of each place */
     int *first;
-    double *weight;
+    int32_t *weight; /* of 1 << PRECISION, rounded as Pillow does: ties decide which side of a mask a pixel is
+                        on */
 } weights;
 
 static void weights_free(weights *w) {
@@ -78,19 +81,23 @@ static ts_code weights_new(int from, int to, weights *ret, ts_error *e) {
     const double scale = (double)from / to, wide = scale > 1 ? scale : 1, reach = 3 * wide;
     weights w = {.count = 2 * (int)ceil(reach) + 1};
     size_t n;
+    double *exact = ts_array0(double, (size_t)w.count); /* of one place */
     w.first = ts_array0(int, (size_t)to);
-    if (ts_mul_size((size_t)to, (size_t)w.count, &n)) w.weight = ts_array0(double, n);
-    if (!w.first || !w.weight) {
+    if (ts_mul_size((size_t)to, (size_t)w.count, &n)) w.weight = ts_array0(int32_t, n);
+    if (!exact || !w.first || !w.weight) {
+        free(exact);
         weights_free(&w);
         return ts_fail(e, TS_ENOMEM, "resampling a picture");
     }
     for (int i = 0; i < to; i++) {
-        double centre = (i + 0.5) * scale, *weight = w.weight + (size_t)i * (size_t)w.count, sum = 0;
+        int32_t *weight = w.weight + (size_t)i * (size_t)w.count;
+        double centre = (i + 0.5) * scale, sum = 0;
         int first = (int)(centre - reach + 0.5), end = (int)(centre + reach + 0.5);
         first = first > 0 ? first : 0;
         end = end < from ? end : from;
-        for (int k = 0; k < end - first; k++) sum += weight[k] = lanczos((first + k - centre + 0.5) / wide);
-        for (int k = 0; k < end - first; k++) weight[k] /= sum;
+        for (int k = 0; k < end - first; k++)
+            sum += exact[k] = lanczos((first + k - centre + 0.5) * (1 / wide));
+        for (int k = 0; k < end - first; k++) weight[k] = (int32_t)round(exact[k] / sum * (1 << PRECISION));
         w.first[i] = first;
         /* Weights beyond the picture are zero; reading must stay inside all the same. */
         if (first + w.count > from) {
@@ -108,21 +115,19 @@ static ts_code weights_new(int from, int to, weights *ret, ts_error *e) {
                     w.weight[(size_t)i * (size_t)w.count + (size_t)k];
         w.count = from;
     }
+    free(exact);
     *ret = w;
     return TS_OK;
-}
-
-static unsigned char rounded(double v) {
-    return (unsigned char)(v <= 0 ? 0 : v >= 255 ? 255 : v + 0.5);
 }
 
 /* One line: places `stride` bytes apart. */
 static void resample(const weights *w, int to, const unsigned char *from, unsigned char *out, size_t stride) {
     for (int i = 0; i < to; i++) {
-        const double *weight = w->weight + (size_t)i * (size_t)w->count;
-        double sum = 0;
+        const int32_t *weight = w->weight + (size_t)i * (size_t)w->count;
+        int32_t sum = 1 << (PRECISION - 1);
         for (int k = 0; k < w->count; k++) sum += weight[k] * from[(size_t)(w->first[i] + k) * stride];
-        out[(size_t)i * stride] = rounded(sum);
+        sum >>= PRECISION;
+        out[(size_t)i * stride] = (unsigned char)(sum < 0 ? 0 : sum > 255 ? 255 : sum);
     }
 }
 

@@ -161,15 +161,6 @@ static ts_code open_scheduler(ts_model *m, const char *class_name, ts_error *e) 
     return rc;
 }
 
-/* Whether the sampler has steps on the model's schedule, and if not, why. */
-static ts_code plan_few(const ts_model *m, const ts_sampler *sampler, ts_error *e) {
-    const int few = m->schedule.num_train_timesteps < 4 ? m->schedule.num_train_timesteps : 4;
-    ts_sampler_plan *plan = NULL;
-    ts_code rc = ts_sampler_plan_new(sampler, &m->schedule, few, 0, &plan, e);
-    free(plan);
-    return rc;
-}
-
 /* class_name: what the folder's index says that it is; "" where it does not. */
 static ts_code load_scheduler(ts_model *m, const char *class_name, ts_error *e) {
     ts_code rc = TS_OK;
@@ -179,10 +170,8 @@ static ts_code load_scheduler(ts_model *m, const char *class_name, ts_error *e) 
             ts_schedule_config_read(ts_checkpoint_config(m->checkpoint, "scheduler"), &m->schedule, e), e);
     else
         rc = open_scheduler(m, class_name, e);
-    if (rc) return rc;
     if (!m->xl) ts_schedule_suit_sd(&m->schedule);
-    return in_component(m, "scheduler/scheduler_config.json",
-                        plan_few(m, ts_sampler_find(m->schedule.sampler), e), e);
+    return rc;
 }
 
 /* Which pipeline it is; opens the single file. */
@@ -387,7 +376,11 @@ void ts_model_free(ts_model *m) {
 }
 
 bool ts_model_takes_sampler(const ts_model *m, const ts_sampler *sampler) {
-    return !plan_few(m, sampler, NULL);
+    const int few = m->schedule.num_train_timesteps < 4 ? m->schedule.num_train_timesteps : 4;
+    ts_sampler_plan *plan = NULL;
+    ts_code rc = ts_sampler_plan_new(sampler, &m->schedule, few, 0, &plan, NULL);
+    free(plan);
+    return !rc;
 }
 
 const ts_model_info *ts_model_get_info(const ts_model *m) {

@@ -139,6 +139,8 @@ ts_code ts_prompt_read(const ts_tokenizer *t, int positions, const ts_picture_pa
     }
     if (!text) text = "";
     ts_code rc = params->emphasis ? put_emphasised(&c, text, e) : put_text(&c, text, strlen(text), 1, e);
+    const int text_chunks = p.chunks + (c.fill || !p.chunks);
+    c.left_out = c.left_out || (c.breaks > 1 && text_chunks + c.breaks - 1 > c.most);
     if (!rc && c.left_out && !c.truncate)
         rc = ts_fail(e, TS_EINVAL, "%s has more than %d times the %d tokens that a text encoder takes", param,
                      c.most, positions - 2);
@@ -148,6 +150,7 @@ ts_code ts_prompt_read(const ts_tokenizer *t, int positions, const ts_picture_pa
         return rc;
     }
     if (c.fill || !p.chunks) end_chunk(&c);
+    for (; c.breaks > 1 && p.chunks < c.most; c.breaks--) end_chunk(&c); /* the first has ended the text's */
     const int tokens = p.tokens;
     while (p.chunks < chunks) end_chunk(&c);
     p.tokens = tokens;

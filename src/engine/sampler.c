@@ -306,6 +306,10 @@ ts_code ts_sampler_plan_new(const ts_sampler *s, const ts_schedule_config *confi
     if (c.eta >= 0 && !s->by_eta) return ts_fail_param(e, TS_EUNSUPPORTED, "eta", "%s has no eta", s->label);
     if (c.eta < 0) c.eta = s->eta;
     if (c.set_alpha_to_one == TS_ALPHA_UNSAID) c.set_alpha_to_one = s->plan != ts_plan_pndm;
+    if (c.begins_with_prk && s->plan == ts_plan_pndm)
+        return ts_fail_param(e, TS_EUNSUPPORTED, "skip_prk_steps", "skip_prk_steps: false is not offered");
+    if (c.lower_unsaid) c.lower_order_final = s->plan != ts_plan_dpmpp_2s;
+    if (c.clip_unsaid && (s->plan == ts_plan_lcm || s->plan == ts_plan_heun)) c.clip_sample_range = 0;
     int most = c.num_train_timesteps < TS_SAMPLER_STEPS ? c.num_train_timesteps : TS_SAMPLER_STEPS;
     if (steps < 1 || steps > most) return ts_fail_param(e, TS_EINVAL, "steps", "steps must be 1 to %d", most);
     if (c.asked >= TS_SCHEDULER_NAMED) {

@@ -108,8 +108,8 @@ static int clipped_timesteps(const ts_schedule_config *c, const float *alphas) {
     return clipped;
 }
 
-ts_code ts_multistep_levels(const ts_schedule_config *c, const float *alphas, int steps, ts_levels *ret,
-                            ts_error *e) {
+ts_code ts_multistep_levels(const ts_schedule_config *c, const float *alphas, int steps, ts_rounding rounding,
+                            ts_levels *ret, ts_error *e) {
     int n = c->num_train_timesteps, last = n - clipped_timesteps(c, alphas);
     if (last < 1)
         return ts_fail_param(e, TS_EINVAL, "lambda_min_clipped", "lambda_min_clipped leaves no timestep");
@@ -134,10 +134,13 @@ ts_code ts_multistep_levels(const ts_schedule_config *c, const float *alphas, in
                        : rint(ts_arange_down_at(last, ratio, i)) - 1;
         double s = ts_sigma_at(table, n, t);
         if (spaced(c)) {
-            s = spaced_sigma(c, table, (double)table[n - 1], (double)table[0], steps, i);
+            const double high = c->sigma_max > 0 ? c->sigma_max : (double)table[n - 1];
+            const double low = c->sigma_min > 0 ? c->sigma_min : (double)table[0];
+            s = spaced_sigma(c, table, high, low, steps, i);
             t = ts_timestep_of_sigma(table, n, s);
             /* diffusers rounds Karras' timesteps before it makes them whole, but not exponential ones. */
-            t = !c->use_exponential_sigmas && c->beta_schedule != TS_BETA_SQUARED_COSINE ? rint(t) : trunc(t);
+            const bool rounds = rounding == TS_ROUND || c->beta_schedule != TS_BETA_SQUARED_COSINE;
+            t = !c->use_exponential_sigmas && rounds ? rint(t) : trunc(t);
         }
         l->timestep[i] = t;
         l->sigma[i] = (float)s;

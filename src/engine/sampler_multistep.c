@@ -42,7 +42,7 @@ ts_code ts_plan_dpmpp_2s(const ts_schedule_config *c, const float *alphas, int s
     ts_schedule_config own;
     ts_levels l;
     ts_code rc = singlestep_config(c, &own, e);
-    if (!rc) rc = ts_multistep_levels(&own, alphas, steps, &l, e);
+    if (!rc) rc = ts_multistep_levels(&own, alphas, steps, TS_ROUND, &l, e);
     if (rc) return rc;
     plan->init_scale = l.init_scale;
     /* diffusers turns lower_order_final on for an odd number of steps and where the last sigma is zero. */
@@ -108,7 +108,7 @@ ts_code ts_plan_deis(const ts_schedule_config *c, const float *alphas, int steps
     own.final_sigmas_type = TS_FINAL_SIGMA_MIN;
     own.lambda_min_clipped = -INFINITY;
     ts_levels l;
-    ts_code rc = ts_multistep_levels(&own, alphas, steps, &l, e);
+    ts_code rc = ts_multistep_levels(&own, alphas, steps, TS_ROUND, &l, e);
     if (rc) return rc;
     if (c->use_karras_sigmas || c->use_exponential_sigmas) l.sigma[l.count] = l.sigma[l.count - 1];
     /* A list may go as low as the schedule does. */
@@ -223,7 +223,7 @@ ts_code ts_plan_unipc(const ts_schedule_config *c, const float *alphas, int step
     ts_schedule_config own = *c;
     own.lambda_min_clipped = -INFINITY;
     ts_levels l;
-    ts_code rc = ts_multistep_levels(&own, alphas, steps, &l, e);
+    ts_code rc = ts_multistep_levels(&own, alphas, steps, TS_ROUND, &l, e);
     if (rc) return rc;
     if (c->final_sigmas_type == TS_FINAL_SIGMA_MIN && (c->use_karras_sigmas || c->use_exponential_sigmas))
         l.sigma[l.count] = l.sigma[l.count - 1];

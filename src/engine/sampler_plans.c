@@ -151,7 +151,7 @@ static void dpm_row(const ts_schedule_config *c, const ts_levels *l, dpm_solver 
 static ts_code dpm_plan(const ts_schedule_config *c, const float *alphas, int steps, dpm_solver solver,
                         ts_sampler_plan *plan, ts_error *e) {
     ts_levels l;
-    ts_code rc = ts_multistep_levels(c, alphas, steps, &l, e);
+    ts_code rc = ts_multistep_levels(c, alphas, steps, TS_KEEP_FRACTION, &l, e);
     if (rc) return rc;
     const bool third = solver.sde && solver.order == 3;
     solver.heun = third || c->solver_type == TS_SOLVER_HEUN;

@@ -99,9 +99,10 @@ typedef enum ts_rounding { TS_KEEP_FRACTION, TS_ROUND } ts_rounding;
 ts_code ts_euler_levels(const ts_schedule_config *c, const float *alphas, int steps, ts_rounding rounding,
                         ts_levels *ret, ts_error *e);
 
-/* Of the multistep samplers at unit variance; whole timesteps. */
-ts_code ts_multistep_levels(const ts_schedule_config *c, const float *alphas, int steps, ts_levels *ret,
-                            ts_error *e);
+/* Of the multistep samplers at unit variance; whole timesteps. TS_ROUND: Karras' are rounded, as in all classes
+ * but DPMSolverMultistep, which leaves that out where the betas are a cosine's. */
+ts_code ts_multistep_levels(const ts_schedule_config *c, const float *alphas, int steps, ts_rounding rounding,
+                            ts_levels *ret, ts_error *e);
 void ts_levels_free(ts_levels *l);
 
 /* TS_EINVAL about "steps". */

@@ -78,8 +78,7 @@ static ts_code read_choices(const cJSON *json, ts_schedule_config *c, ts_error *
     bool skips = false;
     ts_code read = ts_json_bool(json, "skip_prk_steps", false, &skips, e);
     if (read) return read;
-    if (!skips && strcmp(c->sampler, "pndm") == 0)
-        return ts_fail_param(e, TS_EUNSUPPORTED, "skip_prk_steps", "skip_prk_steps: false is not offered");
+    c->begins_with_prk = !skips && strcmp(c->sampler, "pndm") == 0;
 
     static const struct {
         const char *key;
@@ -157,6 +156,11 @@ const char *ts_prediction_name(ts_prediction prediction) {
     return names[prediction];
 }
 
+static bool is_unsaid(const cJSON *json, const char *key) {
+    const cJSON *v = cJSON_GetObjectItemCaseSensitive(json, key);
+    return !v || cJSON_IsNull(v);
+}
+
 ts_code ts_schedule_config_read(const cJSON *json, ts_schedule_config *ret, ts_error *e) {
     static const char *const betas[] = {
         "linear", "scaled_linear", "squaredcos_cap_v2", "!sigmoid", "!laplace", "!exp", NULL};
@@ -172,7 +176,6 @@ ts_code ts_schedule_config_read(const cJSON *json, ts_schedule_config *ret, ts_e
     int beta = 0, prediction = 0, spacing = 0, final = 0, solver = 0;
     ts_code rc = read_writer(json, &c, &clips, e);
     const bool flow = !rc && strcmp(c.sampler, "flow_euler") == 0;
-    const bool singlestep = !rc && strcmp(c.sampler, "dpmpp_2s") == 0;
     if (!rc) rc = read_numbers(json, &c, clips, e);
     if (!rc) rc = read_choices(json, &c, e);
     if (!rc) rc = read_word(json, "beta_schedule", betas, TS_BETA_LINEAR, &beta, e);
@@ -188,7 +191,9 @@ ts_code ts_schedule_config_read(const cJSON *json, ts_schedule_config *ret, ts_e
                            "use_exponential_sigmas and use_karras_sigmas exclude each other");
     bool to_one = false;
     if (!rc) rc = ts_json_bool(json, "set_alpha_to_one", false, &to_one, e);
-    if (!rc) rc = ts_json_bool(json, "lower_order_final", !singlestep, &c.lower_order_final, e);
+    if (!rc) rc = ts_json_bool(json, "lower_order_final", false, &c.lower_order_final, e);
+    c.lower_unsaid = is_unsaid(json, "lower_order_final");
+    c.clip_unsaid = is_unsaid(json, "clip_sample");
     if (!rc) rc = ts_json_bool(json, "euler_at_final", false, &c.euler_at_final, e);
     if (rc) return rc;
     const cJSON *said = cJSON_GetObjectItemCaseSensitive(json, "set_alpha_to_one");

@@ -94,6 +94,7 @@ typedef struct ts_schedule_config {
     /* DDIM and what counts in training timesteps */
     int set_alpha_to_one; /* a bool; TS_ALPHA_UNSAID: the file does not say, so true but for PNDM */
     double clip_sample_range; /* the predicted picture is clamped to +-range; 0: it is not */
+    bool clip_unsaid;         /* by the file: LCM and Heun do not, then */
     bool large_variance;      /* DDPM: the noise has the variance beta, not the posterior's */
     /* LCM, TCD */
     int original_inference_steps;
@@ -102,6 +103,8 @@ typedef struct ts_schedule_config {
     int solver_order; /* 1 to 3 */
     ts_solver_type solver_type;
     bool lower_order_final, euler_at_final;
+    bool begins_with_prk; /* PNDM's file: Runge-Kutta steps, which its sampler does not have here */
+    bool lower_unsaid; /* the first of them: so true but for 2S */
     double lambda_min_clipped; /* -INFINITY: not clipped */
     bool unipc_bh1;            /* B(h) = h; otherwise e^h - 1 */
     double flow_shift;         /* of flow matching */

@@ -30,9 +30,13 @@ static ts_code load_models(ts_server *s, ts_error *e) {
             rc = ts_model_add_embeddings(s->models[i], s->config->models.embeddings_folder, e);
         if (rc) return rc;
         const ts_model_info *m = ts_model_get_info(s->models[i]);
-        ts_log(TS_LOG_INFO, "model %s: %s, %.1f million parameters, %dx%d, predicts %s, loaded in %.2f s", m->id,
-               m->kind, (double)m->parameters * 1e-6, m->default_width, m->default_height, m->prediction,
-               ts_seconds(ts_now_ns() - begin));
+        ts_log(TS_LOG_INFO, "model %s: %s, %.1f million parameters, %dx%d, predicts %s, loaded in %.2f s",
+               m->id, m->kind, (double)m->parameters * 1e-6, m->default_width, m->default_height,
+               m->prediction, ts_seconds(ts_now_ns() - begin));
+        if (!ts_model_takes_sampler(s->models[i], ts_sampler_find(m->default_sampler)))
+            ts_log(TS_LOG_WARNING,
+                   "%s: its scheduler asks for %s, which cannot run on it: requests must name a sampler",
+                   m->id, m->default_sampler);
         for (size_t k = 0; k < i; k++)
             if (!strcmp(ts_model_get_info(s->models[k])->id, m->id))
                 return ts_fail_param(e, TS_ECONFLICT, "path", "two models are called %s", m->id);

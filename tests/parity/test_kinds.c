@@ -319,8 +319,8 @@ static void the_index_says_which_scheduler_it_is(void **state) {
         {INDEX("[\"diffusers\",\"EulerDiscreteScheduler\"]"), "{}", "euler"},
         {INDEX("[null,null]"), "{\"_class_name\":\"DDIMScheduler\"}", "ddim"},
         {INDEX("[\"diffusers\",\"EDMEulerScheduler\"]"), "{\"_class_name\":\"DDIMScheduler\"}", NULL},
-        /* One that cannot run: known at the start, not by the first picture. */
-        {SD, "{\"_class_name\":\"DPMSolverSinglestepScheduler\",\"solver_order\":3}", NULL},
+        /* One that cannot run is only the default of those who name none. */
+        {SD, "{\"_class_name\":\"DPMSolverSinglestepScheduler\",\"solver_order\":3}", "dpmpp_2s"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char *folder = with_scheduler("pipeline_sd1", cases[i].index, cases[i].config);

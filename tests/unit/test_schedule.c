@@ -91,8 +91,6 @@ static void an_unknown_value_is_named_and_an_unknown_key_ignored(void **state) {
         {"{\"_class_name\":\"EDMEulerScheduler\"}", "_class_name", TS_EUNSUPPORTED},
         {"{\"_class_name\":\"UniPCMultistepScheduler\",\"disable_corrector\":[0]}", "disable_corrector",
          TS_EUNSUPPORTED},
-        {"{\"_class_name\":\"PNDMScheduler\"}", "skip_prk_steps", TS_EUNSUPPORTED},
-        {"{\"_class_name\":\"PNDMScheduler\",\"skip_prk_steps\":false}", "skip_prk_steps", TS_EUNSUPPORTED},
         {"{\"use_beta_sigmas\":true}", "use_beta_sigmas", TS_EUNSUPPORTED},
         {"{\"thresholding\":true}", "thresholding", TS_EUNSUPPORTED},
         {"{\"trained_betas\":[0.1]}", "trained_betas", TS_EUNSUPPORTED},
@@ -118,6 +116,51 @@ static void an_unknown_value_is_named_and_an_unknown_key_ignored(void **state) {
     assert_int_equal(c.timestep_spacing, TS_SPACING_UNSET);
     assert_true(c.clip_sample_range == 0);
     assert_true(config_text("{\"_class_name\":\"DDIMScheduler\"}").clip_sample_range == 1);
+}
+
+/* PNDM's Runge-Kutta steps are not offered; its file is good for every other sampler. */
+static void a_key_of_one_sampler_is_no_reason_to_refuse_the_others(void **state) {
+    (void)state;
+    static const char *const files[] = {"{\"_class_name\":\"PNDMScheduler\"}",
+                                        "{\"_class_name\":\"PNDMScheduler\",\"skip_prk_steps\":false}"};
+    for (int i = 0; i < 2; i++) {
+        ts_schedule_config c = config_text(files[i]);
+        ts_sampler_plan *plan = NULL;
+        ts_error e = {0};
+        assert_int_equal(ts_sampler_plan_new(ts_sampler_find("pndm"), &c, 4, 0, &plan, &e), TS_EUNSUPPORTED);
+        assert_string_equal(e.param, "skip_prk_steps");
+        must(ts_sampler_plan_new(ts_sampler_find("euler"), &c, 4, 0, &plan, &e), &e);
+        free(plan);
+    }
+}
+
+/* What a file leaves out is what the class that runs has by default. */
+static void what_a_file_leaves_out_is_the_running_classs_own(void **state) {
+    (void)state;
+    ts_schedule_config two_s = config_text("{\"_class_name\":\"DPMSolverSinglestepScheduler\"}");
+    ts_schedule_config two_m = config_text("{\"_class_name\":\"DPMSolverMultistepScheduler\"}");
+    ts_schedule_config ddim = config_text("{\"_class_name\":\"DDIMScheduler\"}");
+    static const struct {
+        const char *sampler;
+        int clips; /* of DDIM's file */
+    } cases[] = {{"ddim", 1}, {"ddpm", 1}, {"lcm", 0}, {"heun", 0}};
+    for (int i = 0; i < 4; i++) {
+        ts_sampler_plan *plan = NULL;
+        ts_error e = {0};
+        must(ts_sampler_plan_new(ts_sampler_find(cases[i].sampler), &ddim, 4, 0, &plan, &e), &e);
+        assert_int_equal(plan->row[0].clip > 0, cases[i].clips);
+        free(plan);
+    }
+    static const char *const both[] = {"unipc", "deis", "dpmpp_2m", "dpmpp_2s"};
+    for (int i = 0; i < 4; i++) {
+        ts_sampler_plan *a = NULL, *b = NULL;
+        ts_error e = {0};
+        must(ts_sampler_plan_new(ts_sampler_find(both[i]), &two_s, 5, 0, &a, &e), &e);
+        must(ts_sampler_plan_new(ts_sampler_find(both[i]), &two_m, 5, 0, &b, &e), &e);
+        assert_int_equal(a->rows, b->rows);
+        assert_memory_equal(a->row, b->row, (size_t)a->rows * sizeof *a->row);
+        free(a), free(b);
+    }
 }
 
 static void what_python_writes_for_infinity_is_read(void **state) {
@@ -159,6 +202,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(asking_for_a_scheduler_is_as_if_the_file_had_it),
         cmocka_unit_test(pndm_ends_at_the_first_alpha_unless_told),
         cmocka_unit_test(an_unknown_value_is_named_and_an_unknown_key_ignored),
+        cmocka_unit_test(a_key_of_one_sampler_is_no_reason_to_refuse_the_others),
+        cmocka_unit_test(what_a_file_leaves_out_is_the_running_classs_own),
         cmocka_unit_test(what_python_writes_for_infinity_is_read),
     };
     return cmocka_run_group_tests_name("schedule", tests, NULL, NULL);

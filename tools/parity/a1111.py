@@ -63,15 +63,13 @@ def number(text):
 def split(tokenizer, runs):
     """[[(id, weight), ..], ..], at most 75 a chunk, without begin, end and padding."""
     comma = tokenizer.get_vocab().get(",</w>")
-    chunks, here, breaks = [], [], 0
+    chunks, here = [], []
     for run in runs:
         if run is BREAK:
-            breaks += 1
+            chunks.append(here)
+            here = []
             continue
         for i in tokenizer(run[0], add_special_tokens=False)["input_ids"] if run[0] else []:
-            while breaks:  # a BREAK that nothing follows ends nothing
-                chunks.append(here)
-                here, breaks = [], breaks - 1
             if len(here) == CHUNK:
                 commas = [k for k, (token, _) in enumerate(here) if token == comma]
                 cut = CHUNK
@@ -80,7 +78,7 @@ def split(tokenizer, runs):
                 chunks.append(here[:cut])
                 here = here[cut:]
             here.append((i, run[1]))
-    return chunks + [here]
+    return chunks + ([here] if here or not chunks else [])
 
 
 def frame(tokenizer, chunk, weights=False):

@@ -66,7 +66,7 @@ def brackets():
               "((a) [b] c", "[[a] (b) c", "(a [b) c] d", "[a (b] c) d", "\\(a\\)", "\\[a\\]", "a \\\\ b", "a \\b", "a\\", "(a\\)",
               "(\\(a\\):1.2)", "a (b)(c) d", "(a)(b:1.1)", "a BREAK b", "BREAK", "BREAK a", "a BREAK", "aBREAK b", "a BREAKb",
               "a_BREAK b", "éBREAK b", "BREAKé", "a,BREAK,b", "(a BREAK b)", "(a BREAK b:1.3)", "a BREAK BREAK b", "a (BREAK) b",
-              "a break b", "BREAK:b", "a: b", "a (b:c:1.2) d", "(a:1e3)", "(é:1.2)", "(cat, sailboats:1.3), the 4k", "(((((a)))))",
+              "a BREAK BREAK", "BREAK BREAK", "a BREAK BREAK BREAK", "a break b", "BREAK:b", "a: b", "a (b:c:1.2) d", "(a:1e3)", "(é:1.2)", "(cat, sailboats:1.3), the 4k", "(((((a)))))",
               "[[[[[a]]]]]", "(a, b, c:1.2), " * 30, "a " * 70 + "(b, c c c c c c c c:1.3)", "a " * 75 + "BREAK b",
               "a " * 76 + "BREAK b", "(a:0)"]
     g = random.Random(11)

@@ -93,6 +93,12 @@ def plan():
     yield "dpmpp_2m", make_config("dpmpp_2m", *eps, solver_type="heun"), (4,)
 
 
+def config_base():
+    start, end = BETAS["scaled_linear"]
+    return {"num_train_timesteps": 1000, "beta_start": start, "beta_end": end, "beta_schedule": "scaled_linear",
+            "prediction_type": "epsilon"}
+
+
 def more():
     """(sampler, class, config, step counts)"""
     def config(sampler, spacing, prediction="epsilon", zero_snr=False, **extra):
@@ -151,6 +157,13 @@ def more():
             yield sampler, cls, config, (4, 20)
     yield "dpmpp_2m", DPMSolverMultistepScheduler, {**cosine, "lambda_min_clipped": -5.1}, (4, 20)
     yield "dpmpp_2m", DPMSolverMultistepScheduler, {**cosine, "use_karras_sigmas": True}, (4, 20)
+    # Only DPMSolverMultistep leaves Karras' timesteps as they are where the betas are a cosine's.
+    for sampler in ("deis", "unipc", "dpmpp_2s"):
+        own = {"lower_order_final": True} if sampler == "dpmpp_2s" else {}
+        yield sampler, MORE[sampler][0], {**cosine, "use_karras_sigmas": True, **own}, (4, 10)
+    ends = {**config_base(), "use_karras_sigmas": True, "sigma_min": 0.1, "sigma_max": 10.0}
+    yield "unipc", UniPCMultistepScheduler, ends, (4, 10)
+    yield "unipc", UniPCMultistepScheduler, {**ends, "use_karras_sigmas": False, "use_exponential_sigmas": True}, (4, 10)
     for extra in ({"use_karras_sigmas": True}, {"use_exponential_sigmas": True}, {"shift_terminal": 0.1},
                   {"shift_terminal": 0.02, "use_karras_sigmas": True}):
         yield "flow_euler", FlowMatchEulerDiscreteScheduler, {"num_train_timesteps": 1000, "shift": 3.0, **extra}, (2, 20)
