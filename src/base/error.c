@@ -82,7 +82,7 @@ ts_code ts_error_context(ts_error *e, ts_code code, const char *format, ...) {
 
 void ts_error_hide_folder(ts_error *e, const char *folder, int length) {
     char prefix[sizeof e->message];
-    int n = e ? snprintf(prefix, sizeof prefix, "%.*s/", length, folder) : 0;
+    int n = e && length ? snprintf(prefix, sizeof prefix, "%.*s/", length, folder) : 0;
     if (n <= 0 || (size_t)n >= sizeof prefix) return;
     for (char *at; (at = strstr(e->message, prefix));) memmove(at, at + n, strlen(at + n) + 1);
 }

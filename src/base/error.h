@@ -65,12 +65,12 @@ ts_code ts_fail_errno(ts_error *e, ts_code code, int err, const char *format, ..
 ts_code ts_error_context(ts_error *e, ts_code code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* A programmer's bug, checked in release builds too: prints the place to stderr and aborts. */
-#define ts_assert(cond) ((cond) ? (void)0 : ts_assert_failed(#cond, __FILE__, __LINE__))
 /* Takes "folder/" out of the message, wherever it stands: what a client may not see. folder has no slash
- * at its end; "" is the root. */
+ * at its end; an empty one hides nothing. */
 void ts_error_hide_folder(ts_error *e, const char *folder, int length);
 
+/* A programmer's bug, checked in release builds too: prints the place to stderr and aborts. */
+#define ts_assert(cond) ((cond) ? (void)0 : ts_assert_failed(#cond, __FILE__, __LINE__))
 _Noreturn void ts_assert_failed(const char *cond, const char *file, int line);
 
 #endif

@@ -2,16 +2,17 @@
  *
  * A module of such a file changes one weight: W' = W + factor * up * down, with factor = alpha / rank (or
  * alpha / sqrt(rank) where the file says rank-stabilised). `down` is [rank][cin] or [rank][cin][k][k], `up`
- * [cout][rank] or [cout][rank][1][1]; the rank is read from the shapes, an absent alpha is the rank.
+ * [cout][rank] or [cout][rank][1][1]; the rank is read from the shapes, an absent alpha
+ * is the rank (of an adapter of PEFT's, its default of 8).
  *
  * Keys come as kohya's trainers write them ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", dots of the
  * layer's name turned into underscores, in diffusers' names or, for XL, in those of the LDM layout) or as
- * diffusers and PEFT do ("unet.", "text_encoder.", "text_encoder_2.", or none for the U-Net; lora_A/lora_B,
+ * diffusers and PEFT do ("unet.", "text_encoder.", "text_encoder_2.", or none for the U-Net, ComfyUI's "diffusion_model."; lora_A/lora_B,
  * lora.down/lora.up, to_q_lora.down/to_q_lora.up; alpha as a tensor or in the metadata). An adapter that PEFT
  * itself has saved is a folder: adapter_model.safetensors, whose keys begin with "base_model.model." and say
  * nothing of the part but by the layer's name (a text encoder is the first one), and adapter_config.json with
- * the alpha. Every tensor of a file is used or named in an error: what is no LoRA (DoRA, LoHa, LoKr, ...) is
- * refused. Nothing in it is trusted. */
+ * the alpha. Every tensor of a file is used or named in an error, but for embeddings that a trainer has put beside
+ * it ("bundle_emb."): what is no LoRA (DoRA, LoHa, LoKr, ...) is refused. Nothing in it is trusted. */
 #ifndef TS_ENGINE_LORA_H
 #define TS_ENGINE_LORA_H
 

@@ -222,6 +222,8 @@ ts_code ts_schedule_config_open(const char *path, const char *class_name, ts_sch
     if (rc) return rc;
     if (class_name) rc = set_class(json, class_name, e);
     if (!rc) rc = ts_schedule_config_read(json, ret, e);
+    if (rc && class_name && e && !strcmp(e->param, "_class_name"))
+        rc = ts_error_context(e, rc, "as model_index.json has it");
     cJSON_Delete(json);
     return rc ? ts_error_context(e, rc, "%s", path) : TS_OK;
 }
