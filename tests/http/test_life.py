@@ -316,7 +316,11 @@ def test_sigterm_finishes_what_runs_refuses_what_comes_and_exits_0(start):
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_an_idle_daemon_ends_at_once(start, how):
-    daemon = start()
+    before = signal.signal(how, signal.SIG_DFL)  # the tests may run under nohup, which it would inherit
+    try:
+        daemon = start()
+    finally:
+        signal.signal(how, before)
     with socket.create_connection(("127.0.0.1", daemon.port)):
         daemon.process.send_signal(how)
         assert daemon.wait(10 * SLOW) == 0
