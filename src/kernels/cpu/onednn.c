@@ -31,8 +31,9 @@ static pthread_mutex_t engine_lock = PTHREAD_MUTEX_INITIALIZER;
 dnnl_engine_t ts_dnnl_engine(void) {
     pthread_mutex_lock(&engine_lock);
     if (!engine && dnnl_engine_create(&engine, dnnl_cpu, 0) != dnnl_success) engine = NULL;
+    const dnnl_engine_t made = engine; /* another thread may be trying */
     pthread_mutex_unlock(&engine_lock);
-    return engine;
+    return made;
 }
 
 ts_code ts_dnnl_code(dnnl_status_t status) {
