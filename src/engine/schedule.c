@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include "base/file.h"
 #include "base/json.h"
 
 #define FILE_MAXIMUM (1u << 20)
@@ -196,8 +195,7 @@ ts_code ts_schedule_config_read(const cJSON *json, ts_schedule_config *ret, ts_e
     c.clip_unsaid = is_unsaid(json, "clip_sample");
     if (!rc) rc = ts_json_bool(json, "euler_at_final", false, &c.euler_at_final, e);
     if (rc) return rc;
-    const cJSON *said = cJSON_GetObjectItemCaseSensitive(json, "set_alpha_to_one");
-    c.set_alpha_to_one = said && !cJSON_IsNull(said) ? to_one : TS_ALPHA_UNSAID;
+    c.set_alpha_to_one = is_unsaid(json, "set_alpha_to_one") ? TS_ALPHA_UNSAID : to_one;
     c.beta_schedule = (ts_beta_schedule)beta;
     c.prediction_type = flow ? TS_PREDICT_FLOW : (ts_prediction)prediction;
     c.timestep_spacing = (ts_spacing)spacing;

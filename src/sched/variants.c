@@ -3,7 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/alloc.h"
-#include "base/file.h"
 #include "sched/sched_internal.h"
 
 static ts_variant *find(const ts_sched *s, const ts_model *base, const ts_shape *shape) {
