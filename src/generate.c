@@ -212,7 +212,7 @@ static ts_code fill_job(session *s, const ts_group *group, ts_error *e) {
                               .eta = o->eta >= 0 ? o->eta : 0,
                               .parallel = o->parallel,
                               .dtype = dtype,
-                              .guided = o->guidance > 1};
+                              .guided = ts_model_guides(s->model, o->guidance)};
     if ((o->sigmas.count > 0) + (o->timesteps.count > 0) + (o->scheduler != TS_SCHEDULER_DEFAULT) > 1)
         return ts_fail(e, TS_EINVAL, "--scheduler, --sigmas and --timesteps exclude each other");
     if (list->count) s->job.shape.scheduler = o->sigmas.count ? TS_SCHEDULER_SIGMAS : TS_SCHEDULER_TIMESTEPS;

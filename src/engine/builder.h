@@ -77,6 +77,7 @@ ts_buf ts_conv3x3_down(ts_builder *b, ts_scope s, ts_buf x, int channels); /* st
 /* stride 2, padding below and to the right only; x has an even number of rows and columns */
 ts_buf ts_conv3x3_down_end(ts_builder *b, ts_scope s, ts_buf x, int channels);
 ts_buf ts_linear(ts_builder *b, ts_scope s, ts_buf x, int channels, ts_buf residual);
+ts_buf ts_linear_unbiased(ts_builder *b, ts_scope s, ts_buf x, int channels, ts_buf residual);
 
 /* add: TS_NO_BUF, or [batch][1][1][c], a value for every channel of x that is added first. */
 ts_buf ts_group_norm(ts_builder *b, ts_scope s, ts_buf x, ts_buf add, int groups, double eps, ts_act act);

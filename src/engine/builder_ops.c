@@ -126,6 +126,10 @@ ts_buf ts_linear(ts_builder *b, ts_scope s, ts_buf x, int channels, ts_buf resid
     return linear(b, s, x, channels, residual, true);
 }
 
+ts_buf ts_linear_unbiased(ts_builder *b, ts_scope s, ts_buf x, int channels, ts_buf residual) {
+    return linear(b, s, x, channels, residual, false);
+}
+
 /* Keys and values in one product, so that one run of memory holds what a token sends. */
 static ts_buf keys_values(ts_builder *b, ts_scope s, ts_qkv names, ts_buf x, int channels) {
     ts_scope k = ts_sub(s, "%s", names.k), v = ts_sub(s, "%s", names.v);

@@ -172,38 +172,86 @@ static int projection_of(const ts_checkpoint *c, const char *prefix) {
     return n ? n : dim(c, 0, "%stext_projection.weight", prefix);
 }
 
+/* The first attention of the U-Net, "input_blocks.4.1" or the like; what all of them share is read off it. */
+static void first_attention(const ts_checkpoint *c, int blocks, char *ret, size_t size) {
+    for (int i = 0; i < 2 * blocks; i++) {
+        const char *side = i < blocks ? "input_blocks" : "output_blocks";
+        snprintf(ret, size, CHECKPOINT_UNET "%s.%d.1", side, i % blocks);
+        if (has(c, "%s.norm.weight", ret)) return;
+    }
+    snprintf(ret, size, CHECKPOINT_UNET "middle_block.1");
+}
+
+/* How many transformers follow each of n residual blocks of which `side` numbers the first one `first`; where
+ * it has no attention, `otherwise`. */
+static void put_depths(const ts_checkpoint *c, cJSON *list, const char *side, int first, int n, int otherwise,
+                       draft *d) {
+    int depths[BLOCKS_MAXIMUM];
+    for (int i = 0; i < n; i++) {
+        char stem[96];
+        snprintf(stem, sizeof stem, CHECKPOINT_UNET "%s.%d.1", side, first + i);
+        depths[i] = count_transformers(c, stem);
+        if (!depths[i]) depths[i] = otherwise;
+    }
+    cJSON *item = cJSON_CreateIntArray(depths, n);
+    if (item && cJSON_AddItemToArray(list, item)) return;
+    cJSON_Delete(item);
+    d->failed = true;
+}
+
+/* diffusers takes the middle's from the last level. */
+static void put_transformers(const ts_checkpoint *c, draft *d, int levels) {
+    cJSON *down = cJSON_CreateArray(), *up = cJSON_CreateArray();
+    const int layers = c->unet_layers, stride = layers + 1;
+    const int middle = count_transformers(c, CHECKPOINT_UNET "middle_block.1");
+    for (int i = 0; down && up && i < levels; i++) {
+        put_depths(c, down, "input_blocks", 1 + i * stride, layers, middle && i + 1 == levels ? middle : 1,
+                   d);
+        put_depths(c, up, "output_blocks", i * stride, stride, 1, d);
+    }
+    put_item(d, "transformer_layers_per_block", down);
+    put_item(d, "reverse_transformer_layers_per_block", up);
+}
+
+static void put_middle(const ts_checkpoint *c, draft *d) {
+    if (has(c, CHECKPOINT_UNET "middle_block.1.norm.weight")) return; /* that is the default */
+    if (has(c, CHECKPOINT_UNET "middle_block.0.in_layers.0.weight"))
+        put_string(d, "mid_block_type", "UNetMidBlock2D");
+    else
+        put_item(d, "mid_block_type", cJSON_CreateNull());
+}
+
 static ts_code unet_config(ts_checkpoint *c, draft *d, ts_error *e) {
-    int levels = 0, channels[TS_UNET_LEVELS], heads[TS_UNET_LEVELS], depth[TS_UNET_LEVELS];
+    int levels = 0, channels[TS_UNET_LEVELS], heads[TS_UNET_LEVELS];
     ts_code rc = count_levels(c, &levels, e);
     if (rc) return rc;
     const int stride = c->unet_layers + 1;
     const char *down[TS_UNET_LEVELS], *up[TS_UNET_LEVELS];
     for (int i = 0; i < levels; i++) {
-        char stem[96];
-        snprintf(stem, sizeof stem, CHECKPOINT_UNET "input_blocks.%d.1", 1 + i * stride);
-        bool attends = has(c, "%s.norm.weight", stem);
-        if (!attends && i + 1 == levels) snprintf(stem, sizeof stem, CHECKPOINT_UNET "middle_block.1");
-        depth[i] = count_transformers(c, stem);
-        if (!depth[i]) depth[i] = 1;
+        bool attends = has(c, CHECKPOINT_UNET "input_blocks.%d.1.norm.weight", 1 + i * stride);
+        bool up_attends = has(c, CHECKPOINT_UNET "output_blocks.%d.1.norm.weight", i * stride);
         channels[i] = dim(c, 0, CHECKPOINT_UNET "input_blocks.%d.0.out_layers.3.weight", 1 + i * stride);
         heads[i] = c->kind == CHECKPOINT_SD1         ? SD1_HEADS
                    : channels[i] / HEAD_CHANNELS > 1 ? channels[i] / HEAD_CHANNELS
                                                      : 1;
-        bool up_attends = has(c, CHECKPOINT_UNET "output_blocks.%d.1.norm.weight", i * stride);
         down[i] = attends ? "CrossAttnDownBlock2D" : "DownBlock2D";
         up[i] = up_attends ? "CrossAttnUpBlock2D" : "UpBlock2D";
     }
+    char attention[96];
+    first_attention(c, levels * stride, attention, sizeof attention);
     put_types(d, "down_block_types", down, levels);
     put_types(d, "up_block_types", up, levels);
+    put_middle(c, d);
+    put_transformers(c, d, levels);
     put_list(d, "block_out_channels", channels, levels);
     put_list(d, "attention_head_dim", heads, levels);
-    put_list(d, "transformer_layers_per_block", depth, levels);
     put_number(d, "layers_per_block", c->unet_layers);
     put_number(d, "in_channels", dim(c, 1, CHECKPOINT_UNET "input_blocks.0.0.weight"));
     put_number(d, "out_channels", dim(c, 0, CHECKPOINT_UNET "out.2.weight"));
-    put_number(d, "cross_attention_dim",
-               dim(c, 1, CHECKPOINT_UNET "middle_block.1.transformer_blocks.0.attn2.to_k.weight"));
-    put_bool(d, "use_linear_projection", !dim(c, 2, CHECKPOINT_UNET "middle_block.1.proj_in.weight"));
+    put_number(d, "cross_attention_dim", dim(c, 1, "%s.transformer_blocks.0.attn2.to_k.weight", attention));
+    put_bool(d, "use_linear_projection", !dim(c, 2, "%s.proj_in.weight", attention));
+    const int told = dim(c, 1, CHECKPOINT_UNET "time_embed.cond_proj.weight");
+    if (told) put_number(d, "time_cond_proj_dim", told);
     /* What predicts v among 2.x was trained at 768 pixels, the rest at 512. */
     const int size = c->kind == CHECKPOINT_XL ? 128 : c->kind == CHECKPOINT_SD2 && predicts_v(c) ? 96 : 64;
     put_number(d, "sample_size", size);

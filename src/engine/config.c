@@ -22,6 +22,10 @@ static bool as_int(const cJSON *m, int high, int *ret) {
     return (double)*ret == m->valuedouble;
 }
 
+ts_code ts_config_count(const cJSON *value, const char *key, int high, int *ret, ts_error *e) {
+    return as_int(value, high, ret) ? TS_OK : refuse(value, key, e);
+}
+
 ts_code ts_config_levels(const cJSON *json, const char *key, int otherwise, int n, int *ret, ts_error *e) {
     const cJSON *m = member(json, key);
     const int high = 1 << 16;
@@ -31,11 +35,13 @@ ts_code ts_config_levels(const cJSON *json, const char *key, int otherwise, int 
         if (cJSON_GetArraySize(m) != n)
             return ts_fail_param(e, TS_EFORMAT, key, "%s: %d values for %d levels", key,
                                  cJSON_GetArraySize(m), n);
-        for (int i = 0; i < n; i++)
-            if (!as_int(cJSON_GetArrayItem(m, i), high, &values[i]))
-                return refuse(cJSON_GetArrayItem(m, i), key, e);
+        for (int i = 0; i < n; i++) {
+            ts_code rc = ts_config_count(cJSON_GetArrayItem(m, i), key, high, &values[i], e);
+            if (rc) return rc;
+        }
     } else {
-        if (m && !as_int(m, high, &one)) return refuse(m, key, e);
+        ts_code rc = m ? ts_config_count(m, key, high, &one, e) : TS_OK;
+        if (rc) return rc;
         for (int i = 0; i < n; i++) values[i] = one;
     }
     memcpy(ret, values, (size_t)n * sizeof *ret);
@@ -77,5 +83,5 @@ ts_code ts_config_int(const cJSON *json, const char *key, int high, int otherwis
         return TS_OK;
     }
     if (!m) return ts_fail_param(e, TS_EFORMAT, key, "%s is missing", key);
-    return as_int(m, high, ret) ? TS_OK : refuse(m, key, e);
+    return ts_config_count(m, key, high, ret, e);
 }

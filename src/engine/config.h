@@ -7,6 +7,9 @@
 #include "base/error.h"
 #include "base/json.h"
 
+/* An integer in 1..high; key is for the error. */
+ts_code ts_config_count(const cJSON *value, const char *key, int high, int *ret, ts_error *e);
+
 /* A number for all levels, or a list with one for each: fills ret[0..n-1]. */
 ts_code ts_config_levels(const cJSON *json, const char *key, int otherwise, int n, int *ret, ts_error *e);
 

@@ -16,6 +16,11 @@ static int images(const ts_patch *p, int ret[2 * TS_MAX_BATCH]) {
     return n;
 }
 
+/* As float32 has it, like diffusers. */
+static float told_scale(const ts_picture_params *params) {
+    return (float)(params->guidance_scale - 1) * 1000;
+}
+
 /* What stays the same for the whole leg: the text, and what is computed from it once. */
 static ts_code begin(ts_patch *p) {
     ts_run *run = p->run;
@@ -37,6 +42,9 @@ static ts_code begin(ts_patch *p) {
                    v.pitch * sizeof *pooled);
         }
     }
+    float *guidance = ts_program_tensor(p->program, "guidance", NULL);
+    for (int i = 0; guidance && i < n; i++)
+        guidance[i] = told_scale(&run->job->pictures[image[i] % run->job->count].params);
     return ts_program_run_once(p->program, &run->error[p->rank]);
 }
 

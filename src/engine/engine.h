@@ -73,6 +73,10 @@ const ts_model_info *ts_model_get_info(const ts_model *model);
 /* Whether the sampler has steps on the model's schedule. Any thread. */
 bool ts_model_takes_sampler(const ts_model *model, const ts_sampler *sampler);
 
+/* Whether a picture of this guidance scale is guided by two evaluations a step: what its shape says. Not where the model is
+ * told the scale, in one. Any thread. */
+bool ts_model_guides(const ts_model *model, double guidance_scale);
+
 /* Reads textual inversion embeddings: every .safetensors, .pt and .bin of the folder, and of those in it,
  * whose width is the model's, the others not; for XL pairs for both encoders. In a prompt the name stands
  * for its vectors, where it is a word of its own. Before any group has run the model, once. TS_ENOTFOUND,

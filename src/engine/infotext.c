@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "base/buffer.h"
+#include "engine/model.h"
 
 /* What else changes the steps. AUTOMATIC1111 calls PyTorch's generator of a GPU NV. */
 static ts_code sampling(ts_buffer *b, const ts_shape *s, const ts_picture_params *p) {
@@ -59,7 +60,8 @@ ts_code ts_infotext(const ts_model *model, const ts_job *job, const ts_picture *
     if (!rc && p->params.negative) rc = ts_buffer_printf(&b, "Negative prompt: %s\n", p->params.negative);
     if (!rc)
         rc = ts_buffer_printf(&b, "Steps: %d, Sampler: %s, CFG scale: %g, Seed: %llu, Size: %dx%d, Model: %s",
-                              s->steps, s->sampler->label, s->guided ? p->params.guidance_scale : 1.0,
+                              s->steps, s->sampler->label,
+                              s->guided || model->unet.guidance_dim ? p->params.guidance_scale : 1.0,
                               (unsigned long long)p->params.seed, s->width, s->height, info->id);
     if (!rc) rc = sampling(&b, s, &p->params);
     if (!rc && s->task != TS_TASK_TEXT)

@@ -157,7 +157,7 @@ typedef struct ts_picture_params {
                       the negative prompt's never is, as in diffusers */
     ts_size_condition sizes; /* XL only; zeros for other models */
     /* Used when the shape is guided (engine/guidance.h). */
-    double guidance_scale;
+    double guidance_scale; /* a model that is told it (ts_model_guides) always is */
     double guidance_rescale; /* 0..1 */
     ts_interval guidance_interval;
     /* IMAGE, INPAINT: [height][width][3] and, INPAINT, [height][width], of the shape's size. */

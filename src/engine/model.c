@@ -170,7 +170,7 @@ static ts_code load_scheduler(ts_model *m, const char *class_name, ts_error *e) 
             ts_schedule_config_read(ts_checkpoint_config(m->checkpoint, "scheduler"), &m->schedule, e), e);
     else
         rc = open_scheduler(m, class_name, e);
-    if (!m->xl) ts_schedule_suit_sd(&m->schedule);
+    if (m->overrules) ts_schedule_suit_sd(&m->schedule);
     return rc;
 }
 
@@ -179,6 +179,7 @@ static ts_code load_checkpoint(ts_model *m, ts_error *e) {
     ts_code rc = ts_checkpoint_open(m->path, &m->checkpoint, e);
     if (rc) return rc;
     m->xl = m->zeros_for_absent = ts_checkpoint_is_xl(m->checkpoint);
+    m->overrules = !m->xl;
     return TS_OK;
 }
 
@@ -187,13 +188,19 @@ static ts_code load_checkpoint(ts_model *m, ts_error *e) {
 static ts_code read_class(ts_model *m, const char *name, ts_error *e) {
     static const struct {
         const char *name;
-        bool xl;
-    } classes[] = {{"StableDiffusionPipeline", false},         {"StableDiffusionImg2ImgPipeline", false},
-                   {"StableDiffusionInpaintPipeline", false},  {"StableDiffusionXLPipeline", true},
-                   {"StableDiffusionXLImg2ImgPipeline", true}, {"StableDiffusionXLInpaintPipeline", true}};
+        bool xl, overrules;
+    } classes[] = {{"StableDiffusionPipeline", false, true},
+                   {"StableDiffusionImg2ImgPipeline", false, true},
+                   {"StableDiffusionInpaintPipeline", false, true},
+                   {"LatentConsistencyModelPipeline", false, false},
+                   {"LatentConsistencyModelImg2ImgPipeline", false, false},
+                   {"StableDiffusionXLPipeline", true, false},
+                   {"StableDiffusionXLImg2ImgPipeline", true, false},
+                   {"StableDiffusionXLInpaintPipeline", true, false}};
     for (size_t i = 0; i < sizeof classes / sizeof *classes; i++)
         if (!strcmp(name, classes[i].name)) {
             m->xl = classes[i].xl;
+            m->overrules = classes[i].overrules;
             return TS_OK;
         }
     return ts_fail_param(e, TS_EFORMAT, "_class_name", "_class_name: \"%.64s\" is not supported", name);
@@ -381,6 +388,10 @@ bool ts_model_takes_sampler(const ts_model *m, const ts_sampler *sampler) {
     ts_code rc = ts_sampler_plan_new(sampler, &m->schedule, few, 0, &plan, NULL);
     free(plan);
     return !rc;
+}
+
+bool ts_model_guides(const ts_model *m, double guidance_scale) {
+    return guidance_scale > 1 && !m->unet.guidance_dim;
 }
 
 const ts_model_info *ts_model_get_info(const ts_model *m) {

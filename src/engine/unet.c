@@ -43,8 +43,7 @@ ts_buf unet_down_block(unet *u, ts_scope s, int level, ts_buf x, unet_skips *ski
     for (int i = 0; i < c->layers[level]; i++) {
         x = unet_resnet(u, ts_sub(s, "resnets.%d", i), x, c->channels[level]);
         if (c->down_attention[level])
-            x = unet_transformer(u, ts_sub(s, "attentions.%d", i), x, c->heads[level],
-                                 c->transformer_layers[level]);
+            x = unet_transformer(u, ts_sub(s, "attentions.%d", i), x, c->heads[level], c->down_depth[level][i]);
         skips->item[skips->count++] = x;
     }
     if (level + 1 < c->levels) {
@@ -56,9 +55,10 @@ ts_buf unet_down_block(unet *u, ts_scope s, int level, ts_buf x, unet_skips *ski
 
 ts_buf unet_mid_block(unet *u, ts_scope s, ts_buf x) {
     const ts_unet_config *c = u->c;
+    if (c->mid == TS_UNET_MID_NONE) return x;
     x = unet_resnet(u, ts_sub(s, "resnets.0"), x, x.c);
-    x = unet_transformer(u, ts_sub(s, "attentions.0"), x, c->heads[c->levels - 1],
-                         c->transformer_layers[c->levels - 1]);
+    if (c->mid == TS_UNET_MID_PLAIN) return x;
+    x = unet_transformer(u, ts_sub(s, "attentions.0"), x, c->heads[c->levels - 1], c->mid_depth);
     return unet_resnet(u, ts_sub(s, "resnets.1"), x, x.c);
 }
 
@@ -69,8 +69,7 @@ ts_buf unet_up_block(unet *u, ts_scope s, int index, ts_buf x, unet_skips *skips
         x = ts_concat(u->b, ts_sub(s, "resnets.%d.concat", i), x, skips->item[--skips->count]);
         x = unet_resnet(u, ts_sub(s, "resnets.%d", i), x, c->channels[level]);
         if (c->up_attention[index])
-            x = unet_transformer(u, ts_sub(s, "attentions.%d", i), x, c->heads[level],
-                                 c->transformer_layers[level]);
+            x = unet_transformer(u, ts_sub(s, "attentions.%d", i), x, c->heads[level], c->up_depth[index][i]);
     }
     return x;
 }
@@ -101,6 +100,17 @@ static ts_buf added_embedding(unet *u, int channels) {
     return y;
 }
 
+/* Luo et al. 2023: the scale as if it were a timestep, added to the timestep. Sines first, and the slowest
+ * one is the ten-thousandth of the fastest. */
+static ts_buf guidance_embedding(unet *u, ts_buf t) {
+    ts_builder *b = u->b;
+    ts_scope s = {.path = "time_embedding.cond_proj"};
+    ts_builder_once_begin(b);
+    ts_buf w = ts_time_embed(b, s, ts_input(b, "guidance", 1, 1, TS_F32), u->c->guidance_dim, false, 1);
+    ts_builder_once_end(b);
+    return ts_linear_unbiased(b, s, w, t.c, t);
+}
+
 void ts_unet_build(ts_builder *b, const ts_unet_config *c, int width, int tokens) {
     unet u = {.b = b, .c = c};
     const ts_dtype dtype = ts_builder_build(b)->dtype;
@@ -116,6 +126,7 @@ void ts_unet_build(ts_builder *b, const ts_unet_config *c, int width, int tokens
     ts_buf t = ts_input(b, "timestep", 1, 1, TS_F32);
     t = ts_time_embed(b, (ts_scope){.path = "time_proj"}, t, c->channels[0], c->flip_sin_to_cos,
                       c->freq_shift);
+    if (c->guidance_dim) t = guidance_embedding(&u, t);
     t = unet_embedding(b, (ts_scope){.path = "time_embedding"}, t, time_channels);
     if (c->text_time)
         t = ts_add(b, (ts_scope){.path = "add_embedding"}, t, added_embedding(&u, time_channels));
@@ -127,7 +138,7 @@ void ts_unet_build(ts_builder *b, const ts_unet_config *c, int width, int tokens
     skips.item[skips.count++] = x;
     for (int level = 0; level < c->levels; level++)
         x = unet_down_block(&u, ts_sub(top, "down_blocks.%d", level), level, x, &skips);
-    if (c->mid_block) x = unet_mid_block(&u, ts_sub(top, "mid_block"), x);
+    x = unet_mid_block(&u, ts_sub(top, "mid_block"), x);
     for (int i = 0; i < c->levels; i++) {
         ts_scope s = ts_sub(top, "up_blocks.%d", i);
         x = unet_up_block(&u, s, i, x, &skips);

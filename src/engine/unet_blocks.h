@@ -15,7 +15,7 @@ typedef struct unet {
 /* What the way down leaves for the way up, taken from the end: conv_in's, and of each level every resnet's and
  * the downsampler's. */
 typedef struct unet_skips {
-    ts_buf item[TS_UNET_LEVELS * 34];
+    ts_buf item[TS_UNET_LEVELS * (TS_UNET_LAYERS + 1) + 1];
     int count;
 } unet_skips;
 

@@ -84,7 +84,7 @@ static ts_code compile(ts_server *s, ts_group *group, ts_model *model, int i, ts
                       .dtype = u->dtype >= 0                  ? (ts_dtype)u->dtype
                                : ts_group_prefers_bf16(group) ? TS_BF16
                                                               : TS_F32,
-                      .guided = s->config->defaults.guidance_scale > 1};
+                      .guided = ts_model_guides(model, s->config->defaults.guidance_scale)};
     uint64_t begin = ts_now_ns();
     ts_code rc = ts_group_check(group, model, &shape, e);
     if (!rc) rc = ts_group_compile(group, model, &shape, u->shapes[i].batch, e);

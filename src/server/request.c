@@ -168,7 +168,7 @@ static ts_code make(const ts_fields *f, ts_images_request *ret, ts_error *e) {
     r->shape.dtype = setup->dtype >= 0                          ? (ts_dtype)setup->dtype
                      : ts_group_prefers_bf16(f->context->group) ? TS_BF16
                                                                 : TS_F32;
-    r->shape.guided = f->guidance > 1;
+    r->shape.guided = ts_model_guides(f->context->models[r->model], f->guidance);
     r->params.prompt = f->prompt;
     r->params.negative = f->negative;
     r->params.guidance_scale = f->guidance;

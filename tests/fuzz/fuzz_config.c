@@ -23,6 +23,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         for (int i = 0; i < unet.levels; i++)
             if (unet.channels[i] < 1 || unet.heads[i] < 1 || unet.layers[i] < 1)
                 fuzz_fail("a level of nothing");
+        for (int i = 0; i < unet.levels; i++) {
+            if (unet.down_attention[i] && unet.down_depth[i][unet.layers[i] - 1] < 1)
+                fuzz_fail("attention of nothing");
+            if (unet.up_attention[i] && unet.up_depth[i][unet.layers[unet.levels - 1 - i]] < 1)
+                fuzz_fail("attention of nothing");
+        }
     }
     if (data[0] == 'v' && !ts_vae_config_read(json, &vae, &e) &&
         (vae.levels < 1 || vae.levels > TS_VAE_LEVELS))

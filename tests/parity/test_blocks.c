@@ -44,13 +44,15 @@ static ts_buf picture(ts_builder *b, const block *k) {
 
 static unet unet_of(ts_builder *b, const block *k, ts_unet_config *c) {
     int groups = param(k, "resnet_groups", param(k, "norm_num_groups", param(k, "groups", 0)));
+    const int depth = param(k, "transformer_layers_per_block", 1);
     *c = (ts_unet_config){.levels = 1,
                           .channels = {param(k, "out_channels", param(k, "in_channels", 0))},
                           .heads = {param(k, "num_attention_heads", 0)},
                           .layers = {param(k, "num_layers", 1)},
-                          .transformer_layers = {param(k, "transformer_layers_per_block", 1)},
+                          .mid_depth = depth,
                           .groups = groups,
                           .norm_eps = eps(k)};
+    for (int i = 0; i < TS_UNET_LAYERS; i++) c->down_depth[0][i] = c->up_depth[0][i] = depth;
     c->down_attention[0] = c->up_attention[0] = strstr(k->class, "CrossAttn") != NULL;
     unet u = {.b = b, .c = c, .temb = TS_NO_BUF, .text = TS_NO_BUF};
     if (ts_tensors_find(k->io, "temb"))

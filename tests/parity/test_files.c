@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "engine/checkpoint.h"
+#include "engine/unet.h"
 
 /* Every parameter of the folder is there, under its name and with its bytes. */
 static void same_weights(const ts_checkpoint *c, const char *component, const char *folder) {
@@ -34,10 +35,19 @@ static void same_weights(const ts_checkpoint *c, const char *component, const ch
     ts_weights_free(have);
 }
 
+static bool is_xl(const char *kind) {
+    return !strcmp(json_text(workshop_case(kind), "pipeline"), "pipeline_xl");
+}
+
+static char *folder_of(const char *kind, const char *component) {
+    const cJSON *c = workshop_case(kind);
+    if (cJSON_HasObjectItem(c, component)) return ts_strdup(json_text(c, component));
+    return ts_format("%s/%s", json_text(c, "pipeline"), component);
+}
+
 static void the_weights_are_those_of_the_folder(void **state) {
     const char *kind = *state;
-    const bool xl = !strcmp(kind, "xl"), two = !strcmp(kind, "sd2");
-    const char *pipeline = json_text(workshop_case(kind), "pipeline");
+    const bool xl = is_xl(kind);
     char *path = workshop_make(kind);
     ts_error e = {0};
     ts_checkpoint *c = NULL;
@@ -45,8 +55,7 @@ static void the_weights_are_those_of_the_folder(void **state) {
     assert_int_equal(ts_checkpoint_is_xl(c), xl);
     static const char *const components[] = {"unet", "vae", "text_encoder", "text_encoder_2"};
     for (int i = 0; i < (xl ? 4 : 3); i++) {
-        char *folder =
-            i == 2 && two ? ts_strdup("text_encoders/sd2") : ts_format("%s/%s", pipeline, components[i]);
+        char *folder = folder_of(kind, components[i]);
         same_weights(c, components[i], folder);
         free(folder);
     }
@@ -61,20 +70,29 @@ static void same_values(const cJSON *have, const cJSON *want, const char *const 
         const cJSON *b = cJSON_GetObjectItemCaseSensitive(want, *keys);
         /* One number in a folder may stand for all levels. */
         if (cJSON_IsArray(a) && cJSON_IsNumber(b)) a = a->child;
-        if (!b) continue; /* the default */
+        if (!b || cJSON_IsNull(b)) continue; /* the default */
         if (!cJSON_Compare(a, b, true)) fail_msg("%s differs", *keys);
     }
 }
 
+/* How deep its attention is, which has more than one form. */
+static void same_blocks(const cJSON *have, const cJSON *want) {
+    ts_unet_config a, b;
+    ts_error e = {0};
+    must(ts_unet_config_read(have, &a, &e), &e);
+    must(ts_unet_config_read(want, &b, &e), &e);
+    assert_memory_equal(a.down_depth, b.down_depth, sizeof a.down_depth);
+    assert_memory_equal(a.up_depth, b.up_depth, sizeof a.up_depth);
+    assert_int_equal(a.mid, b.mid);
+    assert_int_equal(a.mid_depth, b.mid_depth);
+}
+
 static void the_sizes_are_read_from_the_shapes(void **state) {
     const char *kind = *state;
-    const bool xl = !strcmp(kind, "xl"), two = !strcmp(kind, "sd2");
-    const char *pipeline = json_text(workshop_case(kind), "pipeline");
     static const char *const unet[] = {"block_out_channels",
                                        "layers_per_block",
                                        "down_block_types",
                                        "up_block_types",
-                                       "transformer_layers_per_block",
                                        "in_channels",
                                        "out_channels",
                                        "cross_attention_dim",
@@ -82,6 +100,7 @@ static void the_sizes_are_read_from_the_shapes(void **state) {
                                        "addition_embed_type",
                                        "addition_time_embed_dim",
                                        "projection_class_embeddings_input_dim",
+                                       "time_cond_proj_dim",
                                        NULL};
     static const char *const vae[] = {"block_out_channels",
                                       "layers_per_block",
@@ -109,13 +128,14 @@ static void the_sizes_are_read_from_the_shapes(void **state) {
     ts_error e = {0};
     ts_checkpoint *c = NULL;
     must(ts_checkpoint_open(path, &c, &e), &e);
-    for (int i = 0; i < (xl ? 4 : 3); i++) {
-        char *name = i == 2 && two ? ts_strdup("text_encoders/sd2/config.json")
-                                   : ts_format("%s/%s/config.json", pipeline, parts[i].component);
+    for (int i = 0; i < (is_xl(kind) ? 4 : 3); i++) {
+        char *folder = folder_of(kind, parts[i].component), *name = ts_format("%s/config.json", folder);
         cJSON *want = fixture_json(name);
         same_values(ts_checkpoint_config(c, parts[i].component), want, parts[i].keys);
+        if (i == 0) same_blocks(ts_checkpoint_config(c, parts[i].component), want);
         cJSON_Delete(want);
         free(name);
+        free(folder);
     }
     ts_checkpoint_free(c);
     workshop_discard(path);
@@ -125,8 +145,11 @@ static void the_sizes_are_read_from_the_shapes(void **state) {
 static void the_picture_is_that_of_the_folder(void **state) {
     const char *kind = *state;
     char *path = workshop_make(kind);
-    studio folder = studio_open(json_text(workshop_case(kind), "pipeline"), &ts_backend_cpu, 1),
-           file = folder;
+    const char *pipeline = json_text(workshop_case(kind), "pipeline");
+    char *whole = workshop_folder(pipeline, is_xl(kind) ? "{\"_class_name\":\"StableDiffusionXLPipeline\"}"
+                                                        : "{\"_class_name\":\"StableDiffusionPipeline\"}");
+    workshop_swap(whole, "unet", json_text(workshop_case(kind), "unet"));
+    studio folder = studio_open_with(whole, NULL), file = folder;
     ts_error e = {0};
     file.model = NULL;
     must(ts_model_load(path, NULL, &file.model, &e), &e);
@@ -137,7 +160,7 @@ static void the_picture_is_that_of_the_folder(void **state) {
                       .sampler = ts_sampler_find(folder.model->schedule.sampler),
                       .parallel = {.mode = TS_MODE_SINGLE},
                       .dtype = TS_F32,
-                      .guided = true};
+                      .guided = ts_model_guides(file.model, 5)};
     ts_picture request = {.params.prompt = "a small red box", .params.seed = 7, .params.guidance_scale = 5};
     shot want = studio_shoot(folder, &shape, &request), have = studio_shoot(file, &shape, &request);
     assert_memory_equal(have.rgb, want.rgb, 64 * 64 * 3);
@@ -148,6 +171,7 @@ static void the_picture_is_that_of_the_folder(void **state) {
     ts_model_free(folder.model);
     ts_model_free(file.model);
     workshop_discard(path);
+    workshop_discard_folder(whole);
 }
 
 static shot box(studio s) {
@@ -336,7 +360,7 @@ int main(int argc, char **argv) {
     fixture_init(argc, argv);
     parity_init(argc, argv);
     workshop_open(argc, argv);
-    static const char *const kinds[] = {"sd1", "sd2", "xl"};
+    static const char *const kinds[] = {"sd1", "sd2", "xl", "lcm", "ssd", "tiny"};
     test_list tests = {0};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         test_add(&tests, the_weights_are_those_of_the_folder, kinds[i], 0, "%s: the weights are the folder's",

@@ -226,6 +226,7 @@ static void a_folder_of_another_task_is_read(void **state) {
     } cases[] = {
         {"pipeline_sd1", "{\"_class_name\":\"StableDiffusionInpaintPipeline\"}", NULL},
         {"pipeline_sd1", "{\"_class_name\":\"StableDiffusionImg2ImgPipeline\"}", NULL},
+        {"pipeline_sd1", "{\"_class_name\":\"LatentConsistencyModelImg2ImgPipeline\"}", NULL},
         {"pipeline_xl", "{\"_class_name\":\"StableDiffusionXLInpaintPipeline\"}", NULL},
         {"pipeline_xl", "{\"_class_name\":\"StableDiffusionXLImg2ImgPipeline\"}", NULL},
         {"pipeline_xl",
@@ -274,11 +275,12 @@ static void discard_with_scheduler(char *folder) {
     workshop_discard_folder(folder);
 }
 
-#define SD "{\"_class_name\":\"StableDiffusionPipeline\"}"
-#define XL "{\"_class_name\":\"StableDiffusionXLPipeline\"}"
+#define SD  "{\"_class_name\":\"StableDiffusionPipeline\"}"
+#define LCM "{\"_class_name\":\"LatentConsistencyModelPipeline\"}"
+#define XL  "{\"_class_name\":\"StableDiffusionXLPipeline\"}"
 
 /* StableDiffusionPipeline.__init__: steps_offset becomes 1 and clip_sample false, whatever the file says or
- * leaves out. The XL pipeline does neither. */
+ * leaves out. The pipelines of XL and of latent consistency do neither. */
 static void pipelines_of_1_and_2_overrule_two_keys_of_the_scheduler(void **state) {
     (void)state;
     static const struct {
@@ -290,6 +292,7 @@ static void pipelines_of_1_and_2_overrule_two_keys_of_the_scheduler(void **state
         {"pipeline_sd1", SD, "{\"_class_name\":\"DDIMScheduler\",\"steps_offset\":0,\"clip_sample\":true}", 1,
          0},
         {"pipeline_sd1", SD, "{\"_class_name\":\"PNDMScheduler\",\"skip_prk_steps\":true}", 1, 0},
+        {"pipeline_sd1", LCM, "{\"_class_name\":\"DDIMScheduler\"}", 0, 1},
         {"pipeline_xl", XL, "{\"_class_name\":\"DDIMScheduler\"}", 0, 1},
         {"pipeline_xl", XL, "{\"_class_name\":\"DDIMScheduler\",\"steps_offset\":1,\"clip_sample\":false}", 1,
          0},

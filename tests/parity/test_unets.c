@@ -1,4 +1,5 @@
-/* Whole U-Nets of the 1.x, 2.x and XL kinds against diffusers, at three sizes, one of them odd. */
+/* Whole U-Nets of the 1.x, 2.x and XL kinds, and what was distilled from them, against diffusers, at three
+ * sizes, one of them odd. */
 #include "parity.h"
 
 #include "engine/unet.h"
@@ -32,8 +33,7 @@ static ts_unet_config config_of(const char *folder) {
 }
 
 /* The channels last of a tensor that no patch divides lie in the file as they lie in the program. */
-static void put_flat(parity *p, const char *name, const ts_tensors *io, const char *size,
-                     const char *key) {
+static void put_flat(parity *p, const char *name, const ts_tensors *io, const char *size, const char *key) {
     char *full = ts_format("%s.%s", size, key);
     size_t n;
     float *data = fixture_floats(io, full, &n);
@@ -65,6 +65,7 @@ static tensor evaluate(const unet_case *k, const ts_tensors *io) {
         put_flat(p, "pooled", io, k->size, "text_embeds");
         put_flat(p, "time_ids", io, k->size, "time_ids");
     }
+    if (m.config.guidance_dim) put_flat(p, "guidance", io, k->size, "guidance");
     /* Twice: the second evaluation finds nothing of the first. */
     parity_run(p, 2);
     tensor out = parity_get(p, "out");

@@ -69,12 +69,13 @@ static void put_tensors(const cJSON *c, const char *but) {
     }
 }
 
-/* All tensors of a kind of file. 2.x shares all but its text encoder with 1.x here. */
+/* What only this kind has, and the rest from another. */
 void workshop_gather(const char *kind) {
     while (workshop.made_count) free(workshop.made[--workshop.made_count]);
     workshop.count = 0;
-    put_tensors(workshop_case(kind), NULL);
-    if (!strcmp(kind, "sd2")) put_tensors(workshop_case("sd1"), "cond_stage_model.");
+    const cJSON *c = workshop_case(kind);
+    put_tensors(c, NULL);
+    if (cJSON_HasObjectItem(c, "rest")) put_tensors(workshop_case(json_text(c, "rest")), json_text(c, "own"));
 }
 
 char *workshop_write(const char *name) {
@@ -156,13 +157,18 @@ static const char *const parts[] = {"unet",      "vae",         "text_encoder", 
                                     "tokenizer", "tokenizer_2", "scheduler"};
 enum { PARTS = sizeof parts / sizeof *parts };
 
-/* A link in `folder` to what lies in the fixture's, if it is there. */
-static void link_to(const char *fixture, const char *folder, const char *name) {
-    char *inner = ts_format("%s/%s", fixture, name), *there = parity_path(inner),
-         *full = realpath(there, NULL);
-    char *here = ts_format("%s/%s", folder, name);
+/* folder/name becomes a link to the fixture, if that is there. */
+static void link_as(const char *fixture, const char *folder, const char *name) {
+    char *there = parity_path(fixture), *full = realpath(there, NULL),
+         *here = ts_format("%s/%s", folder, name);
     if (full) assert_int_equal(symlink(full, here), 0);
-    free(inner), free(there), free(full), free(here);
+    free(there), free(full), free(here);
+}
+
+static void link_to(const char *fixture, const char *folder, const char *name) {
+    char *inner = ts_format("%s/%s", fixture, name);
+    link_as(inner, folder, name);
+    free(inner);
 }
 
 char *workshop_folder(const char *pipeline, const char *index) {
@@ -173,6 +179,13 @@ char *workshop_folder(const char *pipeline, const char *index) {
     must(ts_write_file(path, index, strlen(index), &e), &e);
     free(path);
     return folder;
+}
+
+void workshop_swap(const char *folder, const char *component, const char *fixture) {
+    char *part = ts_format("%s/%s", folder, component);
+    assert_int_equal(unlink(part), 0);
+    link_as(fixture, folder, component);
+    free(part);
 }
 
 void workshop_spoil(const char *folder, const char *pipeline, const char *component, const char *name,

@@ -28,11 +28,11 @@ extern ts_workshop workshop;
 void workshop_open(int argc, char **argv); /* the arguments of main */
 void workshop_close(void);
 
-const cJSON *workshop_case(const char *kind);          /* of the fixture: "sd1", "sd2", "xl" */
+const cJSON *workshop_case(const char *kind);          /* of the fixture: "sd1", "lcm" and so on */
 const ts_tensors *workshop_source(const char *folder); /* a fixture's component */
 char *workshop_room(size_t bytes);                     /* zeros, until the next gathering */
 
-/* All tensors of a kind of file. 2.x shares all but its text encoder with 1.x here. */
+/* All tensors of a kind of file. */
 void workshop_gather(const char *kind);
 ts_file_tensor *workshop_tensor(const char *name);
 void workshop_sift(const char *prefix, bool keep); /* keeps what begins with it, or drops it */
@@ -49,6 +49,8 @@ void workshop_retype(const char *path, const char *name);
 
 /* A folder of links to a pipeline's components with a model_index.json of its own; its path. */
 char *workshop_folder(const char *pipeline, const char *index);
+/* In such a folder: another fixture's folder in place of a component. */
+void workshop_swap(const char *folder, const char *component, const char *fixture);
 /* In such a folder: a component's tensors anew, without one of them (drop) or with it of another type. */
 void workshop_spoil(const char *folder, const char *pipeline, const char *component, const char *name,
                     bool drop);

@@ -4,7 +4,7 @@ The names are written out here from the modules of CompVis/latent-diffusion and 
 then held against diffusers' own conversion: read back by it, every file must give the weights that it was made of.
 
     python single_file.py            makes the fixture
-    python single_file.py --make PIPELINE FILE  makes such a file of a small pipeline (sd1, xl, sd2)
+    python single_file.py --make PIPELINE FILE  makes such a file of a small pipeline (sd1, xl, sd2, lcm, ssd, tiny)
     python single_file.py --shapes KIND FILE    a file with the shapes of a published model (sd15, sd21, xl) and zeros
                                      that take no room, to try what the shapes alone decide
 """
@@ -17,6 +17,9 @@ from safetensors.torch import load_file
 
 import common
 
+# What was distilled from a pipeline's model: the pipeline, and the U-Net in its place. diffusers' conversion does not
+# know their names (which are ComfyUI's).
+DISTILLED = {"lcm": ("sd1", "unet_lcm"), "ssd": ("xl", "unet_ssd"), "tiny": ("sd1", "unet_tiny")}
 RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
           "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
 
@@ -24,6 +27,7 @@ RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_
 def unet_names(config):
     """diffusers' prefix -> LDM's, for the modules in the order in which openaimodel.py makes them."""
     names = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+             "time_embedding.cond_proj": "time_embed.cond_proj",
              "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
              "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}
     levels, layers = len(config["block_out_channels"]), config["layers_per_block"]
@@ -138,10 +142,15 @@ def read(pipeline, component):
     return {k: v for k, v in state.items() if "position_ids" not in k}, config
 
 
+def pipeline_of(kind):
+    return "pipeline_xl" if kind == "xl" else "pipeline_sd1"
+
+
 def single(kind, get):
     """get(folder) gives a component's state and config."""
-    pipeline = "pipeline_xl" if kind == "xl" else "pipeline_sd1"
-    state = ldm_unet(*get(f"{pipeline}/unet")) | ldm_vae(*get(f"{pipeline}/vae"))
+    kind, unet = DISTILLED.get(kind, (kind, None))
+    pipeline = pipeline_of(kind)
+    state = ldm_unet(*get(unet or f"{pipeline}/unet")) | ldm_vae(*get(f"{pipeline}/vae"))
     if kind == "xl":
         state |= ldm_clip(get(f"{pipeline}/text_encoder")[0], "conditioner.embedders.0.transformer.")
         state |= open_clip(get(f"{pipeline}/text_encoder_2")[0], "conditioner.embedders.1.model.")
@@ -160,7 +169,7 @@ def sd2(text, config):
 
 
 def folder_state(folder):
-    return read(*folder.rsplit("/", 1))
+    return read(*folder.rsplit("/", 1)) if "/" in folder else read("", folder)
 
 
 def differ(have, want, what):
@@ -245,7 +254,8 @@ def shapes(kind, path):
 
 def beside(kind):
     """What the shapes do not tell, for models as small as these, and the small tokenizer."""
-    pipeline = "pipeline_xl" if kind == "xl" else "pipeline_sd1"
+    kind, unet = DISTILLED.get(kind, (kind, None))
+    pipeline = pipeline_of(kind)
 
     def config(folder, *keys):
         values = json.loads((common.OUT / folder / "config.json").read_text())
@@ -253,7 +263,7 @@ def beside(kind):
 
     scheduler = json.loads((common.OUT / pipeline / "scheduler" / "scheduler_config.json").read_text())
     first = "text_encoders/sd2" if kind == "sd2" else f"{pipeline}/text_encoder"
-    out = {"unet": config(f"{pipeline}/unet", "attention_head_dim", "norm_num_groups", "sample_size"),
+    out = {"unet": config(unet or f"{pipeline}/unet", "attention_head_dim", "norm_num_groups", "sample_size"),
            "vae": config(f"{pipeline}/vae", "norm_num_groups"), "scheduler": scheduler,
            "text_encoder": config(first, "num_attention_heads", "eos_token_id"), "tokenizer": "tokenizer"}
     if kind == "xl":
@@ -277,23 +287,28 @@ def recipe(kind):
         return seen[folder]
 
     out = []
+    own = "model.diffusion_model." if kind in DISTILLED else "cond_stage_model." if kind == "sd2" else ""
+    base, unet = DISTILLED.get(kind, (kind, None))
+    pipeline = pipeline_of(base)
     for key, value in single(kind, get).items():
-        if kind == "sd2" and not key.startswith("cond_stage_model."):
-            continue  # as in sd1
+        if not key.startswith(own):
+            continue  # as in the kind of `rest`
         marks = list(dict.fromkeys(value.flatten().tolist()))
         (folder,) = {names[m][0] for m in marks}
         entry = {"key": key, "folder": folder, "of": [names[m][1] for m in marks], "shape": list(value.shape)}
         if key.endswith("text_projection"):
             entry["transposed"] = True
         out.append(entry)
-    return {"kind": kind, "pipeline": "pipeline_xl" if kind == "xl" else "pipeline_sd1", "beside": beside(kind),
-            "tensors": out}
+    rest = {"rest": "sd1" if kind == "sd2" else base, "own": own} if own else {}
+    text = "text_encoders/sd2" if kind == "sd2" else f"{pipeline}/text_encoder"
+    return {"kind": kind, "pipeline": pipeline, "unet": unet or f"{pipeline}/unet", "text_encoder": text, **rest,
+            "beside": beside(kind), "tensors": out}
 
 
 def main():
     for kind in "sd1", "xl":
         check(single(kind, folder_state), "pipeline_" + kind)
-    (common.OUT / "single_file.json").write_text(compact([recipe(kind) for kind in ("sd1", "sd2", "xl")]))
+    (common.OUT / "single_file.json").write_text(compact([recipe(kind) for kind in ("sd1", "sd2", "xl", *DISTILLED)]))
 
 
 def compact(cases):

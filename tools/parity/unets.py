@@ -1,4 +1,4 @@
-"""unet_sd1, unet_sd2, unet_xl.safetensors: whole U-Nets at three sizes, in float32 and in PyTorch's bfloat16.
+"""unet_KIND.safetensors: whole U-Nets at three sizes, in float32 and in PyTorch's bfloat16.
 
 The models of sd1 and xl are those of the pipelines' folders."""
 import torch
@@ -13,7 +13,7 @@ CASES = [("16x16", 16, 16, 501.0), ("24x16", 24, 16, 958.25), ("17x13", 17, 13, 
 
 def main():
     cases = []
-    for kind, seed in (("sd1", 201), ("sd2", 202), ("xl", 203)):
+    for kind, seed in (("sd1", 201), ("sd2", 202), ("xl", 203), ("lcm", 204), ("ssd", 205), ("tiny", 206)):
         path = common.folder(unet_models.FOLDERS[kind])
         model = unet_models.make(kind, seed)
         unet_models.save(model, path, bare=kind == "sd1")
@@ -26,7 +26,7 @@ def main():
             step = torch.tensor(t)
             out = unet_models.call(model, sample, step, cond)
             assert torch.equal(out, unet_models.call(again, sample, step, cond))
-            half = {k: v if k == "time_ids" else v.bfloat16() for k, v in cond.items()}
+            half = {k: v if k in ("time_ids", "guidance") else v.bfloat16() for k, v in cond.items()}
             out_bf16 = unet_models.call(low, sample.bfloat16(), step, half)
             tensors.update({f"{name}.{k}": v for k, v in cond.items()})
             tensors.update({f"{name}.sample": sample, f"{name}.timestep": step.reshape(1), f"{name}.out": out,
