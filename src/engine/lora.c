@@ -43,7 +43,12 @@ static int compare_layers(const entry *x, const entry *y) {
 static int in_order(const void *a, const void *b) {
     const entry *x = a, *y = b;
     int order = compare_layers(x, y);
+    if (!order) order = (x->is.matrix > y->is.matrix) - (x->is.matrix < y->is.matrix);
     return order ? order : (x->is.role > y->is.role) - (x->is.role < y->is.role);
+}
+
+static bool is_same(const entry *x, const entry *y) {
+    return x->is.role == y->is.role && x->is.matrix == y->is.matrix;
 }
 
 static ts_code read_keys(ts_lora *l, ts_error *e) {
@@ -113,45 +118,60 @@ static ts_code read_alpha(const entry *from, double *ret, ts_error *e) {
     return TS_OK;
 }
 
-static bool is_matrix(const ts_file_tensor *t) {
-    return (t->rank == 2 || (t->rank == 4 && t->shape[2] == t->shape[3])) && ts_file_tensor_elements(t) > 0;
+/* Where the module keeps a tensor of that role; NULL for its alpha, which it keeps as a number. */
+static const ts_file_tensor **slot(ts_lora_module *m, const ts_lora_key *is) {
+    ts_lora_matrix *x = &m->matrix[is->matrix];
+    switch (is->role) {
+    case TS_LORA_WHOLE: return &x->whole;
+    case TS_LORA_A: return &x->a;
+    case TS_LORA_B: return &x->b;
+    case TS_LORA_CORE: return &x->core;
+    case TS_LORA_MAGNITUDE:
+    case TS_LORA_SCALE: return &m->magnitude;
+    case TS_LORA_ALPHA: break;
+    }
+    return NULL;
 }
 
-static ts_code check_module(const ts_lora_module *m, ts_error *e) {
-    if (!m->down || !m->up)
-        return ts_fail(e, TS_EFORMAT, "%.200s: the layer's other matrix is missing", m->key);
-    if (!is_matrix(m->down) || !is_matrix(m->up) || (m->up->rank == 4 && m->up->shape[2] != 1) ||
-        m->up->shape[1] != m->down->shape[0])
-        return ts_fail(e, TS_EFORMAT, "%.200s: the layer's two matrices do not fit together", m->key);
-    return TS_OK;
+static bool is_in_matrix(const entry *en) {
+    return en->is.role <= TS_LORA_CORE;
 }
 
-/* Each module's factor is its alpha for now, or not a number where no tensor says it. */
+/* The n entries of one layer. The factor is the alpha for now, or not a number where no tensor says it. */
+static ts_code read_module(const entry *of, size_t n, ts_lora_module *ret, ts_error *e) {
+    const entry *first = NULL; /* that says the kind */
+    *ret = (ts_lora_module){.part = of->is.part, .layer = of->is.layer, .key = of->key, .factor = NAN};
+    for (size_t i = 0; i < n; i++) {
+        const entry *en = &of[i];
+        const ts_file_tensor **to = slot(ret, &en->is);
+        if (i && is_same(en - 1, en))
+            return ts_fail(e, TS_EFORMAT, "%.100s and %.100s are the same", en[-1].key, en->key);
+        if (is_in_matrix(en) && first && first->is.kind != en->is.kind)
+            return ts_fail(e, TS_EFORMAT, "%.100s and %.100s are of different kinds", first->key, en->key);
+        if (is_in_matrix(en) && !first) first = en;
+        if (to && *to) return ts_fail(e, TS_EFORMAT, "%.200s: there are two magnitudes", en->key);
+        if (to) *to = en->tensor;
+        if (en->is.role == TS_LORA_SCALE) ret->interpolated = true;
+        ts_code rc = to ? TS_OK : read_alpha(en, &ret->factor, e);
+        if (rc) return rc;
+    }
+    if (!first) return ts_fail(e, TS_EFORMAT, "%.200s: the layer's matrices are missing", of->key);
+    ret->kind = first->is.kind;
+    ret->key = first->key;
+    return ts_lora_measure(ret, e);
+}
+
 static ts_code read_modules(ts_lora *l, ts_error *e) {
     l->modules = ts_array0(ts_lora_module, l->entry_count);
     l->keys = ts_array0(const ts_lora_key *, l->entry_count);
     if (!l->modules || !l->keys) return ts_fail(e, TS_ENOMEM, "reading a LoRA");
-    for (size_t i = 0; i < l->entry_count;) {
+    for (size_t i = 0, n; i < l->entry_count; i += n) {
         const entry *first = &l->entries[i];
-        ts_lora_module *m = &l->modules[l->count];
-        l->keys[l->count++] = &first->is;
-        *m = (ts_lora_module){
-            .part = first->is.part, .layer = first->is.layer, .key = first->key, .factor = NAN};
-        for (; i < l->entry_count && !compare_layers(first, &l->entries[i]); i++) {
-            const entry *en = &l->entries[i];
-            ts_code rc = TS_OK;
-            if (en > first && en[-1].is.role == en->is.role)
-                return ts_fail(e, TS_EFORMAT, "%.100s and %.100s are the same", en[-1].key, en->key);
-            if (en->is.role == TS_LORA_DOWN)
-                m->down = en->tensor;
-            else if (en->is.role == TS_LORA_UP)
-                m->up = en->tensor;
-            else
-                rc = read_alpha(en, &m->factor, e);
-            if (rc) return rc;
-        }
-        ts_code rc = check_module(m, e);
+        for (n = 1; i + n < l->entry_count && !compare_layers(first, &first[n]);) n++;
+        l->keys[l->count] = &first->is;
+        ts_code rc = read_module(first, n, &l->modules[l->count], e);
         if (rc) return rc;
+        l->count++;
     }
     return TS_OK;
 }
@@ -160,14 +180,12 @@ static ts_code read_modules(ts_lora *l, ts_error *e) {
  * uses a LoRA copies its modules, which no trainer writes so. */
 static ts_code check_bytes(const ts_lora *l, ts_error *e) {
     size_t left = ts_tensors_size(l->file);
-    for (size_t i = 0; i < l->count; i++) {
-        const ts_file_tensor *both[] = {l->modules[i].up, l->modules[i].down};
-        for (size_t k = 0; k < 2; k++) {
-            if (both[k]->bytes > left)
-                return ts_fail(e, TS_EUNSUPPORTED, "%.200s: its modules' tensors share their bytes",
-                               l->modules[i].key);
-            left -= both[k]->bytes;
-        }
+    for (size_t i = 0; i < l->entry_count; i++) {
+        const ts_file_tensor *t = l->entries[i].is.role == TS_LORA_ALPHA ? NULL : l->entries[i].tensor;
+        if (t && t->bytes > left)
+            return ts_fail(e, TS_EUNSUPPORTED, "%.200s: its modules' tensors share their bytes",
+                           l->entries[i].key);
+        if (t) left -= t->bytes;
     }
     return TS_OK;
 }
@@ -215,9 +233,9 @@ static ts_code alpha_of(const ts_lora *l, const cJSON *config, const ts_lora_key
 }
 
 /* What makes another kind of change of the same tensors: PEFT's settings that must be null or false, */
-static const char *const not_offered[] = {"use_dora",      "use_qalora",   "use_bdlora",
-                                          "lora_bias",     "kasa_config",  "monteclora_config",
-                                          "velora_config", "arrow_config", "layer_replication"};
+static const char *const not_offered[] = {"use_qalora",   "use_bdlora",        "lora_bias",
+                                          "kasa_config",  "monteclora_config", "velora_config",
+                                          "arrow_config", "layer_replication"};
 /* and beginnings that take away from the model's own weights what they put into the LoRA. */
 static const char *const initial[] = {"pissa", "olora", "corda", "lora_ga", "loftq"};
 
@@ -255,7 +273,10 @@ static ts_code read_factors(ts_lora *l, const cJSON *config, ts_error *e) {
     }
     for (size_t i = 0; i < l->count; i++) {
         ts_lora_module *m = &l->modules[i];
-        const double rank = (double)m->down->shape[0];
+        const double rank = m->rank ? (double)m->rank : 1;
+        if (!m->magnitude && cJSON_IsTrue(setting(l, config, m->part, "use_dora")))
+            return ts_fail(e, TS_EFORMAT, "use_dora, and %.200s has no magnitude", m->key);
+        if (!m->rank) m->factor = 1; /* an alpha means nothing */
         ts_code rc = isnan(m->factor) ? alpha_of(l, config, l->keys[i], &m->factor, e) : TS_OK;
         if (rc) return rc;
         if (isnan(m->factor)) m->factor = l->adapter ? PEFT_ALPHA : rank;

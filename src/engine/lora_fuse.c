@@ -1,10 +1,9 @@
-/* Fusing: which parameter a module changes, and W' = W + sum of factor * up * down. */
+/* Fusing: which parameter a module changes, and when it is changed. */
 #include <stdlib.h>
 #include <string.h>
 #include "base/alloc.h"
 #include "engine/keymap.h"
 #include "engine/lora.h"
-#include "kernels/gemm.h"
 #include "kernels/param.h"
 
 /* ---- names ---- */
@@ -34,6 +33,27 @@ static void flatten(char *name) {
         if (*s == '.') *s = '_';
 }
 
+static const char bias_end[] = ".bias";
+
+/* Where the layer's name ends of what is called so, with ".bias" behind it or not. */
+static size_t layer_bytes(const char *name) {
+    const size_t n = strlen(name), k = sizeof bias_end - 1;
+    return n > k && !strcmp(name + n - k, bias_end) ? n - k : n;
+}
+
+/* Of a parameter. NULL: no memory. */
+static char *flat_layer(const char *name) {
+    static const char end[] = ".weight";
+    const size_t n = strlen(name), k = sizeof end - 1;
+    const size_t layer = n > k && !strcmp(name + n - k, end) ? n - k : layer_bytes(name);
+    char *flat = ts_strndup(name, layer), *with = NULL;
+    if (flat) flatten(flat);
+    if (!flat || layer_bytes(name) == n) return flat;
+    with = ts_format("%s%s", flat, bias_end);
+    free(flat);
+    return with;
+}
+
 /* transformers 5 leaves this out of CLIPTextModel's names, LoRA files and older models do not. */
 static const char *without_text_model(ts_lora_part part, const char *layer) {
     static const char prefix[] = "text_model_";
@@ -42,17 +62,13 @@ static const char *without_text_model(ts_lora_part part, const char *layer) {
 }
 
 static ts_code list_places(const ts_weights *w, ts_lora_part part, places *ret, ts_error *e) {
-    static const char end[] = ".weight";
-    const size_t all = ts_weights_count(w), k = sizeof end - 1;
+    const size_t all = ts_weights_count(w);
     ret->items = ts_array0(place, all);
     if (!ret->items) return ts_fail(e, TS_ENOMEM, "fusing a LoRA");
     for (size_t i = 0; i < all; i++) {
         const ts_param *p = ts_weights_at(w, i);
-        size_t n = strlen(p->name);
-        if (n <= k || strcmp(p->name + n - k, end) != 0 || p->rank < 2) continue;
-        char *flat = ts_strndup(p->name, n - k);
+        char *flat = flat_layer(p->name);
         if (!flat) return ts_fail(e, TS_ENOMEM, "fusing a LoRA");
-        flatten(flat);
         const char *bare = without_text_model(part, flat);
         memmove(flat, bare, strlen(bare) + 1);
         ret->items[ret->count++] = (place){flat, p};
@@ -71,8 +87,8 @@ static const ts_param *find_place(const places *p, const char *layer) {
  * underscore beside a digit is a dot there, or inside what the map passes on as it is. */
 static const ts_param *find_ldm(const places *p, const char *layer, int layers) {
     char key[TS_KEY_BYTES], name[TS_KEY_BYTES];
-    size_t n = strlen(layer);
-    if (n + 2 > sizeof key) return NULL;
+    const size_t n = layer_bytes(layer);
+    if (n + sizeof bias_end > sizeof key) return NULL;
     for (size_t i = 0; i < n; i++) {
         bool digit = (i > 0 && layer[i - 1] >= '0' && layer[i - 1] <= '9') ||
                      (layer[i + 1] >= '0' && layer[i + 1] <= '9');
@@ -83,7 +99,8 @@ static const ts_param *find_ldm(const places *p, const char *layer, int layers) 
     if (!ts_keymap_unet(key, layers, name)) return NULL;
     name[strlen(name) - 1] = 0; /* the dot, which every answer keeps */
     flatten(name);
-    return find_place(p, name);
+    if (!layer[n]) return find_place(p, name);
+    return strlen(name) + sizeof bias_end > sizeof name ? NULL : find_place(p, strcat(name, bias_end));
 }
 
 /* ---- changes ---- */
@@ -91,7 +108,7 @@ static const ts_param *find_ldm(const places *p, const char *layer, int layers) 
 typedef struct change {
     const ts_param *param;
     const ts_lora_module *module;
-    double factor;
+    double scale;
     size_t file;
 } change;
 
@@ -102,13 +119,27 @@ static int by_param(const void *a, const void *b) {
     return (x->file > y->file) - (x->file < y->file);
 }
 
-/* down's columns are the parameter's: of a 3x3 convolution [cin][3][3]. */
+static bool is_magnitude_of_rows(const ts_lora_module *m, const ts_param *p) {
+    const ts_file_tensor *t = m->magnitude;
+    if ((int64_t)ts_file_tensor_elements(t) != p->shape[0]) return false;
+    return !m->interpolated || t->shape[0] == p->shape[0]; /* [1][cin] is LyCORIS' other one */
+}
+
+static bool fits_magnitude(const ts_lora_module *m, const ts_param *p) {
+    const ts_file_tensor *t = m->magnitude;
+    if (!t || (p->rank > 1 && is_magnitude_of_rows(m, p))) return true;
+    return p->rank > 1 && m->interpolated && t->rank > 1 && t->shape[0] == 1 &&
+           (int64_t)ts_file_tensor_elements(t) == p->shape[1];
+}
+
+/* The module's D has the shape of the parameter: of a 3x3 convolution [cout][cin][3][3]. */
 static bool fits(const ts_lora_module *m, const ts_param *p) {
-    const ts_file_tensor *down = m->down;
-    int64_t kernel[2] = {p->rank == 4 ? p->shape[2] : 1, p->rank == 4 ? p->shape[3] : 1};
-    return (p->rank == 2 || p->rank == 4) && m->up->shape[0] == p->shape[0] &&
-           down->shape[1] == p->shape[1] && (down->rank == 4 ? down->shape[2] : 1) == kernel[0] &&
-           (down->rank == 4 ? down->shape[3] : 1) == kernel[1];
+    const int64_t kernel = p->rank == 4 ? p->shape[2] : 1;
+    const bool vector = m->kind == TS_LORA_DIFFERENCE && m->matrix[0].whole->rank == 1;
+    if (p->rank == 4 && p->shape[3] != kernel) return false;
+    return (p->rank == 1) == vector && p->rank != 3 && m->rows == p->shape[0] &&
+           m->rows * m->columns == (int64_t)ts_param_count(p) && (!m->kernel || m->kernel == kernel) &&
+           fits_magnitude(m, p);
 }
 
 static ts_code list_changes(const ts_lora_scaled *loras, size_t n, ts_lora_part part, int layers,
@@ -126,8 +157,7 @@ static ts_code list_changes(const ts_lora_scaled *loras, size_t n, ts_lora_part 
             if (!fits(m, param))
                 return ts_fail(e, TS_EFORMAT, "%s: %.200s: its shape is not that of the model's %.100s",
                                ts_lora_path(loras[i].lora), m->key, param->name);
-            ret[count++] =
-                (change){.param = param, .module = m, .factor = loras[i].scale * m->factor, .file = i};
+            ret[count++] = (change){.param = param, .module = m, .scale = loras[i].scale, .file = i};
         }
     if (count) qsort(ret, count, sizeof *ret, by_param);
     for (size_t i = 1; i < count; i++)
@@ -140,68 +170,81 @@ static ts_code list_changes(const ts_lora_scaled *loras, size_t n, ts_lora_part 
 
 /* ---- parameters that are made when they are wanted ---- */
 
+enum { MODULE_TENSORS = 9 };
+
+/* A module whose tensors are copies, and the caller's scale. */
 typedef struct term {
-    double factor;
-    ts_file_tensor up, down; /* [cout][rank], [rank][n] */
+    ts_lora_module module;
+    double scale;
+    ts_file_tensor tensors[MODULE_TENSORS];
 } term;
 
-/* What a changed parameter is made of. The terms' elements lie behind them, as they are in the files, which
- * may go. */
+/* What a changed parameter is made of. The tensors' elements lie behind the terms, as they are in the files,
+ * which may go. */
 typedef struct fused {
     const ts_param *base;
     size_t count;
     term terms[];
 } fused;
 
-static ts_file_tensor copy_tensor(const ts_file_tensor *t, char **at) {
-    ts_file_tensor copy = *t;
-    copy.name = NULL;
-    copy.data = memcpy(*at, t->data, t->bytes);
-    *at += t->bytes;
-    return copy;
+/* Where a module's tensors are, those that it has not among them. */
+static void tensors_of(ts_lora_module *m, const ts_file_tensor **ret[MODULE_TENSORS]) {
+    for (int i = 0; i < 2; i++) {
+        ts_lora_matrix *x = &m->matrix[i];
+        const ts_file_tensor **const each[] = {&x->whole, &x->a, &x->b, &x->core};
+        memcpy(ret + 4 * i, each, sizeof each);
+    }
+    ret[8] = &m->magnitude;
 }
 
-static float *widen(const ts_file_tensor *t, double factor) {
-    size_t n = ts_file_tensor_elements(t);
-    float *ret = ts_array0(float, n);
-    if (!ret) return NULL;
-    ts_file_tensor_to_f32(t, ret);
-    for (size_t i = 0; factor != 1 && i < n; i++) ret[i] = (float)((double)ret[i] * factor);
-    return ret;
+static size_t module_bytes(const ts_lora_module *m) {
+    ts_lora_module copy = *m;
+    const ts_file_tensor **tensors[MODULE_TENSORS];
+    size_t bytes = 0;
+    tensors_of(&copy, tensors);
+    for (int i = 0; i < MODULE_TENSORS; i++)
+        if (*tensors[i]) bytes += (*tensors[i])->bytes;
+    return bytes;
 }
 
-/* y[rows][n] += factor * up * down. */
-static ts_code add_term(const term *t, size_t rows, size_t n, float *y, ts_error *e) {
-    float *up = widen(&t->up, t->factor), *down = widen(&t->down, 1);
-    ts_code rc = up && down ? ts_gemm_add(y, rows, n, up, (size_t)t->down.shape[0], down) : TS_ENOMEM;
-    free(up);
-    free(down);
-    return rc ? ts_fail(e, rc, "fusing a LoRA") : TS_OK;
+/* Their elements go to *at, which moves on. */
+static void copy_module(const ts_lora_module *m, double scale, term *ret, char **at) {
+    const ts_file_tensor **tensors[MODULE_TENSORS];
+    ret->module = *m;
+    ret->module.layer = ret->module.key = NULL;
+    ret->scale = scale;
+    tensors_of(&ret->module, tensors);
+    for (int i = 0; i < MODULE_TENSORS; i++) {
+        const ts_file_tensor *from = *tensors[i];
+        if (!from) continue;
+        ret->tensors[i] = *from;
+        ret->tensors[i].name = NULL;
+        ret->tensors[i].data = memcpy(*at, from->data, from->bytes);
+        *tensors[i] = &ret->tensors[i];
+        *at += from->bytes;
+    }
 }
 
 static ts_code make_fused(const void *source, float *ret, ts_error *e) {
     const fused *f = source;
-    const size_t all = ts_param_count(f->base), rows = (size_t)f->base->shape[0];
     ts_code rc = ts_param_load(f->base, TS_F32, ret, e);
-    for (size_t i = 0; i < f->count && !rc; i++) rc = add_term(&f->terms[i], rows, all / rows, ret, e);
+    for (size_t i = 0; i < f->count && !rc; i++) {
+        const ts_lora_module *m = &f->terms[i].module;
+        rc = ts_lora_apply(m, f->terms[i].scale, m->magnitude && is_magnitude_of_rows(m, f->base), ret, e);
+    }
     return rc;
 }
 
 /* All changes of one parameter. */
 static ts_code fuse_param(const change *c, size_t count, ts_weights *over, ts_error *e) {
     size_t bytes = sizeof(fused) + count * sizeof(term);
-    for (size_t i = 0; i < count; i++)
-        bytes += c[i].module->up->bytes + c[i].module->down->bytes; /* less than the files */
-    fused *f = malloc(bytes);
+    for (size_t i = 0; i < count; i++) bytes += module_bytes(c[i].module); /* less than the files */
+    fused *f = calloc(1, bytes);
     if (!f) return ts_fail(e, TS_ENOMEM, "fusing a LoRA");
     f->base = c->param;
     f->count = count;
     char *at = (char *)(f->terms + count);
-    for (size_t i = 0; i < count; i++) {
-        f->terms[i].factor = c[i].factor;
-        f->terms[i].up = copy_tensor(c[i].module->up, &at);
-        f->terms[i].down = copy_tensor(c[i].module->down, &at);
-    }
+    for (size_t i = 0; i < count; i++) copy_module(c[i].module, c[i].scale, &f->terms[i], &at);
     return ts_weights_add_made(over, c->param, make_fused, f, bytes, e);
 }
 

@@ -13,6 +13,7 @@ static const struct {
 } prefixes[] = {
     {"lora_unet_", TS_LORA_UNET, false},    {"lora_te_", TS_LORA_TEXT, false},
     {"lora_te1_", TS_LORA_TEXT, false},     {"lora_te2_", TS_LORA_TEXT_2, false},
+    {"lycoris_", TS_LORA_UNET, false}, /* LyCORIS' own wrapper */
     {"unet.", TS_LORA_UNET, false},         {"diffusion_model.", TS_LORA_UNET, false}, /* ComfyUI's */
     {"text_encoder.", TS_LORA_TEXT, false}, {"text_encoder_2.", TS_LORA_TEXT_2, false},
     {"down_blocks.", TS_LORA_UNET, true},   {"mid_block.", TS_LORA_UNET, true},
@@ -26,17 +27,41 @@ static const char *const adapter_text[] = {"text_model.", "encoder.layers."};
 static const struct {
     const char *text;
     ts_lora_role role;
+    ts_lora_kind kind;
+    int matrix;
+    bool of_bias;
 } endings[] = {
-    {".lora_down.weight", TS_LORA_DOWN},
-    {".lora_up.weight", TS_LORA_UP},
-    {".lora_A.weight", TS_LORA_DOWN},
-    {".lora_B.weight", TS_LORA_UP},
-    {".lora_linear_layer.down.weight", TS_LORA_DOWN},
-    {".lora_linear_layer.up.weight", TS_LORA_UP},
-    {".lora.down.weight", TS_LORA_DOWN},
-    {".lora.up.weight", TS_LORA_UP},
-    {"_lora.down.weight", TS_LORA_DOWN},
-    {"_lora.up.weight", TS_LORA_UP},
+    {".lora_down.weight", TS_LORA_B},
+    {".lora_up.weight", TS_LORA_A},
+    {".lora_mid.weight", TS_LORA_CORE},
+    {".lora_A.weight", TS_LORA_B},
+    {".lora_B.weight", TS_LORA_A},
+    {".lora_linear_layer.down.weight", TS_LORA_B},
+    {".lora_linear_layer.up.weight", TS_LORA_A},
+    {".lora.down.weight", TS_LORA_B},
+    {".lora.up.weight", TS_LORA_A},
+    {"_lora.down.weight", TS_LORA_B},
+    {"_lora.up.weight", TS_LORA_A},
+    {".hada_w1_a", TS_LORA_A, TS_LORA_HADAMARD, 0},
+    {".hada_w1_b", TS_LORA_B, TS_LORA_HADAMARD, 0},
+    {".hada_t1", TS_LORA_CORE, TS_LORA_HADAMARD, 0},
+    {".hada_w2_a", TS_LORA_A, TS_LORA_HADAMARD, 1},
+    {".hada_w2_b", TS_LORA_B, TS_LORA_HADAMARD, 1},
+    {".hada_t2", TS_LORA_CORE, TS_LORA_HADAMARD, 1},
+    {".lokr_w1", TS_LORA_WHOLE, TS_LORA_KRONECKER, 0},
+    {".lokr_w1_a", TS_LORA_A, TS_LORA_KRONECKER, 0},
+    {".lokr_w1_b", TS_LORA_B, TS_LORA_KRONECKER, 0},
+    {".lokr_w2", TS_LORA_WHOLE, TS_LORA_KRONECKER, 1},
+    {".lokr_w2_a", TS_LORA_A, TS_LORA_KRONECKER, 1},
+    {".lokr_w2_b", TS_LORA_B, TS_LORA_KRONECKER, 1},
+    {".lokr_t2", TS_LORA_CORE, TS_LORA_KRONECKER, 1},
+    {".diff", TS_LORA_WHOLE, TS_LORA_DIFFERENCE},
+    {".w_norm", TS_LORA_WHOLE, TS_LORA_DIFFERENCE},
+    {".diff_b", TS_LORA_WHOLE, TS_LORA_DIFFERENCE, 0, true},
+    {".b_norm", TS_LORA_WHOLE, TS_LORA_DIFFERENCE, 0, true},
+    {".lora_magnitude_vector", TS_LORA_MAGNITUDE},
+    {".lora_magnitude_vector.weight", TS_LORA_MAGNITUDE},
+    {".dora_scale", TS_LORA_SCALE},
     {".alpha", TS_LORA_ALPHA},
 };
 
@@ -44,11 +69,6 @@ static const struct {
 static const struct {
     const char *text, *kind;
 } refused[] = {
-    {"dora_scale", "DoRA"},
-    {"lora_magnitude_vector", "DoRA"},
-    {"hada_w", "LoHa"},
-    {"lokr_w", "LoKr"},
-    {"lora_mid", "a LoRA in Tucker form"},
     {"oft_", "OFT"},
     {".lora_B.bias", "a LoRA with a bias"},
     {".lora_up.bias", "a LoRA with a bias"},
@@ -57,8 +77,6 @@ static const struct {
     {".b1.weight", "GLoRA"},
     {".set_weight", "a layer in whole"},
 };
-/* And ends of keys. */
-static const char *const whole[] = {".diff", ".diff_b", ".w_norm", ".b_norm"};
 
 /* Layers that the oldest files of diffusers call otherwise. */
 static const struct {
@@ -120,9 +138,6 @@ ts_code ts_lora_key_read(const char *key, ts_lora_key *ret, ts_error *e) {
         if (strstr(key, refused[i].text))
             return ts_fail(e, TS_EUNSUPPORTED, "%.200s: %s is not offered", key, refused[i].kind);
     size_t i = 0, n = strlen(key);
-    for (size_t k = 0; k < sizeof whole / sizeof *whole; k++)
-        if (ends_with(key, n, whole[k]))
-            return ts_fail(e, TS_EUNSUPPORTED, "%.200s: a whole difference is not offered", key);
     const char *layer = find_part(key, ret);
     const size_t count = sizeof endings / sizeof *endings;
     while (i < count && !ends_with(key, n, endings[i].text)) i++;
@@ -130,8 +145,15 @@ ts_code ts_lora_key_read(const char *key, ts_lora_key *ret, ts_error *e) {
     const char *end = key + n - strlen(endings[i].text);
     if (layer >= end) return ts_fail(e, TS_EFORMAT, "%.200s names no layer", key);
     ret->role = endings[i].role;
+    ret->kind = endings[i].kind;
+    ret->matrix = endings[i].matrix;
     ret->name = layer;
     ret->name_bytes = (size_t)(end - layer);
     ret->layer = layer_of(layer, ret->name_bytes, ret->part);
+    if (ret->layer && endings[i].of_bias) {
+        char *flat = ret->layer;
+        ret->layer = ts_format("%s.bias", flat);
+        free(flat);
+    }
     return ret->layer ? TS_OK : ts_fail(e, TS_ENOMEM, "reading a LoRA");
 }

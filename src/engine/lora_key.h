@@ -4,12 +4,23 @@
 
 #include "engine/lora.h"
 
-typedef enum ts_lora_role { TS_LORA_DOWN, TS_LORA_UP, TS_LORA_ALPHA } ts_lora_role;
+/* What a tensor is to its module. */
+typedef enum ts_lora_role {
+    TS_LORA_WHOLE,
+    TS_LORA_A,
+    TS_LORA_B,
+    TS_LORA_CORE,
+    TS_LORA_MAGNITUDE, /* PEFT's */
+    TS_LORA_SCALE,     /* LyCORIS' */
+    TS_LORA_ALPHA
+} ts_lora_role;
 
 typedef struct ts_lora_key {
     ts_lora_part part;
     ts_lora_role role;
-    char *layer;  /* free() it; the layer's name in today's words, its dots as underscores */
+    ts_lora_kind kind; /* of what is in a matrix */
+    int matrix;
+    char *layer;      /* free() it; as in ts_lora_module, in today's words */
     const char *name; /* as it stands in the key, name_bytes long */
     size_t name_bytes;
     bool adapter; /* as PEFT itself writes it */

@@ -1,9 +1,14 @@
-"""loras/ and loras.json: LoRA files in each layout, and what the small pipelines make of them once diffusers has fused
-them. Needs peft (0.21.2)."""
+"""loras/ and loras.json: LoRA files in each layout, and what the small pipelines make of them once diffusers (or, of its
+own kinds, LyCORIS) has fused them. Needs peft (0.21.2) and lycoris-lora (4.1.3)."""
 import json
 
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from lycoris.modules.full import FullModule
+from lycoris.modules.locon import LoConModule
+from lycoris.modules.loha import LohaModule
+from lycoris.modules.lokr import LokrModule
+from lycoris.modules.norms import NormModule
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict
@@ -136,6 +141,113 @@ def old_sd1(pipe):
     return out, None
 
 
+# Of the U-Net and, below, the text encoder: what ends so gets such a module. dim 4 in a layer this small is what LyCORIS
+# decomposes at, so factors are small too.
+LYCO = [
+    ("attn1.to_q", LohaModule, dict(lora_dim=2, alpha=1.0)),
+    ("resnets.0.conv1", LohaModule, dict(lora_dim=2, alpha=2.0)),
+    ("resnets.0.conv2", LohaModule, dict(lora_dim=3, alpha=2.0, use_tucker=True)),
+    ("attn1.to_k", LokrModule, dict(lora_dim=100, alpha=1.0, factor=4)),
+    ("attn1.to_v", LokrModule, dict(lora_dim=2, alpha=1.5, factor=2)),
+    ("ff.net.0.proj", LokrModule, dict(lora_dim=1, alpha=0.5, factor=4, decompose_both=True)),
+    ("resnets.1.conv1", LokrModule, dict(lora_dim=1, alpha=2.0, factor=2)),
+    ("resnets.1.conv2", LokrModule, dict(lora_dim=2, alpha=2.0, factor=2, use_tucker=True)),
+    ("upsamplers.0.conv", LokrModule, dict(lora_dim=100, factor=2)),
+    ("downsamplers.0.conv", LoConModule, dict(lora_dim=3, alpha=1.0, use_tucker=True)),
+    ("time_emb_proj", FullModule, {}), ("conv_shortcut", FullModule, {}), ("conv_in", FullModule, {}),
+    ("norm1", NormModule, {}), ("conv_norm_out", NormModule, {})]
+LYCO_TEXT = [("fc1", LokrModule, dict(lora_dim=1, alpha=1.0, factor=2)), ("layer_norm1", NormModule, {}),
+             ("fc2", FullModule, {})]
+DORA = [
+    ("attn1.to_q", LoConModule, dict(lora_dim=2, alpha=1.0, weight_decompose=True)),
+    ("attn2.to_k", LoConModule, dict(lora_dim=2, alpha=1.0, weight_decompose=True, wd_on_out=False)),
+    ("resnets.0.conv1", LoConModule, dict(lora_dim=2, alpha=2.0, weight_decompose=True)),
+    ("resnets.1.conv2", LoConModule, dict(lora_dim=2, alpha=2.0, weight_decompose=True, wd_on_out=False)),
+    ("ff.net.2", LohaModule, dict(lora_dim=2, alpha=1.0, weight_decompose=True, wd_on_out=False)),
+    ("attn2.to_v", LokrModule, dict(lora_dim=2, alpha=1.0, factor=2, weight_decompose=True))]
+
+
+def randomise_lycoris(m, seed):
+    """Half-precision values of a size that changes the layer noticeably, and the latents by less than float32 can stand."""
+    for n, p in m.named_parameters():
+        noise, (first, *_) = common.randn(p.shape, seed := seed + 1), p.shape
+        if n == "dora_scale":
+            p.data = (p * (1 + 0.2 * noise)).half().float()
+        elif isinstance(m, (FullModule, NormModule)):
+            p.data = p + (0.02 * noise).half().float()
+        else:
+            size = 0.5 if n.endswith(("_a", "lora_up.weight", "w1")) else 0.3 * p[0].numel() ** -0.5
+            p.data = (noise * size).half().float()
+
+
+def changed_by(m, layer):
+    """The weight and the bias that LyCORIS makes of the layer's at a multiplier of one. (Its get_merged_weight applies
+    the scale twice; this is what its forward does.)"""
+    if isinstance(m, NormModule):
+        return layer.weight + m.w_norm, layer.bias + m.b_norm
+    if isinstance(m, FullModule):
+        return m.weight, m.bias
+    change = m.make_weight() * m.scale if isinstance(m, LoConModule) else m.get_weight(m.shape)
+    weight = layer.weight + change.reshape(layer.weight.shape)
+    return m.apply_weight_decompose(weight, 1) if m.wd else weight, layer.bias
+
+
+def lycoris(pipe, name):
+    """What `name` changes: the key that it has in the file, the module and its layer."""
+    parts = [("lora_unet_", pipe.unet, DORA if name == "dora_sd1" else LYCO)]
+    if name == "lyco_sd1":
+        parts.append(("lora_te_", pipe.text_encoder, LYCO_TEXT))
+    found, seed = [], 5000
+    for prefix, part, kinds in parts:
+        for end, cls, options in kinds:
+            for n, layer in part.named_modules():
+                if not n.endswith(end) or not hasattr(layer, "weight"):
+                    continue
+                theirs = "text_model." + n.removeprefix("text_model.") if prefix == "lora_te_" else n
+                m = cls(prefix + theirs.replace(".", "_"), layer, 1.0, **options)
+                randomise_lycoris(m, seed := seed + 100)
+                found.append((prefix + theirs.replace(".", "_"), m, layer))
+    return found
+
+
+def lyco_state(pipe, name):
+    state = {}
+    for key, m, layer in lycoris(pipe, name):
+        if isinstance(m, NormModule):
+            state |= {f"{key}.w_norm": m.w_norm, f"{key}.b_norm": m.b_norm}
+            continue
+        for k, v in m.custom_state_dict().items():
+            whole = isinstance(m, FullModule) or k == "alpha"
+            state[f"{key}.{k}"] = v.float() if whole else v.bfloat16() if torch.equal(v.bfloat16().float(), v) else v.half()
+    return state, None
+
+
+def lyco_sd1(pipe):
+    return lyco_state(pipe, "lyco_sd1")
+
+
+def dora_sd1(pipe):
+    return lyco_state(pipe, "dora_sd1")
+
+
+def peft_dora_sd1(pipe):
+    """PEFT's DoRA, of convolutions too."""
+    return peft_adapters(pipe, {"unet": dict(r=2, lora_alpha=3, use_dora=True, target_modules=[
+        "to_q", "to_v", "resnets.0.conv1", "conv_shortcut"])}, torch.float32)
+
+
+def with_lycoris(kind, files):
+    """Scale s of what a file changes: W + s (W' - W)."""
+    pipe = open_pipeline(kind)
+    for name, scale in files.items():
+        for _, m, layer in lycoris(pipe, name):
+            weight, bias = changed_by(m, layer)
+            layer.weight.data = torch.lerp(layer.weight, weight, scale)
+            if bias is not None:
+                layer.bias.data = torch.lerp(layer.bias, bias, scale)
+    return pipe
+
+
 def save_adapter(module, path, seed, **config):
     """A folder as peft's own save_pretrained writes it."""
     adapted = get_peft_model(module, LoraConfig(**config))
@@ -160,12 +272,14 @@ ADAPTERS = {
 }
 
 FILES = {"kohya_sd1": kohya_sd1, "locon_sd1": locon_sd1, "sgm_xl": sgm_xl, "peft_sd1": peft_sd1, "peft_xl": peft_xl,
-         "old_sd1": old_sd1}
+         "old_sd1": old_sd1, "peft_dora_sd1": peft_dora_sd1, "lyco_sd1": lyco_sd1, "dora_sd1": dora_sd1}
 # name, pipeline, files with their scales
 CASES = [("kohya", "sd1", {"kohya_sd1": 1.0}), ("kohya at -0.5", "sd1", {"kohya_sd1": -0.5}),
          ("locon", "sd1", {"locon_sd1": 0.75}), ("peft", "sd1", {"peft_sd1": 1.0}), ("old", "sd1", {"old_sd1": 0.8}),
          ("two files", "sd1", {"kohya_sd1": 0.6, "old_sd1": -0.3}), ("sgm", "xl", {"sgm_xl": 0.9}),
-         ("peft of xl", "xl", {"peft_xl": 1.0})]
+         ("peft of xl", "xl", {"peft_xl": 1.0}), ("peft's dora", "sd1", {"peft_dora_sd1": 0.7}),
+         ("lycoris", "sd1", {"lyco_sd1": 1.0}), ("lycoris at 0.6", "sd1", {"lyco_sd1": 0.6}),
+         ("lycoris' dora", "sd1", {"dora_sd1": 1.0}), ("lycoris' dora at 0.5", "sd1", {"dora_sd1": 0.5})]
 ADAPTED = ("peft's own", "sd1", {"adapter_unet": 0.7, "adapter_text": 1.0})
 
 
@@ -205,7 +319,8 @@ def main():
     for name, (part, config) in ADAPTERS.items():
         save_adapter(getattr(open_pipeline("sd1"), part), path / name, 4000, **config)
     for name, kind, files in [*CASES, ADAPTED]:
-        pipe = adapted(kind, files) if name == ADAPTED[0] else fused(kind, files)
+        make = adapted if name == ADAPTED[0] else with_lycoris if name.startswith("lycoris") else fused
+        pipe = make(kind, files)
         plain = open_pipeline(kind)
         found = pipelines.run(pipe, CASE, kind == "xl")
         before = pipelines.run(plain, CASE, kind == "xl")
