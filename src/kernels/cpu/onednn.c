@@ -312,7 +312,8 @@ static ts_code prepare(const ts_cpu_device *device, ts_store *store, const ts_op
     p->base.base.run = run_product;
     p->base.base.free = free_product;
     plan_views(p);
-    ts_code rc = ts_dnnl_usable(make_desc(p, &desc), desc);
+    const dnnl_status_t st = make_desc(p, &desc);
+    ts_code rc = ts_dnnl_usable(st, desc);
     if (rc == TS_ENOMEM) ts_fail(e, rc, "a kernel");
     if (rc) goto fail;
     rc = fetch_parameters(p, store, dnnl_primitive_desc_query_md(desc, dnnl_query_weights_md, 0), e);

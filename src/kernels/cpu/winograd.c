@@ -286,7 +286,8 @@ ts_code ts_cpu_prepare_winograd(const ts_cpu_device *device, ts_store *store, co
     plan(w);
     /* A primitive is made for the number of threads that this thread would use. */
     int before = ts_parallel_set(device->base.threads);
-    ts_code rc = ts_dnnl_usable(make_desc(w, &desc), desc);
+    const dnnl_status_t st = make_desc(w, &desc);
+    ts_code rc = ts_dnnl_usable(st, desc);
     if (rc == TS_ENOMEM) ts_fail(e, rc, "a kernel");
     if (!rc) rc = prepare(w, store, desc, e);
     ts_parallel_set(before);
