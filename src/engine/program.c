@@ -334,8 +334,9 @@ ts_code ts_program_profile(const ts_program *p, ts_buffer *out) {
     for (size_t k = 0; k < n && !rc && lines[k].ns; k++) {
         const item *it = &p->b->items[lines[k].i];
         double ns = (double)lines[k].ns, flops = it->flops_fresh * (double)p->item_runs[lines[k].i];
-        rc = ts_buffer_printf(out, "%9.3f ms %5.1f%% %-12s %8.1f GFLOP/s  %s\n", ns * 1e-6,
-                              all > 0 ? 100 * ns / all : 0, item_label(it), flops / ns, it->op.name);
+        rc = ts_buffer_printf(out, "%9.3f ms %5.1f%% %-12s %-24s %8.1f GFLOP/s  %s\n", ns * 1e-6,
+                              all > 0 ? 100 * ns / all : 0, item_label(it),
+                              it->kernel ? it->kernel->name : "-", flops / ns, it->op.name);
     }
     free(lines);
     return rc;

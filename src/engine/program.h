@@ -57,7 +57,7 @@ typedef struct ts_program_stats {
 void ts_program_get_stats(const ts_program *p, ts_program_stats *ret);
 void ts_program_reset_stats(ts_program *p);
 
-/* Appends one line an op, slowest first: milliseconds since the reset, share, kind, name, GFLOP/s. */
+/* Appends one line an op, slowest first: milliseconds since the reset, share, kind, kernel, GFLOP/s, name. */
 ts_code ts_program_profile(const ts_program *p, ts_buffer *out);
 
 #endif

@@ -20,6 +20,7 @@ struct ts_kernel {
     ts_code (*run)(const ts_kernel *kernel, const ts_args *args);
     void (*free)(ts_kernel *kernel);
     size_t scratch; /* bytes that args->scratch must have */
+    const char *name; /* of what computes it, for profiles and tests; "ref" is the plain-C reference */
 };
 
 struct ts_device {

@@ -9,24 +9,40 @@
 typedef struct shape {
     ts_op_kind kind;
     int b, h, w, cin, cout, k, keys; /* k: kernel, or heads; keys 0: as many as tokens */
+    bool winograd;                   /* in float32, with AVX-512 */
 } shape;
 
 static const shape shapes[] = {
-    {TS_OP_CONV2D, 2, 64, 64, 4, 320, 3, 0},          {TS_OP_CONV2D, 2, 64, 64, 320, 320, 3, 0},
-    {TS_OP_CONV2D, 2, 64, 64, 640, 320, 3, 0},        {TS_OP_CONV2D, 2, 32, 32, 640, 640, 3, 0},
-    {TS_OP_CONV2D, 2, 16, 16, 1280, 1280, 3, 0},      {TS_OP_CONV2D, 2, 8, 8, 2560, 1280, 3, 0},
-    {TS_OP_CONV2D, 2, 32, 32, 64, 64, 3, 0},          {TS_OP_CONV2D, 2, 8, 8, 256, 256, 3, 0},
-    {TS_OP_CONV2D, 1, 256, 256, 128, 128, 3, 0},      {TS_OP_LINEAR, 2, 64, 64, 320, 320, 1, 0},
-    {TS_OP_LINEAR, 2, 64, 64, 320, 2560, 1, 0},       {TS_OP_LINEAR, 2, 32, 32, 640, 5120, 1, 0},
-    {TS_OP_LINEAR, 2, 16, 16, 1280, 1280, 1, 0},      {TS_OP_LINEAR, 2, 1, 1, 1280, 1280, 1, 0},
-    {TS_OP_ATTENTION, 2, 64, 64, 320, 320, 8, 0},     {TS_OP_ATTENTION, 2, 32, 32, 640, 640, 8, 0},
-    {TS_OP_ATTENTION, 2, 16, 16, 1280, 1280, 8, 0},   {TS_OP_ATTENTION, 2, 64, 64, 320, 320, 8, 77},
-    {TS_OP_ATTENTION, 2, 16, 16, 256, 256, 4, 0},     {TS_OP_ATTENTION, 1, 64, 64, 512, 512, 1, 0},
-    {TS_OP_GROUP_STATS, 2, 64, 64, 320, 320, 32, 0},  {TS_OP_GROUP_NORM, 2, 64, 64, 320, 320, 32, 0},
-    {TS_OP_GROUP_NORM, 1, 512, 512, 128, 128, 32, 0}, {TS_OP_LAYER_NORM, 2, 64, 64, 320, 320, 1, 0},
-    {TS_OP_GEGLU, 2, 64, 64, 2560, 1280, 1, 0},       {TS_OP_ACTIVATION, 2, 64, 64, 320, 320, 1, 0},
-    {TS_OP_ADD, 2, 64, 64, 320, 320, 1, 0},           {TS_OP_CONCAT, 2, 64, 64, 320, 640, 1, 0},
-    {TS_OP_UPSAMPLE, 2, 32, 32, 640, 640, 1, 0},      {TS_OP_COPY, 2, 64, 64, 320, 320, 1, 0},
+    {TS_OP_CONV2D, 2, 64, 64, 4, 320, 3, 0},
+    {TS_OP_CONV2D, 2, 64, 64, 320, 320, 3, 0, true},
+    {TS_OP_CONV2D, 2, 64, 64, 640, 320, 3, 0, true},
+    {TS_OP_CONV2D, 2, 32, 32, 640, 640, 3, 0, true},
+    {TS_OP_CONV2D, 2, 16, 16, 1280, 1280, 3, 0},
+    {TS_OP_CONV2D, 2, 8, 8, 2560, 1280, 3, 0},
+    {TS_OP_CONV2D, 2, 32, 32, 64, 64, 3, 0, true},
+    {TS_OP_CONV2D, 2, 8, 8, 256, 256, 3, 0},
+    {TS_OP_CONV2D, 1, 256, 256, 128, 128, 3, 0, true},
+    {TS_OP_LINEAR, 2, 64, 64, 320, 320, 1, 0},
+    {TS_OP_LINEAR, 2, 64, 64, 320, 2560, 1, 0},
+    {TS_OP_LINEAR, 2, 32, 32, 640, 5120, 1, 0},
+    {TS_OP_LINEAR, 2, 16, 16, 1280, 1280, 1, 0},
+    {TS_OP_LINEAR, 2, 1, 1, 1280, 1280, 1, 0},
+    {TS_OP_ATTENTION, 2, 64, 64, 320, 320, 8, 0},
+    {TS_OP_ATTENTION, 2, 32, 32, 640, 640, 8, 0},
+    {TS_OP_ATTENTION, 2, 16, 16, 1280, 1280, 8, 0},
+    {TS_OP_ATTENTION, 2, 64, 64, 320, 320, 8, 77},
+    {TS_OP_ATTENTION, 2, 16, 16, 256, 256, 4, 0},
+    {TS_OP_ATTENTION, 1, 64, 64, 512, 512, 1, 0},
+    {TS_OP_GROUP_STATS, 2, 64, 64, 320, 320, 32, 0},
+    {TS_OP_GROUP_NORM, 2, 64, 64, 320, 320, 32, 0},
+    {TS_OP_GROUP_NORM, 1, 512, 512, 128, 128, 32, 0},
+    {TS_OP_LAYER_NORM, 2, 64, 64, 320, 320, 1, 0},
+    {TS_OP_GEGLU, 2, 64, 64, 2560, 1280, 1, 0},
+    {TS_OP_ACTIVATION, 2, 64, 64, 320, 320, 1, 0},
+    {TS_OP_ADD, 2, 64, 64, 320, 320, 1, 0},
+    {TS_OP_CONCAT, 2, 64, 64, 320, 640, 1, 0},
+    {TS_OP_UPSAMPLE, 2, 32, 32, 640, 640, 1, 0},
+    {TS_OP_COPY, 2, 64, 64, 320, 320, 1, 0},
 };
 
 static ts_param zeros(const char *name, int rank, int a, int b, int k, void **data) {
@@ -125,10 +141,10 @@ static void bench(const shape *s, ts_dtype t, ts_device *device, ts_store *store
     double time = best_time(kernel, &args, device->threads);
     double flops = ts_op_flops(&op, 0), bytes = ts_op_bytes(&op, 0);
     bool product = s->kind == TS_OP_CONV2D || s->kind == TS_OP_LINEAR || s->kind == TS_OP_ATTENTION;
-    printf("%-12s %-5s %d x %3d x %3d  %4d -> %4d  %s%-4d %9.3f ms  %7.3f %s\n", ts_op_kind_name(s->kind),
-           ts_dtype_name(t), s->b, s->h, s->w, s->cin, s->cout, s->keys ? "keys " : "k ",
-           s->keys ? s->keys : s->k, time * 1e3, (product ? flops * 1e-12 : bytes * 1e-9) / time,
-           product ? "TFLOP/s" : "GB/s");
+    printf("%-12s %-5s %d x %3d x %3d  %4d -> %4d  %s%-4d %9.3f ms  %7.3f %-7s  %s\n",
+           ts_op_kind_name(s->kind), ts_dtype_name(t), s->b, s->h, s->w, s->cin, s->cout,
+           s->keys ? "keys " : "k ", s->keys ? s->keys : s->k, time * 1e3,
+           (product ? flops * 1e-12 : bytes * 1e-9) / time, product ? "TFLOP/s" : "GB/s", kernel->name);
     fflush(stdout);
     for (int i = 0; i < 3; i++) free(in[i].memory);
     free(out.memory), free(k.memory), free(v.memory);
@@ -138,21 +154,71 @@ static void bench(const shape *s, ts_dtype t, ts_device *device, ts_store *store
     free(data[0]), free(data[1]);
 }
 
+/* Whether the op has the kernel that makes it fast, which no comparison of results would show. */
+static bool is_chosen(const shape *s, ts_dtype t, ts_device *device, ts_store *store) {
+    ts_param weight, bias;
+    void *data[2] = {0};
+    const ts_op op = op_of(s, t, &weight, &bias, data);
+    ts_kernel *kernel = NULL;
+    if (device->backend->prepare(device, store, &op, &kernel, NULL)) abort();
+    const char *isa = ts_vec_best()->name;
+    /* What oneDNN has no fast bf16 for, on processors without it, is the reference's. */
+    const bool product = s->kind == TS_OP_CONV2D || s->kind == TS_OP_LINEAR;
+    const bool may_be_slow = product && (!KC_ONEDNN || (t == TS_BF16 && !device->backend->prefers(t)));
+    const bool winograd =
+        KC_ONEDNN && s->winograd && t == TS_F32 && strcmp(isa, "plain") != 0 && strcmp(isa, "avx2") != 0;
+    const bool good =
+        winograd ? !strcmp(kernel->name, "winograd") : may_be_slow || strcmp(kernel->name, "ref") != 0;
+    if (!good)
+        printf("FAIL %s of %s, %d x %d x %d, %d -> %d, is computed by \"%s\"\n", ts_op_kind_name(s->kind),
+               ts_dtype_name(t), s->b, s->h, s->w, s->cin, s->cout, kernel->name);
+    ts_kernel_free(kernel);
+    free(data[0]), free(data[1]);
+    return good;
+}
+
+/* Every shape in each type. */
+static int for_each_shape(void (*visit)(void *arg, const shape *s, ts_dtype t, ts_device *device,
+                                        ts_store *store),
+                          void *arg, const char *only, ts_device *device) {
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        if (only && strcmp(only, ts_op_kind_name(shapes[i].kind))) continue;
+        for (int t = TS_F32; t <= TS_BF16; t++) {
+            ts_store *store = NULL;
+            if (ts_store_new(&store)) return 1;
+            visit(arg, &shapes[i], (ts_dtype)t, device, store);
+            ts_store_free(store);
+        }
+    }
+    return 0;
+}
+
+typedef struct tally {
+    int *passed, *failed;
+} tally;
+
+static void count_chosen(void *arg, const shape *s, ts_dtype t, ts_device *device, ts_store *store) {
+    const tally *to = arg;
+    ++*(is_chosen(s, t, device, store) ? to->passed : to->failed);
+}
+
+void kc_check_choice(const char *only, ts_device *device, int *passed, int *failed) {
+    tally to = {passed, failed};
+    if (for_each_shape(count_chosen, &to, only, device)) abort();
+}
+
+static void time_shape(void *arg, const shape *s, ts_dtype t, ts_device *device, ts_store *store) {
+    (void)arg;
+    bench(s, t, device, store);
+}
+
 int kc_bench(const char *only, int threads) {
     ts_device *device = NULL;
     if (ts_backend_cpu.open(0, threads, &device, NULL)) return 1;
     device->backend->thread_begin(device);
     printf("cpu backend, %s, %d threads; best run of each, by %s\n", ((ts_cpu_device *)device)->vec->name,
            threads, threads == 1 ? "processor time" : "the clock");
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        if (only && strcmp(only, ts_op_kind_name(shapes[i].kind))) continue;
-        for (int t = TS_F32; t <= TS_BF16; t++) {
-            ts_store *store = NULL;
-            if (ts_store_new(&store)) return 1;
-            bench(&shapes[i], (ts_dtype)t, device, store);
-            ts_store_free(store);
-        }
-    }
+    const int failed = for_each_shape(time_shape, NULL, only, device);
     ts_backend_cpu.close(device);
-    return 0;
+    return failed;
 }

@@ -43,4 +43,7 @@ const ts_vec *kc_emulated_amx(void);
 
 int kc_bench(const char *only, int threads);
 
+/* Whether each of the bench's ops gets a fast kernel: counts them. A failure is printed. */
+void kc_check_choice(const char *only, ts_device *device, int *passed, int *failed);
+
 #endif

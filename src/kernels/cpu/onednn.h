@@ -15,9 +15,9 @@ static inline size_t ts_align_up(size_t n) {
 /* What a failure of oneDNN is: that memory ran out, or that the device failed. */
 ts_code ts_dnnl_code(dnnl_status_t status);
 
-/* Of a description that was just asked for: TS_EUNSUPPORTED where oneDNN has no more than its scalar
- * reference for it, or nothing; TS_ENOMEM. */
-ts_code ts_dnnl_usable(dnnl_status_t status, dnnl_primitive_desc_t desc);
+/* Of a description that was asked for with that status: TS_EUNSUPPORTED where oneDNN has no more than its
+ * scalar reference for it, or nothing; TS_ENOMEM. *ret_name: what oneDNN calls what it has, which is static. */
+ts_code ts_dnnl_usable(dnnl_status_t status, dnnl_primitive_desc_t desc, const char **ret_name);
 
 /* The process's engine, made by the first op; NULL when memory runs out. Any thread. */
 dnnl_engine_t ts_dnnl_engine(void);

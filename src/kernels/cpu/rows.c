@@ -351,6 +351,7 @@ ts_code ts_cpu_prepare_rows(const ts_cpu_device *device, ts_store *store, const 
     k->op = *op;
     k->threads = device->base.threads;
     k->vec = device->vec;
+    k->base.name = device->vec->name;
     k->base.run = run[op->kind];
     k->base.free = free_kernel;
     ts_code rc = ts_param_f32(store, op->weight, &k->weight, e);

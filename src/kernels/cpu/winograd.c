@@ -281,13 +281,15 @@ ts_code ts_cpu_prepare_winograd(const ts_cpu_device *device, ts_store *store, co
     w->base.op = *op;
     w->base.threads = device->base.threads;
     w->base.vec = device->vec;
+    w->base.base.name = "winograd";
     w->base.base.run = run_winograd;
     w->base.base.free = free_winograd;
     plan(w);
     /* A primitive is made for the number of threads that this thread would use. */
     int before = ts_parallel_set(device->base.threads);
     const dnnl_status_t st = make_desc(w, &desc);
-    ts_code rc = ts_dnnl_usable(st, desc);
+    const char *product;
+    ts_code rc = ts_dnnl_usable(st, desc, &product);
     if (rc == TS_ENOMEM) ts_fail(e, rc, "a kernel");
     if (!rc) rc = prepare(w, store, desc, e);
     ts_parallel_set(before);

@@ -69,6 +69,7 @@ ts_code ts_ref_prepare(ts_device *device, ts_store *store, const ts_op *op, ts_k
     ts_ref_kernel *k = ts_new0(ts_ref_kernel);
     if (!k) return ts_fail(e, TS_ENOMEM, "a kernel");
     k->op = *op;
+    k->base.name = ts_backend_ref.name;
     k->base.run = run;
     k->base.free = free_kernel;
     size_t floats = impl->scratch ? impl->scratch(op) : 0;
