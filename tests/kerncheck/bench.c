@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include "../amx/emulate.h"
 #include "base/alloc.h"
 #include "kerncheck.h"
 
@@ -113,6 +114,17 @@ static double best_time(const ts_kernel *kernel, const ts_args *args, int thread
     return best;
 }
 
+/* Where AMX is emulated seconds mean nothing; how many tiles there are, and how full, is as with AMX. */
+static void print_tiles(const ts_kernel *kernel, const ts_args *args, double flops) {
+    enum { FLOPS = 2 * 16 * 16 * 32 }; /* of a full product */
+    const amx_counts before = amx_pretended();
+    if (kernel->run(kernel, args)) abort();
+    const amx_counts after = amx_pretended();
+    const double n = (double)(after.products - before.products);
+    printf("%9.0f tile products, %3.0f%% of them needed, %.2f loads and stores each", n,
+           n > 0 ? 100 * flops / FLOPS / n : 0, n > 0 ? (double)(after.moves - before.moves) / n : 0);
+}
+
 static void bench(const shape *s, ts_dtype t, ts_device *device, ts_store *store) {
     ts_param weight, bias;
     void *data[2] = {0};
@@ -138,13 +150,18 @@ static void bench(const shape *s, ts_dtype t, ts_device *device, ts_store *store
     args.segments = &segment, args.segment_count = 1;
     args.out = kc_at(&out);
     args.scratch = ts_alloc_aligned(kernel->scratch);
-    double time = best_time(kernel, &args, device->threads);
-    double flops = ts_op_flops(&op, 0), bytes = ts_op_bytes(&op, 0);
-    bool product = s->kind == TS_OP_CONV2D || s->kind == TS_OP_LINEAR || s->kind == TS_OP_ATTENTION;
-    printf("%-12s %-5s %d x %3d x %3d  %4d -> %4d  %s%-4d %9.3f ms  %7.3f %-7s  %s\n",
-           ts_op_kind_name(s->kind), ts_dtype_name(t), s->b, s->h, s->w, s->cin, s->cout,
-           s->keys ? "keys " : "k ", s->keys ? s->keys : s->k, time * 1e3,
-           (product ? flops * 1e-12 : bytes * 1e-9) / time, product ? "TFLOP/s" : "GB/s", kernel->name);
+    const double flops = ts_op_flops(&op, 0), bytes = ts_op_bytes(&op, 0);
+    const bool product = s->kind == TS_OP_CONV2D || s->kind == TS_OP_LINEAR || s->kind == TS_OP_ATTENTION;
+    printf("%-12s %-5s %d x %3d x %3d  %4d -> %4d  %s%-4d ", ts_op_kind_name(s->kind), ts_dtype_name(t), s->b,
+           s->h, s->w, s->cin, s->cout, s->keys ? "keys " : "k ", s->keys ? s->keys : s->k);
+    if (amx_pretended) {
+        print_tiles(kernel, &args, flops);
+    } else {
+        const double time = best_time(kernel, &args, device->threads);
+        printf("%9.3f ms  %7.3f %-7s", time * 1e3, (product ? flops * 1e-12 : bytes * 1e-9) / time,
+               product ? "TFLOP/s" : "GB/s");
+    }
+    printf("  %s\n", kernel->name);
     fflush(stdout);
     for (int i = 0; i < 3; i++) free(in[i].memory);
     free(out.memory), free(k.memory), free(v.memory);

@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""Latents in bf16 on a processor that pretends to have AMX, beside those of this one and of float32. Usage:
+pictures.py LIBRARY TESSERAD FIXTURES. TAP on stdout."""
+import math
+import pathlib
+import struct
+import subprocess
+import sys
+import tempfile
+
+import pretend
+
+library, program, fixtures = sys.argv[1], sys.argv[2], pathlib.Path(sys.argv[3])
+number = 0
+
+
+def claim(name, holds, why=""):
+    global number
+    number += 1
+    print(f"{'ok' if holds else 'not ok'} {number} - {name}")
+    if not holds:
+        print("# " + why.replace("\n", "\n# "))
+
+
+def make(model, dtype, devices, folder, with_amx=False):
+    """The final latents, and the program's words."""
+    file = pathlib.Path(folder) / "latents.safetensors"
+    arguments = ["generate", "--model", str(fixtures / model), "--prompt", "a lake at dawn", "--size", "64x96", "--steps", "4",
+                 "--dtype", dtype, "--devices", devices, "--profile", "--latents-out", str(file), "-o", folder + "/p.png"]
+    options = {"capture_output": True, "text": True, "timeout": 200}
+    done = (pretend.run(library, program, arguments, **options) if with_amx
+            else subprocess.run([program, *arguments], **options))
+    words = done.stdout + done.stderr
+    if done.returncode:
+        return [], f"exit status {done.returncode}\n{words[-500:]}"
+    data = file.read_bytes()
+    size, = struct.unpack_from("<Q", data)
+    return [x for x, in struct.iter_unpack("<f", data[8 + size:])], words
+
+
+def error(have, want):
+    if len(have) != len(want) or not want or not all(map(math.isfinite, have)):
+        return math.inf
+    return math.sqrt(sum((a - b) ** 2 for a, b in zip(have, want)) / sum(b * b for b in want))
+
+
+def main():
+    reason = pretend.why_not()
+    if reason:
+        print(f"1..0 # SKIP {reason}")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for model in "pipeline_sd1", "pipeline_xl":
+            exact, _ = make(model, "f32", "cpu:1x1", folder)
+            plain, _ = make(model, "bf16", "cpu:1x1", folder)
+            for devices in "cpu:1x1", "cpu:2x1", "cpu:1x2":
+                have, words = make(model, "bf16", devices, folder, True)
+                used = {w[4] for w in map(str.split, words.splitlines()) if "GFLOP/s" in w}
+                amx = {k for k in used if k == "amx" or "amx_bf16" in k}
+                claim(f"{model} on {devices}: attention and oneDNN's products use AMX", len(amx) > 1, words[-500:])
+                claim(f"{model} on {devices}: as near to float32 as without AMX",
+                      error(have, exact) <= 1.5 * error(plain, exact) + 1e-3,
+                      f"{error(have, exact):.2e} with, {error(plain, exact):.2e} without\n{words[-500:]}")
+    print(f"1..{number}")
+
+
+main()
