@@ -22,14 +22,13 @@ def claim(name, holds, why=""):
         print("# " + why.replace("\n", "\n# "))
 
 
-def make(model, dtype, devices, folder, with_amx=False):
+def make(model, dtype, devices, folder, pretended=None):
     """The final latents, and the program's words."""
     file = pathlib.Path(folder) / "latents.safetensors"
     arguments = ["generate", "--model", str(fixtures / model), "--prompt", "a lake at dawn", "--size", "64x96", "--steps", "4",
                  "--dtype", dtype, "--devices", devices, "--profile", "--latents-out", str(file), "-o", folder + "/p.png"]
     options = {"capture_output": True, "text": True, "timeout": 200}
-    done = (pretend.run(library, program, arguments, **options) if with_amx
-            else subprocess.run([program, *arguments], **options))
+    done = pretended.run(arguments, **options) if pretended else subprocess.run([program, *arguments], **options)
     words = done.stdout + done.stderr
     if done.returncode:
         return [], f"exit status {done.returncode}\n{words[-500:]}"
@@ -49,12 +48,12 @@ def main():
     if reason:
         print(f"1..0 # SKIP {reason}")
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, pretend.Pretended(library, program) as pretended:
         for model in "pipeline_sd1", "pipeline_xl":
             exact, _ = make(model, "f32", "cpu:1x1", folder)
             plain, _ = make(model, "bf16", "cpu:1x1", folder)
             for devices in "cpu:1x1", "cpu:2x1", "cpu:1x2":
-                have, words = make(model, "bf16", devices, folder, True)
+                have, words = make(model, "bf16", devices, folder, pretended)
                 used = {w[4] for w in map(str.split, words.splitlines()) if "GFLOP/s" in w}
                 amx = {k for k in used if k == "amx" or "amx_bf16" in k}
                 claim(f"{model} on {devices}: attention and oneDNN's products use AMX", len(amx) > 1, words[-500:])

@@ -37,22 +37,30 @@ def without_cpuid(source, target):
     target.chmod(0o755)
 
 
-def prepare(folder, program):
-    """Puts the copies into the folder; returns the program's."""
-    for line in subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout.splitlines():
-        name, _, path = line.strip().partition(" => ")
-        if name.startswith("libdnnl."):
-            without_cpuid(os.path.realpath(path.split()[0]), folder / name)
-    copy = folder / pathlib.Path(program).name
-    without_cpuid(program, copy)
-    return copy
+class Pretended:
+    """A program and oneDNN without CPUID, as copies in a folder of their own for as long as it is open."""
 
+    def __init__(self, library, program):
+        self.library, self.program = library, program
+        self.folder = tempfile.TemporaryDirectory()
 
-def run(library, program, arguments, **options):
-    with tempfile.TemporaryDirectory() as name:
-        folder = pathlib.Path(name)
-        environment = {**os.environ, "LD_PRELOAD": library, "LD_LIBRARY_PATH": name}
-        return subprocess.run([prepare(folder, program), *arguments], env=environment, **options)
+    def __enter__(self):
+        folder = pathlib.Path(self.folder.name)
+        listing = subprocess.run(["ldd", self.program], capture_output=True, text=True, check=True).stdout
+        for line in listing.splitlines():
+            name, _, path = line.strip().partition(" => ")
+            if name.startswith("libdnnl."):
+                without_cpuid(os.path.realpath(path.split()[0]), folder / name)
+        self.copy = folder / pathlib.Path(self.program).name
+        without_cpuid(self.program, self.copy)
+        return self
+
+    def __exit__(self, *_):
+        self.folder.cleanup()
+
+    def run(self, arguments, **options):
+        environment = {**os.environ, "LD_PRELOAD": self.library, "LD_LIBRARY_PATH": self.folder.name}
+        return subprocess.run([self.copy, *arguments], env=environment, **options)
 
 
 def why_not():
@@ -66,4 +74,5 @@ def why_not():
 
 
 if __name__ == "__main__":
-    sys.exit(run(sys.argv[1], sys.argv[2], sys.argv[3:]).returncode)
+    with Pretended(*sys.argv[1:3]) as pretended:
+        sys.exit(pretended.run(sys.argv[3:]).returncode)
