@@ -11,12 +11,20 @@ static const struct {
     ts_lora_part part;
     bool of_layer; /* is a part of the layer's name */
 } prefixes[] = {
-    {"lora_unet_", TS_LORA_UNET, false},    {"lora_te_", TS_LORA_TEXT, false},
-    {"lora_te1_", TS_LORA_TEXT, false},     {"lora_te2_", TS_LORA_TEXT_2, false},
+    {"lora_unet_", TS_LORA_UNET, false},
+    {"lora_te_", TS_LORA_TEXT, false},
+    {"lora_te1_", TS_LORA_TEXT, false},
+    {"lora_te2_", TS_LORA_TEXT_2, false},
     {"lycoris_", TS_LORA_UNET, false}, /* LyCORIS' own wrapper */
-    {"unet.", TS_LORA_UNET, false},         {"diffusion_model.", TS_LORA_UNET, false}, /* ComfyUI's */
-    {"text_encoder.", TS_LORA_TEXT, false}, {"text_encoder_2.", TS_LORA_TEXT_2, false},
-    {"down_blocks.", TS_LORA_UNET, true},   {"mid_block.", TS_LORA_UNET, true},
+    {"unet.", TS_LORA_UNET, false},
+    {"diffusion_model.", TS_LORA_UNET, false},                  /* ComfyUI's */
+    {"text_encoders.clip_l.transformer.", TS_LORA_TEXT, false}, /* what it extracts */
+    {"text_encoders.clip_h.transformer.", TS_LORA_TEXT, false},
+    {"text_encoders.clip_g.transformer.", TS_LORA_TEXT_2, false},
+    {"text_encoder.", TS_LORA_TEXT, false},
+    {"text_encoder_2.", TS_LORA_TEXT_2, false},
+    {"down_blocks.", TS_LORA_UNET, true},
+    {"mid_block.", TS_LORA_UNET, true},
     {"up_blocks.", TS_LORA_UNET, true},
 };
 

@@ -10,8 +10,6 @@
 /* Of a side; the product of two fits into 64 bits. */
 #define MOST ((int64_t)1 << 30)
 
-#define MOST_RANK 4096 /* with a core, whose product with one side is larger than either */
-
 /* ---- shapes ---- */
 
 typedef struct extent {
@@ -34,10 +32,11 @@ static int64_t kernel_of(const ts_file_tensor *t) {
 static bool measure_core(const ts_lora_matrix *x, bool turned, extent *ret) {
     const ts_file_tensor *a = x->a, *b = x->b, *core = x->core;
     if (!is_matrix(core) || kernel_of(a) != 1 || kernel_of(b) != 1) return false;
-    if (core->shape[0] > MOST_RANK || core->shape[0] != a->shape[turned ? 0 : 1] ||
-        core->shape[1] != b->shape[0])
-        return false;
-    *ret = (extent){a->shape[turned ? 1 : 0], b->shape[1], kernel_of(core), b->shape[0]};
+    /* Its product with one side is larger than either: no trainer's rank is more than both sides. */
+    const int64_t rows = a->shape[turned ? 1 : 0], most = rows > b->shape[1] ? rows : b->shape[1];
+    if (core->shape[0] > most || core->shape[1] > most) return false;
+    if (core->shape[0] != a->shape[turned ? 0 : 1] || core->shape[1] != b->shape[0]) return false;
+    *ret = (extent){rows, b->shape[1], kernel_of(core), b->shape[0]};
     return true;
 }
 
@@ -51,13 +50,14 @@ static bool measure_matrix(const ts_lora_matrix *x, ts_lora_kind kind, extent *r
     }
     if (w) {
         if (is_matrix(w)) *ret = (extent){w->shape[0], w->shape[1], kernel_of(w), 0};
+        if (w->rank == 2 && kind == TS_LORA_KRONECKER) ret->kernel = 0;
         return is_matrix(w);
     }
     if (!a || !b || !is_matrix(a) || !is_matrix(b)) return false;
     if (x->core) return measure_core(x, kind != TS_LORA_PLAIN, ret);
     *ret = (extent){a->shape[0], b->shape[1], kernel_of(b), b->shape[0]};
-    /* LyCORIS writes the kernel of a convolution into the columns. */
-    if (kind != TS_LORA_PLAIN && b->rank == 2) ret->kernel = 0;
+    /* LyCORIS and ComfyUI write the kernel of a convolution into the columns. */
+    if (b->rank == 2) ret->kernel = 0;
     return kernel_of(a) == 1 && a->shape[1] == b->shape[0];
 }
 
@@ -81,6 +81,7 @@ ts_code ts_lora_measure(ts_lora_module *m, ts_error *e) {
     m->rank = x[0].rank ? x[0].rank : x[1].rank;
     if (m->kind == TS_LORA_HADAMARD && (x[1].rows != m->rows || columns_of(&x[1]) != m->columns))
         return misfit(m, e);
+    if (m->columns > MOST || columns_of(&x[1]) > MOST) return misfit(m, e);
     if (m->kind == TS_LORA_KRONECKER) {
         if (x[0].kernel > 1) return misfit(m, e);
         m->rows *= x[1].rows;

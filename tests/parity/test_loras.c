@@ -179,6 +179,7 @@ static void a_variant_leaves_its_model_alone(void **state) {
 #define T(dtype, shape, from, to)                                                                            \
     "{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":[" #from "," #to "]}"
 #define Q "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+#define C "lora_unet_mid_block_resnets_0_conv1"
 #define PAIR(key)                                                                                            \
     "\"" key ".lora_down.weight\":" T("F16", "[2,32]", 0,                                                    \
                                       128) ",\"" key ".lora_up.weight\":" T("F16", "[32,2]", 128, 256)
@@ -250,6 +251,20 @@ static const refusal refusals[] = {
     {"{" PAIR(Q) ",\"" Q ".lora_mid.weight\":" T("F16", "[2,1,1,1]", 256, 260) "}", 260, TS_EFORMAT,
      "fit together"},
     {"{" PAIR(Q) ",\"" Q ".lora_mid.weight\":" T("F16", "[2,2,3,3]", 256, 328) "}", 328, TS_EFORMAT, "shape"},
+    {"{\"" C ".lora_down.weight\":" T("F16", "[2,288]", 0,
+                                      1152) ",\"" C ".lora_up.weight\":" T("F16", "[32,2]", 1152, 1280) "}",
+     1280, TS_OK, ""},
+    {"{\"" C ".lokr_w1\":" T("F16", "[8,24]", 0, 384) ",\"" C ".lokr_w2\":" T("F16", "[4,12]", 384, 480) "}",
+     480, TS_OK, ""},
+    {"{" PAIR("text_encoders.clip_l.transformer.text_model.encoder.layers.0.self_attn.q_proj") "}", 256,
+     TS_OK, ""},
+    {"{" PAIR("text_encoders.clip_x.transformer.text_model.encoder.layers.0.self_attn.q_proj") "}", 256,
+     TS_EFORMAT, "no key"},
+    {"{\"" Q ".lokr_w1\":" T("F16", "[1,1]", 0, 2) ",\"" Q ".lokr_w2_a\":" T(
+         "F16", "[33,32]", 2,
+         2114) ",\"" Q ".lokr_w2_b\":" T("F16", "[33,32]", 2114,
+                                         4226) ",\"" Q ".lokr_t2\":" T("F16", "[33,33,1,1]", 4226, 6404) "}",
+     6404, TS_EFORMAT, "fit together"},
     {"{" PAIR(Q) ",\"" Q ".oft_blocks\":" T("F16", "[1]", 256, 258) "}", 258, TS_EUNSUPPORTED, "OFT"},
     {"{\"" Q ".lora_down.weight\":" T("F16", "[2,32]", 0, 128) "}", 128, TS_EFORMAT, "missing"},
     {"{\"" Q ".lora_down.weight\":" T("I8", "[2,32]", 0, 64) "}", 64, TS_EUNSUPPORTED, "I8"},
