@@ -148,9 +148,9 @@ static double variance(const ts_checkpoint *c, const char *name) {
 
 /* Whether the U-Net predicts v. A file's own word counts first: a tensor that is called so, then what its
  * metadata say (as the specification "modelspec" has it, or ComfyUI). 2.x of the kind that paints into masks
- * was made from 2-base, which predicts epsilon. Other 2.x say nothing; v needs the spread of one layer's bias
- * to be large, which is how ComfyUI and others tell 2.1 from 2-base and its fine-tunes (0.09 is theirs).
- * Without that layer it is 2.1, as diffusers has it. */
+ * was made from 2-base, which predicts epsilon, and so were those of fewer blocks (BK-SDM). Other 2.x say
+ * nothing; v needs the spread of one layer's bias to be large, which is how ComfyUI and others tell 2.1 from
+ * 2-base and its fine-tunes (0.09 is theirs). Without that layer it is 2.1, as diffusers has it. */
 static bool predicts_v(const ts_checkpoint *c) {
     static const char *const keys[] = {"modelspec.prediction_type", "modelspec.predict_key"};
     static const char telling[] = CHECKPOINT_UNET "output_blocks.11.1.transformer_blocks.0.norm1.bias";
@@ -163,7 +163,18 @@ static bool predicts_v(const ts_checkpoint *c) {
     if (c->kind != CHECKPOINT_SD2 ||
         dim(c, 1, CHECKPOINT_UNET "input_blocks.0.0.weight") == INPAINTING_CHANNELS)
         return false;
-    return !has(c, "%s", telling) || variance(c, telling) > 0.09 * 0.09;
+    if (has(c, "%s", telling)) return variance(c, telling) > 0.09 * 0.09;
+    return has(c, CHECKPOINT_UNET "output_blocks.11.0.in_layers.0.weight");
+}
+
+/* Of a latent consistency model that is told the guidance scale; 0: it is none. The name is diffusers', whose
+ * converter passes it on. */
+static int told_channels(const ts_checkpoint *c) {
+    return dim(c, 1, CHECKPOINT_UNET "time_embedding.cond_proj.weight");
+}
+
+bool ts_checkpoint_overrules(const ts_checkpoint *c) {
+    return c->kind != CHECKPOINT_XL && !told_channels(c);
 }
 
 /* Of OpenCLIP: a parameter of its own, or (from diffusers' own converter) the weight of a linear layer. */
@@ -250,10 +261,11 @@ static ts_code unet_config(ts_checkpoint *c, draft *d, ts_error *e) {
     put_number(d, "out_channels", dim(c, 0, CHECKPOINT_UNET "out.2.weight"));
     put_number(d, "cross_attention_dim", dim(c, 1, "%s.transformer_blocks.0.attn2.to_k.weight", attention));
     put_bool(d, "use_linear_projection", !dim(c, 2, "%s.proj_in.weight", attention));
-    const int told = dim(c, 1, CHECKPOINT_UNET "time_embed.cond_proj.weight");
+    const int told = told_channels(c);
     if (told) put_number(d, "time_cond_proj_dim", told);
-    /* What predicts v among 2.x was trained at 768 pixels, the rest at 512. */
-    const int size = c->kind == CHECKPOINT_XL ? 128 : c->kind == CHECKPOINT_SD2 && predicts_v(c) ? 96 : 64;
+    /* What predicts v among 2.x was trained at 768 pixels, and LCM_Dreamshaper; the rest at 512. */
+    const bool larger = told || (c->kind == CHECKPOINT_SD2 && predicts_v(c));
+    const int size = c->kind == CHECKPOINT_XL ? 128 : larger ? 96 : 64;
     put_number(d, "sample_size", size);
     if (c->kind != CHECKPOINT_XL) return TS_OK;
     int added = dim(c, 1, CHECKPOINT_UNET "label_emb.0.0.weight");
@@ -352,16 +364,17 @@ static void scheduler_config(const ts_checkpoint *c, draft *d) {
     static const char *const classes[] = {[CHECKPOINT_SD1] = "PNDMScheduler",
                                           [CHECKPOINT_SD2] = "DDIMScheduler",
                                           [CHECKPOINT_XL] = "EulerDiscreteScheduler"};
-    put_string(d, "_class_name", classes[c->kind]);
+    const bool told = told_channels(c) > 0;
+    put_string(d, "_class_name", told ? "LCMScheduler" : classes[c->kind]);
     put_number(d, "num_train_timesteps", 1000);
     put_number(d, "beta_start", 0.00085);
     put_number(d, "beta_end", 0.012);
     put_string(d, "beta_schedule", "scaled_linear");
     put_string(d, "timestep_spacing", "leading");
     put_string(d, "prediction_type", predicts_v(c) ? "v_prediction" : "epsilon");
-    put_number(d, "steps_offset", 1);
+    put_number(d, "steps_offset", told ? 0 : 1);
     put_bool(d, "clip_sample", false);
-    put_bool(d, "set_alpha_to_one", false);
+    put_bool(d, "set_alpha_to_one", told);
     put_bool(d, "skip_prk_steps", true);
     put_bool(d, "rescale_betas_zero_snr", is_marked(c, "ztsnr"));
 }

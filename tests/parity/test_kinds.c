@@ -14,6 +14,14 @@ static void reshape(const char *name, int axis, int64_t size) {
     t->data = workshop_room(t->bytes);
 }
 
+/* 2.x with all of its blocks, of which the small model has six. */
+static void gather_sd2(void) {
+    workshop_gather("sd2");
+    ts_file_tensor *t = &workshop.tensors[workshop.count++];
+    *t = *workshop_tensor("model.diffusion_model.output_blocks.0.0.in_layers.0.weight");
+    t->name = "model.diffusion_model.output_blocks.11.0.in_layers.0.weight";
+}
+
 static void hold_sd2(const char *prediction, int size, int layers) {
     char *path = workshop_write("sd2");
     ts_error e = {0};
@@ -30,7 +38,7 @@ static void hold_sd2(const char *prediction, int size, int layers) {
  * is not used, and files that were made of diffusers' folders lack it. */
 static void the_kinds_of_sd2_are_told_apart(void **state) {
     (void)state;
-    workshop_gather("sd2");
+    gather_sd2();
     const int layers = 24;
     ts_file_tensor *last = &workshop.tensors[workshop.count++];
     *last = *workshop_tensor("cond_stage_model.model.transformer.resblocks.0.ln_1.weight");
@@ -48,6 +56,38 @@ static void the_kinds_of_sd2_are_told_apart(void **state) {
     assert_int_equal(ts_checkpoint_open(path, &c, &e), TS_EFORMAT);
     assert_non_null(strstr(e.message, "22 layers of 24"));
     workshop_discard(path);
+}
+
+/* BK-SDM's of 2.x are 2-base's with fewer blocks. */
+static void fewer_blocks_of_sd2_predict_epsilon(void **state) {
+    (void)state;
+    workshop_gather("sd2");
+    char *path = workshop_write("sd2");
+    ts_error e = {0};
+    ts_checkpoint *c = NULL;
+    must(ts_checkpoint_open(path, &c, &e), &e);
+    assert_string_equal(json_text(ts_checkpoint_config(c, "scheduler"), "prediction_type"), "epsilon");
+    ts_checkpoint_free(c);
+    workshop_discard(path);
+}
+
+/* What is told the guidance scale was made for LCM's scheduler, which its pipeline leaves as it is. */
+static void a_latent_consistency_model_has_its_scheduler(void **state) {
+    (void)state;
+    static const char *const kinds[] = {"lcm", "sd1"};
+    for (int i = 0; i < 2; i++) {
+        workshop_gather(kinds[i]);
+        char *path = workshop_write(kinds[i]);
+        ts_error e = {0};
+        ts_checkpoint *c = NULL;
+        must(ts_checkpoint_open(path, &c, &e), &e);
+        assert_int_equal(ts_checkpoint_overrules(c), i);
+        assert_string_equal(json_text(ts_checkpoint_config(c, "scheduler"), "_class_name"),
+                            i ? "PNDMScheduler" : "LCMScheduler");
+        assert_int_equal((int)json_value(ts_checkpoint_config(c, "unet"), "sample_size"), i ? 64 : 96);
+        ts_checkpoint_free(c);
+        workshop_discard(path);
+    }
 }
 
 /* Puts an entry into the file's header: "__metadata__":{...}, or a tensor without elements. */
@@ -103,7 +143,7 @@ static void a_file_says_what_it_predicts(void **state) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         workshop_gather("xl");
         hold_prediction("xl", cases[i].entry, cases[i].xl);
-        workshop_gather("sd2");
+        gather_sd2();
         hold_prediction("sd2", cases[i].entry, cases[i].sd2);
     }
 }
@@ -114,7 +154,7 @@ static void two_base_is_known_by_the_spread_of_a_bias(void **state) {
     static const char name[] = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias";
     static const float spreads[] = {0.05f, 0.089f, 0.091f, 0.3f};
     for (int i = 0; i < 4; i++) {
-        workshop_gather("sd2");
+        gather_sd2();
         ts_file_tensor *t = &workshop.tensors[workshop.count++];
         *t = (ts_file_tensor){
             .name = name, .dtype = TS_F32, .rank = 1, .shape = {320}, .bytes = 320 * sizeof(float)};
@@ -378,6 +418,9 @@ int main(int argc, char **argv) {
     workshop_open(argc, argv);
     test_list tests = {0};
     test_add(&tests, the_kinds_of_sd2_are_told_apart, NULL, 0, "the kinds of sd2 are told apart");
+    test_add(&tests, fewer_blocks_of_sd2_predict_epsilon, NULL, 0, "fewer blocks of sd2 predict epsilon");
+    test_add(&tests, a_latent_consistency_model_has_its_scheduler, NULL, 0,
+             "a latent consistency model has its scheduler");
     test_add(&tests, a_file_says_what_it_predicts, NULL, 0, "a file says what it predicts");
     test_add(&tests, two_base_is_known_by_the_spread_of_a_bias, NULL, 0,
              "2-base is known by the spread of a bias");

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 import common
 
 # What was distilled from a pipeline's model: the pipeline, and the U-Net in its place. diffusers' conversion does not
-# know their names (which are ComfyUI's).
+# read a middle without attention; ComfyUI does.
 DISTILLED = {"lcm": ("sd1", "unet_lcm"), "ssd": ("xl", "unet_ssd"), "tiny": ("sd1", "unet_tiny")}
 RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
           "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
@@ -27,7 +27,7 @@ RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_
 def unet_names(config):
     """diffusers' prefix -> LDM's, for the modules in the order in which openaimodel.py makes them."""
     names = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
-             "time_embedding.cond_proj": "time_embed.cond_proj",
+             "time_embedding.cond_proj": "time_embedding.cond_proj",  # as convert_diffusers_to_original passes it on
              "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
              "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}
     levels, layers = len(config["block_out_channels"]), config["layers_per_block"]
