@@ -298,8 +298,9 @@ ts_code ts_dnnl_usable(dnnl_status_t status, dnnl_primitive_desc_t desc, const c
     *ret_name = "";
     if (status == dnnl_success)
         status = dnnl_primitive_desc_query(desc, dnnl_query_impl_info_str, 0, (void *)ret_name);
-    if (status == dnnl_out_of_memory) return TS_ENOMEM;
-    return status != dnnl_success || strncmp(*ret_name, "ref", 3) == 0 ? TS_EUNSUPPORTED : TS_OK;
+    if (status == dnnl_unimplemented) return TS_EUNSUPPORTED;
+    if (status != dnnl_success) return ts_dnnl_code(status);
+    return strncmp(*ret_name, "ref", 3) == 0 ? TS_EUNSUPPORTED : TS_OK;
 }
 
 static ts_code prepare(const ts_cpu_device *device, ts_store *store, const ts_op *op, ts_kernel **ret,
@@ -314,7 +315,7 @@ static ts_code prepare(const ts_cpu_device *device, ts_store *store, const ts_op
     plan_views(p);
     const dnnl_status_t st = make_desc(p, &desc);
     ts_code rc = ts_dnnl_usable(st, desc, &p->base.base.name);
-    if (rc == TS_ENOMEM) ts_fail(e, rc, "a kernel");
+    if (rc && rc != TS_EUNSUPPORTED) ts_fail(e, rc, "oneDNN has no kernel: status %d", (int)st);
     if (rc) goto fail;
     rc = fetch_parameters(p, store, dnnl_primitive_desc_query_md(desc, dnnl_query_weights_md, 0), e);
     if (rc) goto fail;

@@ -16,7 +16,7 @@ static inline size_t ts_align_up(size_t n) {
 ts_code ts_dnnl_code(dnnl_status_t status);
 
 /* Of a description that was asked for with that status: TS_EUNSUPPORTED where oneDNN has no more than its
- * scalar reference for it, or nothing; TS_ENOMEM. *ret_name: what oneDNN calls what it has, which is static. */
+ * scalar reference for it, or nothing; TS_ENOMEM, TS_EDEVICE. *ret_name: what oneDNN calls what it has, which is static. */
 ts_code ts_dnnl_usable(dnnl_status_t status, dnnl_primitive_desc_t desc, const char **ret_name);
 
 /* The process's engine, made by the first op; NULL when memory runs out. Any thread. */

@@ -290,7 +290,7 @@ ts_code ts_cpu_prepare_winograd(const ts_cpu_device *device, ts_store *store, co
     const dnnl_status_t st = make_desc(w, &desc);
     const char *product;
     ts_code rc = ts_dnnl_usable(st, desc, &product);
-    if (rc == TS_ENOMEM) ts_fail(e, rc, "a kernel");
+    if (rc && rc != TS_EUNSUPPORTED) ts_fail(e, rc, "oneDNN has no kernel: status %d", (int)st);
     if (!rc) rc = prepare(w, store, desc, e);
     ts_parallel_set(before);
     if (desc) dnnl_primitive_desc_destroy(desc);
