@@ -120,35 +120,44 @@ static ts_code put_member(const ts_form_part *part, ts_form_is_text *is_text, ts
     return rc ? rc : put_value(part, member, is_text, out, e);
 }
 
-/* The k-th part of that very name, or NULL. *ret_count: how many there are. */
-static const ts_form_part *nth(const ts_form *form, const char *name, int k, int *ret_count) {
-    const ts_form_part *found = NULL;
+/* Which of the parts of its very name it is, from 0; *ret_count: how many there are. */
+static int ordinal(const ts_form *form, int part, int *ret_count) {
+    int before = 0;
     *ret_count = 0;
     for (int i = 0; i < form->count; i++)
-        if (!strcmp(form->parts[i].name, name) && (*ret_count)++ == k) found = &form->parts[i];
-    return found;
+        if (!strcmp(form->parts[i].name, form->parts[part].name)) {
+            before += i < part;
+            ++*ret_count;
+        }
+    return before;
 }
 
 /* Clients write all the b before the first c, so that the k-th of each belong together, and all must have as
  * many. */
 static ts_code put_objects(const ts_form *form, int first, size_t n, ts_form_is_text *is_text, ts_buffer *out,
                            ts_error *e) {
+    enum { OTHER = -1 };
     const char *name = form->parts[first].name;
-    int elements, count;
+    int element[TS_FORM_PARTS], elements, count;
     ts_code rc = TS_OK;
-    nth(form, name, 0, &elements);
+    ordinal(form, first, &elements);
+    for (int i = first; i < form->count; i++) {
+        const char *other = form->parts[i].name;
+        element[i] = OTHER;
+        if (!same_stem(name, other, n)) continue;
+        element[i] = ordinal(form, i, &count);
+        if (count != elements)
+            return ts_fail_param(e, TS_EINVAL, other, "%s comes %d times and %s %d times", name, elements,
+                                 other, count);
+    }
     for (int k = 0; k < elements && !rc; k++) {
+        bool some = false;
         rc = ts_buffer_printf(out, k ? ", {" : "{");
         for (int i = first; i < form->count && !rc; i++) {
-            const char *other = form->parts[i].name;
-            if (!same_stem(name, other, n) || (i > first && !strcmp(other, name))) continue;
-            const ts_form_part *part = nth(form, other, k, &count);
-            if (count != elements)
-                return ts_fail_param(e, TS_EINVAL, other, "%s comes %d times and %s %d times", name, elements,
-                                     other, count);
-            if (&form->parts[i] != nth(form, other, 0, &count)) continue; /* it has had its turn */
-            if (i > first) rc = ts_buffer_append(out, ", ", 2);
-            if (!rc) rc = put_member(part, is_text, out, e);
+            if (element[i] != k) continue;
+            if (some) rc = ts_buffer_append(out, ", ", 2);
+            if (!rc) rc = put_member(&form->parts[i], is_text, out, e);
+            some = true;
         }
         if (!rc) rc = ts_buffer_append(out, "}", 1);
     }

@@ -269,7 +269,13 @@ static ssize_t read_stream(void *arg, char *to, size_t room) {
         g->out_at = 0;
         if (g->done) return -1;
         g->stale = false;
-        if (compose(g)) return -2;
+        const ts_code rc = compose(g);
+        if (rc) {
+            ts_error e = {0};
+            ts_fail(&e, rc, "the stream of events could not be written");
+            ts_reply_failed(g->x, &e);
+            return -2;
+        }
         if (!g->out.size) return 0;
         g->spoke_ns = ts_now_ns();
     }

@@ -263,7 +263,10 @@ static void on_completed(void *arg, struct MHD_Connection *mhd, void **exchange,
     const bool cut =
         x->owner->cut || (!x->gone && (code == MHD_REQUEST_TERMINATED_TIMEOUT_REACHED ||
                                        (code == MHD_REQUEST_TERMINATED_WITH_ERROR && !x->dispatched)));
-    const ts_ending ending = !gone ? TS_ENDING_WHOLE : cut ? TS_ENDING_CUT : TS_ENDING_LEFT;
+    const ts_ending ending = !gone                   ? TS_ENDING_WHOLE
+                             : cut                   ? TS_ENDING_CUT
+                             : x->failed && !x->gone ? TS_ENDING_FAILED
+                                                     : TS_ENDING_LEFT;
     x->owner->deadline_ns = in_seconds(h->c.idle_timeout);
     if (x->on_end) x->on_end(x->end_arg, gone);
     int route = x->route && x->refusal.code != TS_EMETHOD ? (int)(x->route - h->c.routes) : -1;
@@ -407,7 +410,7 @@ size_t ts_http_exchanges(const ts_http *h) {
 size_t ts_http_forms(const ts_http *h) {
     size_t n = 0;
     for (const ts_connection *c = h->connections; c; c = c->next)
-        n += c->exchange && c->exchange->counted && !c->exchange->dispatched;
+        n += c->exchange && c->exchange->counted && !c->exchange->dispatched && !c->exchange->refusal.code;
     return n;
 }
 

@@ -40,7 +40,8 @@ typedef struct ts_route {
 typedef enum ts_ending {
     TS_ENDING_WHOLE,
     TS_ENDING_LEFT, /* the client did, before the end */
-    TS_ENDING_CUT   /* we did: it was too slow, or what it sent is no HTTP */
+    TS_ENDING_CUT,  /* we did: it was too slow, or what it sent is no HTTP */
+    TS_ENDING_FAILED /* we did: the rest could not be made */
 } ts_ending;
 
 typedef struct ts_http_config {

@@ -106,6 +106,13 @@ static ts_code find_room(ts_server *s, size_t pictures, ts_error *e) {
     return ts_fail(e, TS_EFULL, "the queue is full");
 }
 
+/* For a request, which is told so if there will never be enough. */
+static ts_code find_room_for(const ts_generation *g, ts_error *e) {
+    const int n = g->r.request.n, most = (int)g->server->config->scheduler.max_queue;
+    if (n > most) return ts_fail_param(e, TS_EINVAL, "n", "the queue holds %d pictures in all", most);
+    return find_room(g->server, (size_t)n, e);
+}
+
 /* NULL: the exchange has been answered. */
 static ts_generation *begin(ts_server *s, ts_exchange *x) {
     ts_error e = {0};
@@ -124,7 +131,7 @@ void ts_images_handle(void *server, ts_exchange *x) {
     ts_error e = {0};
     ts_generation *g = begin(server, x);
     if (!g) return;
-    if (read_json(g, &e) || find_room(g->server, (size_t)g->r.request.n, &e))
+    if (read_json(g, &e) || find_room_for(g, &e))
         refuse(g, &e);
     else
         submit(g);
@@ -276,7 +283,7 @@ void ts_images_edit_handle(void *server, ts_exchange *x) {
         d->work.data = d;
         rc = read_edit(d, &e);
     }
-    if (!rc) rc = find_room(g->server, (size_t)g->r.request.n, &e);
+    if (!rc) rc = find_room_for(g, &e);
     if (!rc) {
         g->references++; /* the edit's */
         enqueue(d);

@@ -162,7 +162,8 @@ static void on_done(void *arg, const ts_exchange *x, int route, int status, doub
                     ts_ending ending) {
     static const char *const endings[] = {[TS_ENDING_WHOLE] = "",
                                           [TS_ENDING_LEFT] = ", the client left",
-                                          [TS_ENDING_CUT] = ", cut off: too slow, or no HTTP"};
+                                          [TS_ENDING_CUT] = ", cut off: too slow, or no HTTP",
+                                          [TS_ENDING_FAILED] = ", broken off"};
     ts_server *s = arg;
     ts_metrics_count(&s->metrics, route, status, ending == TS_ENDING_LEFT);
     if (route >= 0 && ts_routes[route].makes_pictures && status == 200 && ending == TS_ENDING_WHOLE &&

@@ -84,19 +84,42 @@ def test_edits_that_wait_to_be_read_count_as_waiting(start):
     daemon.pictures(size="64x64")
 
 
+def test_what_can_never_fit_into_the_queue_is_not_to_be_tried_again(start):
+    daemon = start({"scheduler": {"max_queue": 3}})
+    answer = daemon.post({"prompt": "a lake", "n": 4})
+    assert answer.status == 400 and answer.json()["error"]["param"] == "n", answer.body
+    answer = post(daemon, [*SLOW_EDIT, ("n", "4")])
+    assert answer.status == 400 and answer.json()["error"]["param"] == "n", answer.body
+
+
+def form_head(size):
+    return (b"POST /v1/images/edits HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+            b"Content-Length: %d\r\n\r\n" % size)
+
+
+def part_head(name):
+    return b"--b\r\nContent-Disposition: form-data; name=\"%s\"\r\n\r\n" % name
+
+
+def test_a_form_that_was_refused_holds_no_place(start):
+    """Its client may go on to send as much as it has announced, or nothing for long."""
+    daemon = start({"scheduler": {"max_queue": 1, "max_batch": 1}})
+    large = form_head(200_000) + b"x" * 200_000  # is none, where there is room to look at it
+    with socket.create_connection(("127.0.0.1", daemon.port)) as first:
+        first.sendall(form_head(15_000_000) + part_head(b"image") + b"x" * 100_000)
+        daemon.wait_for(lambda: statuses(daemon.raw(large, timeout=3)) == [429], "it holds no place")
+        first.sendall(b"\r\n--b\r\njunk\r\n\r\n" + b"x" * 10_000)
+        daemon.wait_for(lambda: statuses(daemon.raw(large, timeout=3)) == [400], "it still holds a place", timeout=5)
+
+
 def test_a_form_that_there_is_no_room_for_is_refused_with_retry_after(start):
     daemon = start({"scheduler": {"max_queue": 1, "max_batch": 1}})
-
-    def head(size):
-        return (b"POST /v1/images/edits HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
-                b"Content-Length: %d\r\n\r\n" % size)
-
-    small, large = head(100) + b"x" * 100, head(200_000) + b"x" * 200_000
+    small, large = form_head(100) + b"x" * 100, form_head(200_000) + b"x" * 200_000
     with socket.create_connection(("127.0.0.1", daemon.port)) as first:
-        first.sendall(head(200_000))
+        first.sendall(form_head(200_000))
         time.sleep(0.2 * SLOW)
         assert statuses(daemon.raw(large, timeout=3)) == [400], "headers alone take no room"
-        first.sendall(b"--b\r\nContent-Disposition: form-data; name=\"image\"\r\n\r\n" + b"x" * 100_000)
+        first.sendall(part_head(b"image") + b"x" * 100_000)
         time.sleep(0.2 * SLOW)
         before = daemon.metric("tessera_requests_refused_total")
         got = daemon.raw(large, timeout=3)
@@ -130,11 +153,13 @@ def test_edits_of_clients_that_left_make_room(start):
 
 def test_an_edit_whose_client_wants_it_finished_is_made_without_it(start):
     daemon = start({"scheduler": {"max_batch": 1}})
-    sockets = [send_edit(daemon, [*SLOW_EDIT, ("on_disconnect", "finish")]) for _ in range(4)]
-    daemon.wait_for(lambda: daemon.metric("tessera_pictures_waiting") + daemon.metric("tessera_pictures_total") >= 3,
-                    "they do not come")
+    fields = [*SLOW_EDIT[:-1], ("steps", "60"), ("size", "128x128"), ("on_disconnect", "finish")]
+    fields = [f for f in fields if f != ("size", "64x64")]
+    sockets = [send_edit(daemon, fields) for _ in range(4)]
+    daemon.wait_for(lambda: daemon.metric("tessera_pictures_waiting") >= 3, "they do not come")
     for s in sockets:
         s.close()
+    assert daemon.metric("tessera_pictures_total") < 3, "they were made before their clients left"
     daemon.wait_for(lambda: daemon.metric("tessera_pictures_total") >= 3, "they are not made")
 
 
