@@ -33,7 +33,14 @@ static void fill(ts_error *e, ts_code code, const char *param, const char *forma
 }
 
 ts_code ts_errno_code(int err) {
-    return err == ENOENT || err == ENOTDIR ? TS_ENOTFOUND : err == ENOMEM ? TS_ENOMEM : TS_EIO;
+    switch (err) {
+    case ENOENT:
+    case ENOTDIR:
+    case ENAMETOOLONG:
+    case ELOOP: return TS_ENOTFOUND;
+    case ENOMEM: return TS_ENOMEM;
+    default: return TS_EIO;
+    }
 }
 
 ts_code ts_fail(ts_error *e, ts_code code, const char *format, ...) {

@@ -133,6 +133,22 @@ static bool is_ours(const cJSON *beside) {
     return objects;
 }
 
+/* Whether what could not be read says one of our words; if not it is somebody else's notes, which may be
+ * larger or stranger than ours are. */
+static bool may_be_ours(const char *path) {
+    char *text = malloc(BESIDE_BYTES), quoted[32];
+    FILE *f = text ? fopen(path, "rb") : NULL;
+    const size_t n = f ? fread(text, 1, BESIDE_BYTES, f) : 0;
+    bool found = !f || ferror(f);
+    for (int i = 0; i < WORDS && !found; i++) {
+        snprintf(quoted, sizeof quoted, "\"%s\"", words[i]);
+        found = memmem(text, n, quoted, strlen(quoted)) != NULL;
+    }
+    if (f) fclose(f);
+    free(text);
+    return found;
+}
+
 /* In ours a word that is none of its own is a mistake. */
 static ts_code check_beside(const cJSON *beside, const char *path, ts_error *e) {
     if (!cJSON_IsObject(beside)) return ts_fail(e, TS_EFORMAT, "%s is not an object", path);
@@ -155,6 +171,10 @@ static ts_code read_beside(ts_checkpoint *c, ts_error *e) {
     if (!path) return ts_fail(e, TS_ENOMEM, "opening %s", c->path);
     ts_code rc = TS_OK;
     if (ts_file_exists(path)) rc = ts_json_python_file(path, BESIDE_BYTES, beside_limits, &c->beside, e);
+    if ((rc == TS_EINVAL || rc == TS_EFORMAT || rc == TS_ETOOLARGE) && !may_be_ours(path)) {
+        if (e) *e = (ts_error){0};
+        return TS_OK;
+    }
     if (!rc && c->beside && is_ours(c->beside)) return check_beside(c->beside, path, e);
     cJSON_Delete(c->beside);
     c->beside = NULL;

@@ -27,8 +27,6 @@ void ts_checkpoint_free(ts_checkpoint *c); /* NULL is fine; weights of it die be
 ts_code ts_checkpoint_check(const ts_checkpoint *c, ts_error *e);
 
 bool ts_checkpoint_is_xl(const ts_checkpoint *c);
-/* Whether the pipeline of its kind overrules two keys of the scheduler (ts_schedule_suit_sd). */
-bool ts_checkpoint_overrules(const ts_checkpoint *c);
 /* Whether there is an autoencoder in it; TS_EFORMAT, TS_EUNSUPPORTED why not. Without one its config is that of the
  * published models. */
 ts_code ts_checkpoint_check_vae(const ts_checkpoint *c, ts_error *e);

@@ -173,10 +173,6 @@ static int told_channels(const ts_checkpoint *c) {
     return dim(c, 1, CHECKPOINT_UNET "time_embedding.cond_proj.weight");
 }
 
-bool ts_checkpoint_overrules(const ts_checkpoint *c) {
-    return c->kind != CHECKPOINT_XL && !told_channels(c);
-}
-
 /* Of OpenCLIP: a parameter of its own, or (from diffusers' own converter) the weight of a linear layer. */
 static int projection_of(const ts_checkpoint *c, const char *prefix) {
     const int n = dim(c, 1, "%stext_projection", prefix);
@@ -359,7 +355,7 @@ static ts_code openclip_sizes(const ts_checkpoint *c, const char *prefix, draft 
     return rc;
 }
 
-/* The published models' schedulers. */
+/* The published models' schedulers, as their pipelines have them (ts_schedule_suit_sd). */
 static void scheduler_config(const ts_checkpoint *c, draft *d) {
     static const char *const classes[] = {[CHECKPOINT_SD1] = "PNDMScheduler",
                                           [CHECKPOINT_SD2] = "DDIMScheduler",

@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include "base/alloc.h"
 #include "base/file.h"
 #include "engine/model.h"
@@ -147,6 +148,7 @@ typedef struct listing {
     const char *folder;
     char **names;
     size_t count, capacity;
+    struct stat on_the_way[DEPTH + 1]; /* the folders that lead here */
 } listing;
 
 static ts_code list(listing *l, const char *below, int depth, ts_error *e);
@@ -171,14 +173,29 @@ static ts_code list_entry(listing *l, const char *below, const char *name, int d
     return rc;
 }
 
+/* Whether a link in the folder leads to one that it is in. */
+static bool leads_back(listing *l, int descriptor, int depth) {
+    struct stat *here = &l->on_the_way[depth];
+    if (fstat(descriptor, here)) return false;
+    for (int i = 0; i < depth; i++)
+        if (l->on_the_way[i].st_dev == here->st_dev && l->on_the_way[i].st_ino == here->st_ino) return true;
+    return false;
+}
+
 static ts_code list(listing *l, const char *below, int depth, ts_error *e) {
     char *path = ts_path_join(l->folder, below);
     if (!path) return ts_fail(e, TS_ENOMEM, "listing the embeddings");
     ts_code rc = TS_OK;
     DIR *d = opendir(path);
-    if (!d) rc = ts_fail_errno(e, ts_errno_code(errno), errno, "opening %s, of the embeddings", path);
+    /* A folder of somebody else's in it, lost+found for one, is none of ours. */
+    if (!d && (errno != EACCES || !depth))
+        rc = ts_fail_errno(e, ts_errno_code(errno), errno, "opening %s, of the embeddings", path);
     free(path);
-    if (rc) return rc;
+    if (d && leads_back(l, dirfd(d), depth)) {
+        closedir(d);
+        return TS_OK;
+    }
+    if (!d) return rc;
     for (const struct dirent *f; !rc && (f = readdir(d));)
         if (f->d_name[0] != '.') rc = list_entry(l, below, f->d_name, depth, e);
     closedir(d);

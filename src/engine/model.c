@@ -179,7 +179,6 @@ static ts_code load_checkpoint(ts_model *m, ts_error *e) {
     ts_code rc = ts_checkpoint_open(m->path, &m->checkpoint, e);
     if (rc) return rc;
     m->xl = m->zeros_for_absent = ts_checkpoint_is_xl(m->checkpoint);
-    m->overrules = ts_checkpoint_overrules(m->checkpoint);
     return TS_OK;
 }
 

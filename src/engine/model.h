@@ -27,7 +27,7 @@ struct ts_model {
     char *path, *id;
     ts_lora_ref fused[TS_MAX_LORAS];
     ts_checkpoint *checkpoint; /* what a single file holds; NULL where path is a folder */
-    bool overrules; /* its pipeline, two keys of the scheduler: ts_schedule_suit_sd */
+    bool overrules; /* its folder's pipeline, two keys of the scheduler: ts_schedule_suit_sd */
     bool xl;
     bool zeros_for_absent; /* force_zeros_for_empty_prompt: an absent negative prompt is zeros */
     ts_unet_config unet;

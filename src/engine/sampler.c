@@ -307,7 +307,8 @@ ts_code ts_sampler_plan_new(const ts_sampler *s, const ts_schedule_config *confi
     if (c.eta < 0) c.eta = s->eta;
     if (c.set_alpha_to_one == TS_ALPHA_UNSAID) c.set_alpha_to_one = s->plan != ts_plan_pndm;
     if (c.begins_with_prk && s->plan == ts_plan_pndm)
-        return ts_fail_param(e, TS_EUNSUPPORTED, "skip_prk_steps", "skip_prk_steps: false is not offered");
+        return ts_fail_param(e, TS_EUNSUPPORTED, "sampler",
+                             "%s: the model's skip_prk_steps: false is not offered", s->label);
     if (c.lower_unsaid) c.lower_order_final = s->plan != ts_plan_dpmpp_2s;
     if (c.clip_unsaid && (s->plan == ts_plan_lcm || s->plan == ts_plan_heun)) c.clip_sample_range = 0;
     int most = c.num_train_timesteps < TS_SAMPLER_STEPS ? c.num_train_timesteps : TS_SAMPLER_STEPS;

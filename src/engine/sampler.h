@@ -24,7 +24,7 @@
  *
  * Each sampler is the diffusers class of its aliases, timesteps and corner cases included, with these choices
  * where the class has several: Heun, DPM2, LMS and Euler ancestral also on a zero terminal SNR schedule,
- * which their classes overlook; PNDM always without its Runge-Kutta steps (skip_prk_steps).
+ * which their classes overlook; PNDM without its Runge-Kutta steps (skip_prk_steps).
  * LMS that begins later begins with one prediction (its class weighs it as if it had four).
  * Formulas: DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16); DDPM (Ho et al. 2020, arXiv 2006.11239,
  * eq. 7); Euler and Heun (Karras et al. 2022, arXiv 2206.00364, alg. 2 and 1, no churn); DPM-Solver++ 2M, 2S,

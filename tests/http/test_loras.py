@@ -79,6 +79,12 @@ def test_the_loras_of_the_folder_are_listed(offering, server):
     assert server.get("/v1/loras").json() == {"object": "list", "data": []}
 
 
+def test_a_name_too_long_for_a_file_is_of_no_lora(offering):
+    for length in 243, 244, 255:
+        answer = offering.post({**REQUEST, "loras": [{"name": "x" * length}]})
+        assert answer.status == 404 and answer.json()["error"]["param"] == "loras", answer.body
+
+
 def test_a_lora_of_a_request_is_in_its_pictures_alone(offering, tmp_path):
     plain = picture(offering.pictures(**REQUEST))
     answer = offering.pictures(**REQUEST, loras=[{"name": "kohya_sd1", "scale": 0.5}])

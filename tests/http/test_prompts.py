@@ -153,6 +153,7 @@ def test_embeddings_lie_in_folders_too(start, tmp_path):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         shutil.copy(FIXTURES / "embeddings" / f"{name}.safetensors", tmp_path / folder)
     (tmp_path / "sd" / "round").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "sd" / "back").symlink_to(tmp_path)
     daemon = start({"models": {"embeddings_folder": str(tmp_path)}})
     assert daemon.get("/v1/models").json()["data"][0]["tessera"]["embeddings"] == ["easyNegative", "<cat-toy>"]
 

@@ -71,7 +71,7 @@ static void fewer_blocks_of_sd2_predict_epsilon(void **state) {
     workshop_discard(path);
 }
 
-/* What is told the guidance scale was made for LCM's scheduler, which its pipeline leaves as it is. */
+/* What is told the guidance scale was made for LCM's scheduler. */
 static void a_latent_consistency_model_has_its_scheduler(void **state) {
     (void)state;
     static const char *const kinds[] = {"lcm", "sd1"};
@@ -81,7 +81,6 @@ static void a_latent_consistency_model_has_its_scheduler(void **state) {
         ts_error e = {0};
         ts_checkpoint *c = NULL;
         must(ts_checkpoint_open(path, &c, &e), &e);
-        assert_int_equal(ts_checkpoint_overrules(c), i);
         assert_string_equal(json_text(ts_checkpoint_config(c, "scheduler"), "_class_name"),
                             i ? "PNDMScheduler" : "LCMScheduler");
         assert_int_equal((int)json_value(ts_checkpoint_config(c, "unet"), "sample_size"), i ? 64 : 96);
@@ -390,6 +389,11 @@ static void notes_of_others_beside_a_checkpoint_are_passed_over(void **state) {
         {"{\"id\":4384,\"creator\":{\"username\":\"x\"},\"modelVersions\":[]}",
          true},                                             /* SD.Next's, Civitai's */
         {"{\"description\":\"x\",\"vae\":\"y.pt\"}", true}, /* AUTOMATIC1111's */
+        {"{\"images\":[[[[[[[[[[[1]]]]]]]]]]]}", true},     /* deeper than ours are */
+        {"", true},
+        {"not JSON at all", true},
+        {"{\"scheduler\":[[[[[[[[[[[1]]]]]]]]]]]}", false},
+        {"{\"scheduler\":{", false},
         {"{\"sheduler\":{}}", false},
         {"{\"scheduler\":{\"beta_end\":5}}", false},
         {"{\"scheduler\":{\"_class_name\":\"DPMSolverMultistepScheduler\",\"lambda_min_clipped\":-Infinity}}",
@@ -410,6 +414,28 @@ static void notes_of_others_beside_a_checkpoint_are_passed_over(void **state) {
         free(beside);
         workshop_discard(path);
     }
+}
+
+/* A folder's pipeline has the last word on two keys of the scheduler; beside a single file the operator has.
+ */
+static void what_lies_beside_a_checkpoint_is_not_overruled(void **state) {
+    (void)state;
+    cJSON *c = cJSON_Duplicate(workshop_case("sd1"), true);
+    cJSON *scheduler =
+        cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(c, "beside"), "scheduler");
+    cJSON_ReplaceItemInObjectCaseSensitive(scheduler, "steps_offset", cJSON_CreateNumber(0));
+    cJSON_ReplaceItemInObjectCaseSensitive(scheduler, "clip_sample", cJSON_CreateBool(true));
+    workshop_gather("sd1");
+    char *path = workshop_write("said");
+    workshop_beside(c, "said");
+    ts_error e = {0};
+    ts_model *m = NULL;
+    must(ts_model_load(path, NULL, &m, &e), &e);
+    assert_int_equal(m->schedule.steps_offset, 0);
+    assert_true(m->schedule.clip_sample_range == 1);
+    ts_model_free(m);
+    workshop_discard(path);
+    cJSON_Delete(c);
 }
 
 int main(int argc, char **argv) {
@@ -434,6 +460,8 @@ int main(int argc, char **argv) {
     test_add(&tests, the_index_says_which_scheduler_it_is, NULL, 0, "the index says which scheduler it is");
     test_add(&tests, notes_of_others_beside_a_checkpoint_are_passed_over, NULL, 0,
              "notes of others beside a checkpoint are passed over");
+    test_add(&tests, what_lies_beside_a_checkpoint_is_not_overruled, NULL, 0,
+             "what lies beside a checkpoint is not overruled");
     int failed = test_run(&tests, "kinds");
     workshop_close();
     return failed;
