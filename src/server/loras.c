@@ -53,7 +53,9 @@ ts_code ts_loras_list(const char *folder, char ***ret, size_t *ret_count, ts_err
         ts_path_extension(f->d_name, ts_tensors_extensions, &n);
         char *name = ts_strndup(f->d_name, n);
         ts_lora_ref ignored;
-        if (name && n < whole && ts_loras_find(folder, name, &ignored, NULL)) {
+        /* A plain file of tensors is there; thousands of them need not be looked at one by one. */
+        const bool plain = f->d_type == DT_REG && n < whole && name && is_name(name);
+        if (name && n < whole && !plain && ts_loras_find(folder, name, &ignored, NULL)) {
             free(name);
             name = ts_strndup(f->d_name, n = whole);
         }
