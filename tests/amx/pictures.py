@@ -58,7 +58,7 @@ def kernels(words):
 def main():
     reason = pretend.why_not()
     if reason:
-        print(f"1..0 # SKIP {reason}")
+        print(f"1..1\nok 1 - pictures with AMX # SKIP {reason}")
         return
     os.environ["AMX_COUNTS"] = "1"
     with tempfile.TemporaryDirectory() as folder, pretend.Pretended(library, program) as pretended:
