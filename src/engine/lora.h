@@ -15,14 +15,15 @@
  * scale of 1 (by channel AUTOMATIC1111 and ComfyUI too; by row ComfyUI divides by |W|). Files one behind the other change W
  * one after the other.
  *
- * Keys come as kohya's trainers write them ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", dots of the layer's name turned
- * into underscores, in diffusers' names or, for XL, in those of the LDM layout), as diffusers and PEFT do ("unet.",
- * "text_encoder.", "text_encoder_2.", or none for the U-Net; lora_A/lora_B, lora.down/lora.up, to_q_lora.down/to_q_lora.up; alpha
- * as a tensor or in the metadata), or as ComfyUI does ("diffusion_model.", "text_encoders.clip_l.transformer."). An adapter that PEFT itself has saved is a folder:
- * adapter_model.safetensors, whose keys begin with "base_model.model." and say nothing of the part but by the layer's name (a
- * text encoder is the first one), and adapter_config.json with the alpha. Every tensor of a file is used or named in an error,
- * but for embeddings that a trainer has put beside it ("bundle_emb."): other kinds (OFT, IA3, GLoRA, ...) are refused. Nothing in
- * it is trusted. */
+ * Keys come as kohya's trainers write them ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", dots of the
+ * layer's name turned into underscores, in diffusers' names or, for XL, in those of the LDM layout), as
+ * diffusers and PEFT do ("unet.", "text_encoder.", "text_encoder_2.", or none for the U-Net; lora_A/lora_B,
+ * lora.down/lora.up, to_q_lora.down/to_q_lora.up; alpha as a tensor or in the metadata), or as ComfyUI does
+ * ("diffusion_model.", "text_encoders.clip_l.transformer."). An adapter that PEFT itself has saved is a
+ * folder: adapter_model.safetensors, whose keys begin with "base_model.model." and say nothing of the part but
+ * by the layer's name (a text encoder is the first one), and adapter_config.json with the alpha. Every tensor
+ * of a file is used or named in an error, but for embeddings that a trainer has put beside it ("bundle_emb."):
+ * other kinds (OFT, IA3, GLoRA, ...) are refused. Nothing in it is trusted. */
 #ifndef TS_ENGINE_LORA_H
 #define TS_ENGINE_LORA_H
 
