@@ -15,15 +15,12 @@ static ts_code refuse(const cJSON *m, const char *key, ts_error *e) {
     return ts_fail_param(e, TS_EFORMAT, key, "%s: this value is not supported", key);
 }
 
-static bool as_int(const cJSON *m, int high, int *ret) {
-    /* Not valueint: cJSON saturates it. NaN fails both comparisons. */
-    if (!cJSON_IsNumber(m) || !(m->valuedouble >= 1 && m->valuedouble <= high)) return false;
-    *ret = (int)m->valuedouble;
-    return (double)*ret == m->valuedouble;
-}
-
 ts_code ts_config_count(const cJSON *value, const char *key, int high, int *ret, ts_error *e) {
-    return as_int(value, high, ret) ? TS_OK : refuse(value, key, e);
+    /* Not valueint: cJSON saturates it. NaN fails both comparisons. */
+    const double v = cJSON_IsNumber(value) ? value->valuedouble : 0;
+    if (!(v >= 1 && v <= high) || (double)(int)v != v) return refuse(value, key, e);
+    *ret = (int)v;
+    return TS_OK;
 }
 
 ts_code ts_config_levels(const cJSON *json, const char *key, int otherwise, int n, int *ret, ts_error *e) {
