@@ -125,6 +125,7 @@ static bool learn_all(const torture_act *act) {
 }
 
 bool torture_fail_each(const torture_act *act, size_t *ret_places) {
+    enum { TRIES = 4 };
     const size_t first = t.count;
     bool good = learn_all(act);
     const size_t runs = 2 * (t.count - first);
@@ -133,15 +134,18 @@ bool torture_fail_each(const torture_act *act, size_t *ret_places) {
         const torture_place *place = &t.places[first + i / 2];
         const bool lasting = i % 2;
         t.was_struck = false;
-        set_mode(lasting ? LASTING : ONCE, t.hash_of[first + i / 2], place->kind);
-        const bool went = go(act, place, lasting);
+        /* Which way threads go is a matter of time: what was not come through is tried again. */
+        for (int k = 0; k < TRIES && !t.was_struck; k++) {
+            set_mode(lasting ? LASTING : ONCE, t.hash_of[first + i / 2], place->kind);
+            const bool went = go(act, place, lasting);
+            torture_relent();
+            if (!went) describe(place, lasting);
+            good = good && went;
+        }
         missed += !t.was_struck;
-        torture_relent();
-        if (!went) describe(place, lasting);
-        good = good && went;
     }
     *ret_places = runs / 2;
-    if (missed * 100 > runs * (size_t)act->may_miss) {
+    if (missed * 10 > runs) {
         fprintf(stderr, "# %zu of %zu runs never came through their place\n", missed, runs);
         return false;
     }

@@ -13,7 +13,6 @@
 #include <stddef.h>
 
 #define TORTURE_DEPTH 6
-#define TORTURE_MAY_MISS 10 /* where nothing depends on threads' time */
 
 /* What runs out when it fails. */
 typedef enum torture_kind { TORTURE_MEMORY, TORTURE_SYSTEM } torture_kind;
@@ -33,12 +32,10 @@ typedef struct torture_act {
     /* How many callers tell two places apart, TORTURE_DEPTH at most. More of them find more ways through
      * the same code, and take longer. */
     int depth;
-    /* How many of a hundred runs may not come through their place; what threads find depends on when. */
-    int may_miss;
 } torture_act;
 
-/* Learns, then fails what was new. False if any run went wrong, or if more than may_miss of a hundred did not come
- * through the place that was to fail; *ret_places: how many there are. */
+/* Learns, then fails what was new. False if any run went wrong, or if more than a tenth of them did not come
+ * through the place that was to fail, in several tries; *ret_places: how many there are. */
 bool torture_fail_each(const torture_act *act, size_t *ret_places);
 
 /* The calling thread's calls never fail and are no places: a client's, say. */

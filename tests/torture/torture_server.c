@@ -222,7 +222,7 @@ static bool start_and_end(void *arg, const torture_place *place, bool lasting) {
 static void the_daemon_starts_or_says_why_not(void **state) {
     (void)state;
     size_t places;
-    assert_true(torture_fail_each(&(torture_act){start_and_end, NULL, 3, TORTURE_MAY_MISS}, &places));
+    assert_true(torture_fail_each(&(torture_act){start_and_end, NULL, 3}, &places));
     print_message("# %zu places failed twice each\n", places);
 }
 
@@ -272,19 +272,19 @@ static int end_shared(void **state) {
     return shared.rc ? -1 : 0;
 }
 
-static void hold(char *bytes, size_t size, int status, int may_miss) {
+static void hold(char *bytes, size_t size, int status) {
     need_shared();
     request r = {shared_port, bytes, size, status};
     size_t places = 0;
-    assert_true(torture_fail_each(&(torture_act){run_request, &r, TORTURE_DEPTH, may_miss}, &places));
+    assert_true(torture_fail_each(&(torture_act){run_request, &r, TORTURE_DEPTH}, &places));
     print_message("# %zu places failed twice each\n", places);
     free(bytes);
 }
 
-static void hold_json(const char *headers, const char *body, int status, int may_miss) {
+static void hold_json(const char *headers, const char *body, int status) {
     size_t size;
     char *bytes = post(PICTURES, headers, body, strlen(body), &size);
-    hold(bytes, size, status, may_miss);
+    hold(bytes, size, status);
 }
 
 static void a_picture_with_a_lora_and_an_embedding(void **state) {
@@ -293,24 +293,23 @@ static void a_picture_with_a_lora_and_an_embedding(void **state) {
               "{\"prompt\":\"a (lake:1.2), easyNegative\",\"negative_prompt\":\"blurry\",\"emphasis\":true,"
               "\"size\":\"64x64\",\"steps\":2,\"seed\":1,\"loras\":[{\"name\":\"kohya_sd1\",\"scale\":0.5}],"
               "\"sampler\":\"euler_a\",\"scheduler\":\"karras\",\"parallel\":{\"mode\":\"single\"}}",
-              200, TORTURE_MAY_MISS);
+              200);
 }
 
 static void a_stream_of_two_pictures(void **state) {
     (void)state;
-    /* How many of its steps a message tells is a matter of time. */
     hold_json(
         JSON,
         "{\"prompt\":\"a lake\",\"size\":\"64x64\",\"steps\":2,\"n\":2,\"stream\":true,\"progress\":true}",
-        200, 3 * TORTURE_MAY_MISS);
+        200);
 }
 
 static void what_is_refused(void **state) {
     (void)state;
-    hold_json(JSON, "{\"prompt\":\"a lake\",\"steps\":100000}", 400, TORTURE_MAY_MISS);
-    hold_json(JSON, "{\"prompt\":", 400, TORTURE_MAY_MISS);
-    hold_json(JSON, "{\"prompt\":\"a lake\",\"model\":\"none\"}", 404, TORTURE_MAY_MISS);
-    hold_json(JSON, "{\"prompt\":\"a lake\",\"loras\":[\"none\"]}", 404, TORTURE_MAY_MISS);
+    hold_json(JSON, "{\"prompt\":\"a lake\",\"steps\":100000}", 400);
+    hold_json(JSON, "{\"prompt\":", 400);
+    hold_json(JSON, "{\"prompt\":\"a lake\",\"model\":\"none\"}", 404);
+    hold_json(JSON, "{\"prompt\":\"a lake\",\"loras\":[\"none\"]}", 404);
 }
 
 static void an_edit_with_a_mask(void **state) {
@@ -341,7 +340,7 @@ static void an_edit_with_a_mask(void **state) {
     char *bytes =
         post("/v1/images/edits", "Content-Type: multipart/form-data; boundary=b\r\nAccept: image/png\r\n",
              body, n, &size);
-    hold(bytes, size, 200, TORTURE_MAY_MISS);
+    hold(bytes, size, 200);
 }
 
 static void what_is_asked_for(void **state) {
@@ -351,7 +350,7 @@ static void what_is_asked_for(void **state) {
                                         "/metrics",           "/openapi.yaml",           "/nothing"};
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
         char *bytes = ts_format("GET %s HTTP/1.1\r\n" CLOSE "\r\n", paths[i]);
-        hold(bytes, strlen(bytes), strcmp(paths[i], "/nothing") ? 200 : 404, TORTURE_MAY_MISS);
+        hold(bytes, strlen(bytes), strcmp(paths[i], "/nothing") ? 200 : 404);
     }
 }
 
