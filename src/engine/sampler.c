@@ -96,6 +96,7 @@ static const ts_sampler samplers[] = {
      .order = 2,
      .evaluations = 1,
      .default_spacing = TS_SPACING_LINSPACE,
+     .has_lu = true,
      .plan = ts_plan_dpmpp_2m},
     {.name = "dpmpp_2m_sde",
      .by_spacing = true,
@@ -106,6 +107,7 @@ static const ts_sampler samplers[] = {
      .order = 2,
      .evaluations = 1,
      .default_spacing = TS_SPACING_LINSPACE,
+     .has_lu = true,
      .plan = ts_plan_dpmpp_2m_sde},
     {.name = "dpmpp_3m_sde",
      .by_spacing = true,
@@ -116,6 +118,7 @@ static const ts_sampler samplers[] = {
      .order = 3,
      .evaluations = 1,
      .default_spacing = TS_SPACING_LINSPACE,
+     .has_lu = true,
      .plan = ts_plan_dpmpp_3m_sde},
     {.name = "dpmpp_2s",
      .by_sigmas = true,
@@ -303,6 +306,7 @@ ts_code ts_sampler_plan_new(const ts_sampler *s, const ts_schedule_config *confi
                             ts_sampler_plan **ret, ts_error *e) {
     ts_schedule_config c = *config;
     if (c.timestep_spacing == TS_SPACING_UNSET) c.timestep_spacing = s->default_spacing;
+    if (c.curve == TS_CURVE_LU && !s->has_lu) c.curve = TS_CURVE_NONE;
     if (c.eta >= 0 && !s->by_eta) return ts_fail_param(e, TS_EUNSUPPORTED, "eta", "%s has no eta", s->label);
     if (c.eta < 0) c.eta = s->eta;
     if (c.set_alpha_to_one == TS_ALPHA_UNSAID) c.set_alpha_to_one = s->plan != ts_plan_pndm;

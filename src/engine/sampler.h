@@ -86,6 +86,7 @@ typedef struct ts_sampler {
     bool by_eta;
     double eta;
     ts_spacing default_spacing;
+    bool has_lu; /* TS_CURVE_LU is for it, and overlooked elsewhere */
     bool shifts; /* its rows are chosen by variance: half the distance of two timesteps to choose from */
     /* Appends the rows to a plan that has none and room for steps * evaluations + 1, from step plan->begin
      * on; alphas as in ts_schedule_alphas. */

@@ -26,8 +26,8 @@ static float final_sigma(const ts_schedule_config *c, const float *table) {
 
 /* Sigmas of a spacing that goes from the noisiest to the least noisy without the help of timesteps. */
 static bool spaced(const ts_schedule_config *c) {
-    return c->use_karras_sigmas || c->use_exponential_sigmas || c->asked == TS_SCHEDULER_SGM_UNIFORM ||
-           c->asked == TS_SCHEDULER_ALIGN_YOUR_STEPS || c->asked == TS_SCHEDULER_SIGMAS;
+    return c->curve || c->asked == TS_SCHEDULER_SGM_UNIFORM || c->asked == TS_SCHEDULER_ALIGN_YOUR_STEPS ||
+           c->asked == TS_SCHEDULER_SIGMAS;
 }
 
 /* The last is where the tenth step would go, if it did not go to 0. */
@@ -58,8 +58,7 @@ static double spaced_sigma(const ts_schedule_config *c, const float *table, doub
     if (c->asked == TS_SCHEDULER_ALIGN_YOUR_STEPS) return aligned_sigma(c->xl, steps, i);
     if (c->asked == TS_SCHEDULER_SGM_UNIFORM)
         return log_sigma_at(table, i ? last * (1 - (double)i / steps) : last);
-    if (c->use_karras_sigmas) return ts_karras_sigma(high, low, steps, i);
-    return exp(log(high) + ts_linspace_at(1, steps, i) * (log(low) - log(high)));
+    return ts_curve_sigma(c->curve, high, low, steps, i);
 }
 
 ts_code ts_euler_levels(const ts_schedule_config *c, const float *alphas, int steps, ts_rounding rounding,
@@ -82,7 +81,7 @@ ts_code ts_euler_levels(const ts_schedule_config *c, const float *alphas, int st
             spaced(c) ? spaced_sigma(c, table, high, low, steps, i) : ts_sigma_at(table, n, l->timestep[i]);
         if (spaced(c)) {
             double t = ts_timestep_of_sigma(table, n, s);
-            l->timestep[i] = rounding == TS_ROUND && !c->use_exponential_sigmas ? rint(t) : (double)(float)t;
+            l->timestep[i] = rounding == TS_ROUND && ts_curve_rounds(c->curve) ? rint(t) : (double)(float)t;
         }
         l->sigma[i] = (float)s;
     }
@@ -138,9 +137,9 @@ ts_code ts_multistep_levels(const ts_schedule_config *c, const float *alphas, in
             const double low = c->sigma_min > 0 ? c->sigma_min : (double)table[0];
             s = spaced_sigma(c, table, high, low, steps, i);
             t = ts_timestep_of_sigma(table, n, s);
-            /* diffusers rounds Karras' timesteps before it makes them whole, but not exponential ones. */
+            /* diffusers rounds Karras' and Lu's timesteps before it makes them whole, but not the others'. */
             const bool rounds = rounding == TS_ROUND || c->beta_schedule != TS_BETA_SQUARED_COSINE;
-            t = !c->use_exponential_sigmas && rounds ? rint(t) : trunc(t);
+            t = ts_curve_rounds(c->curve) && rounds ? rint(t) : trunc(t);
         }
         l->timestep[i] = t;
         l->sigma[i] = (float)s;

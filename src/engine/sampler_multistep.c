@@ -110,7 +110,7 @@ ts_code ts_plan_deis(const ts_schedule_config *c, const float *alphas, int steps
     ts_levels l;
     ts_code rc = ts_multistep_levels(&own, alphas, steps, TS_ROUND, &l, e);
     if (rc) return rc;
-    if (c->use_karras_sigmas || c->use_exponential_sigmas) l.sigma[l.count] = l.sigma[l.count - 1];
+    if (c->curve) l.sigma[l.count] = l.sigma[l.count - 1];
     /* A list may go as low as the schedule does. */
     if (l.sigma[l.count] > l.sigma[l.count - 1]) l.sigma[l.count] = l.sigma[l.count - 1];
     plan->init_scale = l.init_scale;
@@ -225,8 +225,7 @@ ts_code ts_plan_unipc(const ts_schedule_config *c, const float *alphas, int step
     ts_levels l;
     ts_code rc = ts_multistep_levels(&own, alphas, steps, TS_ROUND, &l, e);
     if (rc) return rc;
-    if (c->final_sigmas_type == TS_FINAL_SIGMA_MIN && (c->use_karras_sigmas || c->use_exponential_sigmas))
-        l.sigma[l.count] = l.sigma[l.count - 1];
+    if (c->final_sigmas_type == TS_FINAL_SIGMA_MIN && c->curve) l.sigma[l.count] = l.sigma[l.count - 1];
     plan->init_scale = l.init_scale;
     int before = 0;
     for (int i = plan->begin; i < l.count; i++) {

@@ -62,10 +62,48 @@ ts_code ts_bad_steps(ts_error *e, int steps) {
     return ts_fail_param(e, TS_EINVAL, "steps", "the model's schedule has no timesteps for %d steps", steps);
 }
 
-double ts_karras_sigma(double high, double low, int n, int i) {
+static double karras_sigma(double high, double low, double at) {
     const double rho = 7;
     double a = pow(high, 1 / rho), b = pow(low, 1 / rho);
-    return pow(a + ts_linspace_at(1, n, i) * (b - a), rho);
+    return pow(a + at * (b - a), rho);
+}
+
+#define BETA_SHAPE 0.6
+
+/* The share of the beta distribution below x, 0 <= x <= 1/2: the power series of its integral, over the
+ * whole. */
+static double beta_share(double x) {
+    const double whole = tgamma(BETA_SHAPE) * tgamma(BETA_SHAPE) / tgamma(2 * BETA_SHAPE);
+    double term = pow(x, BETA_SHAPE), sum = 0;
+    for (int k = 0; k < 60; k++) {
+        sum += term / (BETA_SHAPE + k);
+        term *= x * (k + 1 - BETA_SHAPE) / (k + 1);
+    }
+    return sum / whole;
+}
+
+/* Where a share of the distribution, which is symmetric, lies below. */
+static double beta_quantile(double share) {
+    if (share > 0.5) return 1 - beta_quantile(1 - share);
+    double low = 0, high = 0.5;
+    for (int k = 0; k < 100; k++) {
+        double middle = (low + high) / 2;
+        if (beta_share(middle) < share)
+            low = middle;
+        else
+            high = middle;
+    }
+    return high;
+}
+
+double ts_curve_sigma(ts_curve curve, double high, double low, int n, int i) {
+    const double at = ts_linspace_at(1, n, i);
+    if (curve == TS_CURVE_KARRAS) return karras_sigma(high, low, at);
+    if (curve == TS_CURVE_BETA) return low + beta_quantile(1 - at) * (high - low);
+    /* Lu's begins at logarithms in float32. */
+    const bool lu = curve == TS_CURVE_LU;
+    const double a = lu ? (double)logf((float)high) : log(high), b = lu ? (double)logf((float)low) : log(low);
+    return exp(a + at * (b - a));
 }
 
 void ts_predict_x0(ts_prediction prediction, double alpha, double sigma, ts_sampler_row *row) {

@@ -67,8 +67,13 @@ double ts_sigma_at(const float *table, int n, double timestep);
 /* The timestep whose sigma this is, by interpolation in log sigma. */
 double ts_timestep_of_sigma(const float *table, int n, double sigma);
 
-/* Karras et al. 2022, eq. 5, rho 7: point i of n from high to low. */
-double ts_karras_sigma(double high, double low, int n, int i);
+/* Point i of n on a curve (not NONE) from high to low. */
+double ts_curve_sigma(ts_curve curve, double high, double low, int n, int i);
+
+/* Whether diffusers rounds the timesteps of a curve's levels, where the class does so for any. */
+static inline bool ts_curve_rounds(ts_curve curve) {
+    return curve != TS_CURVE_EXPONENTIAL && curve != TS_CURVE_BETA;
+}
 
 /* signal and noise of the row's x, and d_from_x and d_from_out for x0 from the model's output, where
  * x = alpha * x0 + sigma * noise and the model sees x at unit variance (x / sqrt(alpha^2 + sigma^2)). */

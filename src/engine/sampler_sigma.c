@@ -36,7 +36,7 @@ ts_code ts_plan_euler_a(const ts_schedule_config *c, const float *alphas, int st
                         ts_error *e) {
     /* The class overlooks these keys of a file. */
     ts_schedule_config own = *c;
-    if (!c->asked) own.use_karras_sigmas = own.use_exponential_sigmas = false;
+    if (!c->asked) own.curve = TS_CURVE_NONE;
     own.final_sigmas_type = TS_FINAL_ZERO;
     ts_levels l;
     ts_code rc = ts_euler_levels(&own, alphas, steps, TS_KEEP_FRACTION, &l, e);
@@ -248,10 +248,9 @@ static double stretched_level(const ts_schedule_config *c, int steps, int i) {
 
 static double flow_level(const ts_schedule_config *c, int steps, int i) {
     const bool listed = c->asked == TS_SCHEDULER_SIGMAS || c->asked == TS_SCHEDULER_SGM_UNIFORM;
-    if (listed || (!c->use_karras_sigmas && !c->use_exponential_sigmas)) return stretched_level(c, steps, i);
+    if (listed || !c->curve) return stretched_level(c, steps, i);
     const double high = stretched_level(c, steps, 0), low = stretched_level(c, steps, steps - 1);
-    if (c->use_karras_sigmas) return ts_karras_sigma(high, low, steps, i);
-    return exp(log(high) + ts_linspace_at(1, steps, i) * (log(low) - log(high)));
+    return ts_curve_sigma(c->curve, high, low, steps, i);
 }
 
 /* A flow model's output is d x / d sigma, x = (1 - sigma) x0 + sigma * noise. The levels are diffusers'. */

@@ -57,9 +57,8 @@ static ts_code read_word(const cJSON *json, const char *key, const char *const w
 
 /* What would change the picture and is not offered may not pass. */
 static ts_code read_choices(const cJSON *json, ts_schedule_config *c, ts_error *e) {
-    static const char *const switches[] = {"use_beta_sigmas",      "use_lu_lambdas", "use_flow_sigmas",
-                                           "use_dynamic_shifting", "thresholding",   "invert_sigmas",
-                                           "stochastic_sampling"};
+    static const char *const switches[] = {"use_flow_sigmas", "use_dynamic_shifting", "thresholding",
+                                           "invert_sigmas", "stochastic_sampling"};
     for (size_t i = 0; i < sizeof switches / sizeof switches[0]; i++) {
         bool on;
         ts_code rc = ts_json_bool(json, switches[i], false, &on, e);
@@ -155,6 +154,31 @@ const char *ts_prediction_name(ts_prediction prediction) {
     return names[prediction];
 }
 
+/* One at most, but for Lu's beside Karras', which then count. */
+static ts_code read_curve(const cJSON *json, ts_curve *ret, ts_error *e) {
+    static const struct {
+        const char *key;
+        ts_curve curve;
+    } curves[] = {{"use_karras_sigmas", TS_CURVE_KARRAS},
+                  {"use_exponential_sigmas", TS_CURVE_EXPONENTIAL},
+                  {"use_beta_sigmas", TS_CURVE_BETA},
+                  {"use_lu_lambdas", TS_CURVE_LU}};
+    const char *first = NULL;
+    *ret = TS_CURVE_NONE;
+    for (size_t i = 0; i < sizeof curves / sizeof curves[0]; i++) {
+        bool on;
+        ts_code rc = ts_json_bool(json, curves[i].key, false, &on, e);
+        if (rc) return rc;
+        if (!on || (*ret == TS_CURVE_KARRAS && curves[i].curve == TS_CURVE_LU)) continue;
+        if (first)
+            return ts_fail_param(e, TS_EINVAL, curves[i].key, "%s and %s exclude each other", curves[i].key,
+                                 first);
+        first = curves[i].key;
+        *ret = curves[i].curve;
+    }
+    return TS_OK;
+}
+
 static bool is_unsaid(const cJSON *json, const char *key) {
     const cJSON *v = cJSON_GetObjectItemCaseSensitive(json, key);
     return !v || cJSON_IsNull(v);
@@ -183,11 +207,7 @@ ts_code ts_schedule_config_read(const cJSON *json, ts_schedule_config *ret, ts_e
     if (!rc) rc = read_word(json, "final_sigmas_type", finals, TS_FINAL_ZERO, &final, e);
     if (!rc) rc = read_word(json, "solver_type", solvers, TS_SOLVER_MIDPOINT, &solver, e);
     if (!rc) rc = ts_json_bool(json, "rescale_betas_zero_snr", false, &c.rescale_betas_zero_snr, e);
-    if (!rc) rc = ts_json_bool(json, "use_karras_sigmas", false, &c.use_karras_sigmas, e);
-    if (!rc) rc = ts_json_bool(json, "use_exponential_sigmas", false, &c.use_exponential_sigmas, e);
-    if (!rc && c.use_karras_sigmas && c.use_exponential_sigmas)
-        rc = ts_fail_param(e, TS_EINVAL, "use_exponential_sigmas",
-                           "use_exponential_sigmas and use_karras_sigmas exclude each other");
+    if (!rc) rc = read_curve(json, &c.curve, e);
     bool to_one = false;
     if (!rc) rc = ts_json_bool(json, "set_alpha_to_one", false, &to_one, e);
     if (!rc) rc = ts_json_bool(json, "lower_order_final", false, &c.lower_order_final, e);
@@ -318,13 +338,14 @@ void ts_schedule_place(ts_schedule_config *c, ts_scheduler scheduler, const ts_l
     c->asked = scheduler;
     c->list = list;
     c->xl = xl;
-    c->use_karras_sigmas = scheduler == TS_SCHEDULER_KARRAS;
-    c->use_exponential_sigmas = scheduler == TS_SCHEDULER_EXPONENTIAL;
+    c->curve = scheduler == TS_SCHEDULER_KARRAS        ? TS_CURVE_KARRAS
+               : scheduler == TS_SCHEDULER_EXPONENTIAL ? TS_CURVE_EXPONENTIAL
+               : scheduler == TS_SCHEDULER_BETA        ? TS_CURVE_BETA
+                                                       : TS_CURVE_NONE;
     if (scheduler == TS_SCHEDULER_LEADING) c->timestep_spacing = TS_SPACING_LEADING;
     if (scheduler == TS_SCHEDULER_TRAILING) c->timestep_spacing = TS_SPACING_TRAILING;
     if (scheduler == TS_SCHEDULER_LINSPACE) c->timestep_spacing = TS_SPACING_LINSPACE;
     /* These are levels to the end. */
-    if (ts_scheduler_places(scheduler) == TS_PLACE_BY_SIGMAS && !c->use_karras_sigmas &&
-        !c->use_exponential_sigmas)
+    if (ts_scheduler_places(scheduler) == TS_PLACE_BY_SIGMAS && !c->curve)
         c->final_sigmas_type = TS_FINAL_ZERO;
 }

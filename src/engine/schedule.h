@@ -32,11 +32,21 @@ typedef enum ts_spacing {
     TS_SPACING_LINSPACE
 } ts_spacing;
 typedef enum ts_final_sigma { TS_FINAL_ZERO, TS_FINAL_SIGMA_MIN } ts_final_sigma;
+/* Levels of a curve between two ends, instead of those at timesteps: Karras et al. 2022 (arXiv 2206.00364, eq. 5, rho
+ * 7); evenly in log sigma; quantiles of the beta distribution 0.6, 0.6 (Lee et al. 2024, arXiv 2407.12173); Lu's, the
+ * exponential ones as DPMSolverMultistepScheduler has them besides, whose timesteps it rounds and which only it has. */
+typedef enum ts_curve {
+    TS_CURVE_NONE,
+    TS_CURVE_KARRAS,
+    TS_CURVE_EXPONENTIAL,
+    TS_CURVE_BETA,
+    TS_CURVE_LU
+} ts_curve;
 typedef enum ts_solver_type { TS_SOLVER_MIDPOINT, TS_SOLVER_HEUN } ts_solver_type;
 
 /* Where a plan's levels lie, as a request may have it instead of what the file says.
  *
- * Karras and exponential ones lie between the ends that the spacing gives. sgm_uniform: timesteps evenly down
+ * Karras', exponential and beta ones lie between the ends that the spacing gives. sgm_uniform: timesteps evenly down
  * from the last to one that is no longer used, and 0 after them (ComfyUI's and AUTOMATIC1111's, for
  * k-diffusion). align_your_steps: the levels that were optimised for SD 1.5 and SDXL (Sabour et al. 2024,
  * arXiv 2404.14507; ten steps as in diffusers' AysSchedules, other numbers interpolated in log sigma as
@@ -45,6 +55,7 @@ typedef enum ts_solver_type { TS_SOLVER_MIDPOINT, TS_SOLVER_HEUN } ts_solver_typ
     X(DEFAULT, "default", "Automatic", TS_PLACE_BY_FILE)                                                     \
     X(KARRAS, "karras", "Karras", TS_PLACE_BY_SIGMAS)                                                        \
     X(EXPONENTIAL, "exponential", "Exponential", TS_PLACE_BY_SIGMAS)                                         \
+    X(BETA, "beta", "Beta", TS_PLACE_BY_SIGMAS)                                                              \
     X(LEADING, "leading", "Leading", TS_PLACE_BY_SPACING)                                                    \
     X(TRAILING, "trailing", "Trailing", TS_PLACE_BY_SPACING)                                                 \
     X(LINSPACE, "linspace", "Linspace", TS_PLACE_BY_SPACING)                                                 \
@@ -88,8 +99,8 @@ typedef struct ts_schedule_config {
     ts_spacing timestep_spacing;
     int steps_offset;
     bool rescale_betas_zero_snr;
-    bool use_karras_sigmas, use_exponential_sigmas; /* one at most */
-    double sigma_min, sigma_max;                    /* ends of those sigmas; 0: those of the schedule */
+    ts_curve curve;
+    double sigma_min, sigma_max; /* the curve's ends; 0: those of the schedule */
     ts_final_sigma final_sigmas_type;
     /* DDIM and what counts in training timesteps */
     int set_alpha_to_one; /* a bool; TS_ALPHA_UNSAID: the file does not say, so true but for PNDM */

@@ -13,6 +13,7 @@ static void asking_for_a_scheduler_is_as_if_the_file_had_it(void **state) {
     } cases[] = {
         {"karras", "{\"use_karras_sigmas\":true}"},
         {"exponential", "{\"use_exponential_sigmas\":true}"},
+        {"beta", "{\"use_beta_sigmas\":true}"},
         {"trailing", "{\"timestep_spacing\":\"trailing\"}"},
         {"leading", "{\"timestep_spacing\":\"leading\"}"},
         {"linspace", "{\"timestep_spacing\":\"linspace\"}"},
@@ -91,7 +92,9 @@ static void an_unknown_value_is_named_and_an_unknown_key_ignored(void **state) {
         {"{\"_class_name\":\"EDMEulerScheduler\"}", "_class_name", TS_EUNSUPPORTED},
         {"{\"_class_name\":\"UniPCMultistepScheduler\",\"disable_corrector\":[0]}", "disable_corrector",
          TS_EUNSUPPORTED},
-        {"{\"use_beta_sigmas\":true}", "use_beta_sigmas", TS_EUNSUPPORTED},
+        {"{\"use_beta_sigmas\":true,\"use_karras_sigmas\":true}", "use_beta_sigmas", TS_EINVAL},
+        {"{\"use_lu_lambdas\":true,\"use_exponential_sigmas\":true}", "use_lu_lambdas", TS_EINVAL},
+        {"{\"use_lu_lambdas\":1}", "use_lu_lambdas", TS_EINVAL},
         {"{\"thresholding\":true}", "thresholding", TS_EUNSUPPORTED},
         {"{\"trained_betas\":[0.1]}", "trained_betas", TS_EUNSUPPORTED},
         {"{\"variance_type\":\"learned\"}", "variance_type", TS_EUNSUPPORTED},

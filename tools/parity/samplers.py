@@ -153,8 +153,7 @@ def more():
     for prediction in ("epsilon", "v_prediction"):
         for sampler, spacing in (("euler", "leading"), ("dpmpp_2m", "linspace"), ("unipc", "linspace")):
             cls = {**CLASSES, "unipc": UniPCMultistepScheduler}[sampler]
-            config = {**cosine, "timestep_spacing": spacing, "prediction_type": prediction}
-            yield sampler, cls, config, (4, 20)
+            yield sampler, cls, {**cosine, "timestep_spacing": spacing, "prediction_type": prediction}, (4, 20)
     yield "dpmpp_2m", DPMSolverMultistepScheduler, {**cosine, "lambda_min_clipped": -5.1}, (4, 20)
     yield "dpmpp_2m", DPMSolverMultistepScheduler, {**cosine, "use_karras_sigmas": True}, (4, 20)
     # Only DPMSolverMultistep leaves Karras' timesteps as they are where the betas are a cosine's.
@@ -167,10 +166,26 @@ def more():
     for extra in ({"use_karras_sigmas": True}, {"use_exponential_sigmas": True}, {"shift_terminal": 0.1},
                   {"shift_terminal": 0.02, "use_karras_sigmas": True}):
         yield "flow_euler", FlowMatchEulerDiscreteScheduler, {"num_train_timesteps": 1000, "shift": 3.0, **extra}, (2, 20)
+    for sampler in ("euler", "dpmpp_2m", *KARRAS):
+        cls, own, _ = MORE.get(sampler, (CLASSES.get(sampler), {}, None))
+        yield sampler, cls, {**config_base(), **own, "use_beta_sigmas": True}, (1, 4, 20)
+    for spacing in ("leading", "trailing"):
+        yield *config("heun", spacing, use_beta_sigmas=True), (5,)
+    yield "unipc", UniPCMultistepScheduler, {**ends, "use_karras_sigmas": False, "use_beta_sigmas": True,
+                                             "final_sigmas_type": "sigma_min"}, (4, 10)
+    yield "flow_euler", FlowMatchEulerDiscreteScheduler, {"num_train_timesteps": 1000, "shift": 3.0,
+                                                          "use_beta_sigmas": True}, (2, 20)
+    for sampler, extra in itertools.product(("dpmpp_2m", "dpmpp_2m_sde"), ({}, {"use_karras_sigmas": True})):
+        yield *config(sampler, "linspace", use_lu_lambdas=True, **extra), (4, 20)
+    yield "dpmpp_2m", DPMSolverMultistepScheduler, {**cosine, "use_lu_lambdas": True}, (4, 20)
+    # Only DPMSolverMultistep has them; the others' classes do not read the key.
+    for sampler, cls in (("euler", EulerDiscreteScheduler), ("unipc", UniPCMultistepScheduler)):
+        yield sampler, cls, {**config_base(), "use_lu_lambdas": True}, (4,)
 
 
 def run(sampler, cls, config, steps):
-    scheduler = cls(**config)
+    takes = inspect.signature(cls).parameters
+    scheduler = cls(**{k: v for k, v in config.items() if k in takes or "config" in takes})
     scheduler.set_timesteps(steps)
     generator = torch.Generator().manual_seed(SEED)
     noise = torch.randn(SHAPE, generator=generator)
