@@ -11,6 +11,7 @@ typedef struct pass {
     ts_plan *plan;
     const float *input;
     const char *input_name, *output_name;
+    const ts_vae_config *latents; /* of which the input is, or NULL */
     /* Takes a rank's rows of the output: n values, the first of which is value `at` of the whole. */
     void (*give)(void *to, size_t at, const float *from, size_t n);
     void *to;
@@ -27,6 +28,7 @@ static void run_rank(void *arg, ts_rank *rank) {
     float *input = ts_program_tensor(p, a->input_name, &in);
     const size_t row = (size_t)in.w * (size_t)in.c, first = (size_t)rows->bound[r];
     memcpy(input, a->input + first * row, (size_t)in.h * row * sizeof *input);
+    if (a->latents) ts_vae_denormalise(a->latents, input, ts_view_tokens(&in));
     ts_transport *t = a->plan->branch[0];
     ts_code rc = ts_program_run(p, t, r, (ts_evaluation){.number = 1, .fresh = true}, &a->error[r]);
     a->code[r] = rc;
@@ -117,6 +119,7 @@ ts_code ts_decode(ts_run *run, int k, unsigned char *pixels, ts_error *e) {
     pass a = {.run = run,
               .input = run->latents + (size_t)k * ts_run_elements(run),
               .input_name = "latent",
+              .latents = &run->model->vae,
               .output_name = "pixels",
               .give = give_pixels,
               .to = &d};

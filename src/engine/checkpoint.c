@@ -67,17 +67,11 @@ static ts_code lacks(const ts_checkpoint *c, const char *prefix, const char *wha
 
 /* What is none of ours, though its names are. */
 static ts_code check_foreign(const ts_checkpoint *c, ts_error *e) {
-    static const char *const alone[] = {"input_blocks.", "down_blocks."}, *const edm[] = {"edm_mean",
-                                                                                          "edm_vpred."};
-    for (int i = 0; i < 2; i++) {
+    static const char *const alone[] = {"input_blocks.", "down_blocks."};
+    for (int i = 0; i < 2; i++)
         if (any_key(c->file, alone[i]))
             return ts_fail(e, TS_EUNSUPPORTED, "%s is a U-Net alone, without the other parts of a model",
                            c->path);
-        if (any_key(c->file, edm[i]) || unread_below(c, edm[i]))
-            return ts_fail(e, TS_EUNSUPPORTED,
-                           "%s has EDM's noise levels (as Playground 2.5, CosXL), which are not offered",
-                           c->path);
-    }
     return TS_OK;
 }
 

@@ -113,6 +113,10 @@ static ts_code count_levels(ts_checkpoint *c, int *ret_levels, ts_error *e) {
     return TS_OK;
 }
 
+static void put_floats(draft *d, const char *key, const float *values, int n) {
+    put_item(d, key, cJSON_CreateFloatArray(values, n));
+}
+
 /* Whether a tensor of that name marks the file, whatever its type. */
 static bool is_marked(const ts_checkpoint *c, const char *name) {
     const ts_file_other *other;
@@ -120,6 +124,24 @@ static bool is_marked(const ts_checkpoint *c, const char *name) {
     for (size_t i = 0; (other = ts_tensors_other(c->file, i)); i++)
         if (!strcmp(other->name, name)) return true;
     return false;
+}
+
+/* The n numbers of a tensor that has that many; an error if there is another one of that name. */
+static ts_code numbers(const ts_checkpoint *c, const char *name, int n, float *ret, ts_error *e) {
+    const ts_file_tensor *t = ts_tensors_find(c->file, name);
+    if (!t || ts_file_tensor_elements(t) != (size_t)n)
+        return ts_fail(e, TS_EFORMAT, "%s: %s is not a tensor of %d numbers that can be read", c->path, name,
+                       n);
+    ts_file_tensor_to_f32(t, ret);
+    return TS_OK;
+}
+
+/* XL models with EDM's noise levels are told by these, as ComfyUI does: Playground 2.5, CosXL. */
+static bool is_playground(const ts_checkpoint *c) {
+    return c->kind == CHECKPOINT_XL && is_marked(c, "edm_mean") && is_marked(c, "edm_std");
+}
+static bool is_cosxl(const ts_checkpoint *c) {
+    return c->kind == CHECKPOINT_XL && is_marked(c, "edm_vpred.sigma_max");
 }
 
 /* Population variance. 0: there is no such tensor. */
@@ -280,9 +302,24 @@ static void published_vae(ts_checkpoint *c, draft *d) {
     put_number(d, "latent_channels", 4);
 }
 
+static ts_code put_statistics(const ts_checkpoint *c, draft *d, ts_error *e) {
+    float mean[TS_VAE_LATENT], std[TS_VAE_LATENT];
+    const int n = dim(c, 1, CHECKPOINT_UNET "input_blocks.0.0.weight");
+    if (n < 1 || n > TS_VAE_LATENT) return TS_OK; /* which is an error of its own */
+    ts_code rc = numbers(c, "edm_mean", n, mean, e);
+    if (!rc) rc = numbers(c, "edm_std", n, std, e);
+    if (rc) return rc;
+    put_floats(d, "latents_mean", mean, n);
+    put_floats(d, "latents_std", std, n);
+    return TS_OK;
+}
+
 static ts_code vae_config(ts_checkpoint *c, draft *d, ts_error *e) {
     int channels[TS_VAE_LEVELS], levels = 0, layers = 0;
-    put_number(d, "scaling_factor", c->kind == CHECKPOINT_XL ? 0.13025 : 0.18215);
+    const bool playground = is_playground(c);
+    put_number(d, "scaling_factor", playground ? 0.5 : c->kind == CHECKPOINT_XL ? 0.13025 : 0.18215);
+    ts_code rc = playground ? put_statistics(c, d, e) : TS_OK;
+    if (rc) return rc;
     if (!c->vae) {
         published_vae(c, d);
         return TS_OK;
@@ -355,8 +392,26 @@ static ts_code openclip_sizes(const ts_checkpoint *c, const char *prefix, draft 
     return rc;
 }
 
+/* As Playground's folder has it, and as diffusers' documentation runs CosXL. */
+static ts_code edm_config(const ts_checkpoint *c, draft *d, ts_error *e) {
+    const bool playground = is_playground(c);
+    float high = 80, low = 0.002f;
+    ts_code rc = playground ? TS_OK : numbers(c, "edm_vpred.sigma_max", 1, &high, e);
+    if (!rc && !playground && is_marked(c, "edm_vpred.sigma_min"))
+        rc = numbers(c, "edm_vpred.sigma_min", 1, &low, e);
+    put_string(d, "_class_name", playground ? "EDMDPMSolverMultistepScheduler" : "EDMEulerScheduler");
+    put_string(d, "sigma_schedule", playground ? "karras" : "exponential");
+    put_string(d, "prediction_type", playground ? "epsilon" : "v_prediction");
+    put_number(d, "sigma_data", playground ? 0.5 : 1);
+    put_number(d, "sigma_max", (double)high);
+    put_number(d, "sigma_min", (double)low);
+    put_bool(d, "lower_order_final", true);
+    return rc;
+}
+
 /* The published models' schedulers, as their pipelines have them (ts_schedule_suit_sd). */
-static void scheduler_config(const ts_checkpoint *c, draft *d) {
+static ts_code scheduler_config(const ts_checkpoint *c, draft *d, ts_error *e) {
+    if (is_playground(c) || is_cosxl(c)) return edm_config(c, d, e);
     static const char *const classes[] = {[CHECKPOINT_SD1] = "PNDMScheduler",
                                           [CHECKPOINT_SD2] = "DDIMScheduler",
                                           [CHECKPOINT_XL] = "EulerDiscreteScheduler"};
@@ -373,6 +428,7 @@ static void scheduler_config(const ts_checkpoint *c, draft *d) {
     put_bool(d, "set_alpha_to_one", told);
     put_bool(d, "skip_prk_steps", true);
     put_bool(d, "rescale_betas_zero_snr", is_marked(c, "ztsnr"));
+    return TS_OK;
 }
 
 static ts_code merge(cJSON *json, const cJSON *over, const char *name, ts_error *e) {
@@ -404,7 +460,7 @@ ts_code checkpoint_configure(ts_checkpoint *c, ts_error *e) {
         else if (i == 1)
             rc = vae_config(c, &d, e);
         else if (!prefix)
-            scheduler_config(c, &d);
+            rc = scheduler_config(c, &d, e);
         else if (checkpoint_text_is_openclip(c->kind, i - 2))
             rc = openclip_sizes(c, prefix, &d, e);
         else

@@ -45,6 +45,19 @@ ts_code ts_config_levels(const cJSON *json, const char *key, int otherwise, int 
     return TS_OK;
 }
 
+ts_code ts_config_numbers(const cJSON *json, const char *key, int n, double low, float *ret, bool *ret_there,
+                          ts_error *e) {
+    const cJSON *m = member(json, key), *v;
+    *ret_there = m != NULL;
+    if (!m) return TS_OK;
+    if (!cJSON_IsArray(m) || cJSON_GetArraySize(m) != n) return refuse(m, key, e);
+    cJSON_ArrayForEach(v, m) {
+        if (!cJSON_IsNumber(v) || !(v->valuedouble >= low && v->valuedouble <= 1e6)) return refuse(v, key, e);
+        *ret++ = (float)v->valuedouble;
+    }
+    return TS_OK;
+}
+
 ts_code ts_config_only_string(const cJSON *json, const char *key, const char *value, const char *also,
                               ts_error *e) {
     const cJSON *m = member(json, key);

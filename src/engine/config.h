@@ -24,6 +24,10 @@ ts_code ts_config_only_number(const cJSON *json, const char *key, double value, 
 /* Absent: `otherwise`; null, which Python takes for false, is that. */
 ts_code ts_config_bool(const cJSON *json, const char *key, bool otherwise, bool *ret, ts_error *e);
 
+/* n numbers in low..1e6, *ret_there; or absent or null. */
+ts_code ts_config_numbers(const cJSON *json, const char *key, int n, double low, float *ret, bool *ret_there,
+                          ts_error *e);
+
 /* An integer in 1..high that must be there (or null, with a default > 0). */
 ts_code ts_config_int(const cJSON *json, const char *key, int high, int otherwise, int *ret, ts_error *e);
 

@@ -327,6 +327,7 @@ ts_code ts_model_load(const char *path, const char *vae, ts_model **ret, ts_erro
     if (!rc) rc = ts_file_exists(m->path) ? load_checkpoint(m, e) : load_index(m, scheduler, e);
     if (!rc) rc = load_unet(m, e);
     if (!rc) rc = load_vae(m, vae, e);
+    m->vae.normalised = m->vae.normalised && m->xl; /* 1.x' and 2.x' pipelines do not look */
     if (!rc) rc = load_text(m, 0, false, e);
     if (!rc && m->xl) rc = load_text(m, 1, true, e);
     if (!rc) rc = load_scheduler(m, scheduler, e);

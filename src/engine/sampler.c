@@ -245,6 +245,17 @@ ts_code ts_sampler_takes(const ts_sampler *s, ts_scheduler scheduler, ts_error *
     return ts_fail_param(e, TS_EUNSUPPORTED, "scheduler", "%s has no scheduler %s", s->label, name);
 }
 
+/* EDM's levels are given or on a curve: there are none at training timesteps. */
+static ts_code check_edm(const ts_sampler *s, const ts_schedule_config *c, ts_error *e) {
+    if (!s->by_sigmas)
+        return ts_fail_param(e, TS_EUNSUPPORTED, "sampler", "%s is not for models with EDM's noise levels",
+                             s->label);
+    if (c->curve || c->asked == TS_SCHEDULER_SIGMAS) return TS_OK;
+    const bool listed = c->asked == TS_SCHEDULER_TIMESTEPS;
+    return ts_fail_param(e, TS_EUNSUPPORTED, listed ? "timesteps" : "scheduler",
+                         "%s has no levels for models with EDM's", ts_scheduler_label(c->asked));
+}
+
 static ts_code check_list(const ts_schedule_config *c, int steps, ts_error *e) {
     const ts_level_list *l = c->list;
     const char *name = ts_scheduler_name(c->asked);
@@ -327,6 +338,11 @@ ts_code ts_sampler_plan_new(const ts_sampler *s, const ts_schedule_config *confi
     if ((c.prediction_type == TS_PREDICT_FLOW) != flow)
         return ts_fail_param(e, TS_EUNSUPPORTED, "sampler", "%s is %sfor models that predict a flow",
                              s->label, flow ? "only " : "not ");
+
+    if (c.sigma_data > 0) {
+        ts_code bad = check_edm(s, &c, e);
+        if (bad) return bad;
+    }
 
     const size_t rows = (size_t)steps * (size_t)s->evaluations + 1;
     const size_t others = s->shifts ? (size_t)steps * (2 * ts_shift_reach(&c, steps) + 1) : 0;

@@ -21,7 +21,7 @@ static ts_code levels_new(const ts_schedule_config *c, const float *alphas, int 
 }
 
 static float final_sigma(const ts_schedule_config *c, const float *table) {
-    return c->final_sigmas_type == TS_FINAL_ZERO ? 0 : table[0];
+    return c->final_sigmas_type == TS_FINAL_ZERO ? 0 : c->sigma_data > 0 ? (float)c->sigma_min : table[0];
 }
 
 /* Sigmas of a spacing that goes from the noisiest to the least noisy without the help of timesteps. */
@@ -80,8 +80,9 @@ ts_code ts_euler_levels(const ts_schedule_config *c, const float *alphas, int st
         double s =
             spaced(c) ? spaced_sigma(c, table, high, low, steps, i) : ts_sigma_at(table, n, l->timestep[i]);
         if (spaced(c)) {
-            double t = ts_timestep_of_sigma(table, n, s);
-            l->timestep[i] = rounding == TS_ROUND && ts_curve_rounds(c->curve) ? rint(t) : (double)(float)t;
+            double t = ts_timestep_of_sigma(c, table, s);
+            const bool whole = rounding == TS_ROUND && c->sigma_data == 0 && ts_curve_rounds(c->curve);
+            l->timestep[i] = whole ? rint(t) : (double)(float)t;
         }
         l->sigma[i] = (float)s;
     }
@@ -136,10 +137,12 @@ ts_code ts_multistep_levels(const ts_schedule_config *c, const float *alphas, in
             const double high = c->sigma_max > 0 ? c->sigma_max : (double)table[n - 1];
             const double low = c->sigma_min > 0 ? c->sigma_min : (double)table[0];
             s = spaced_sigma(c, table, high, low, steps, i);
-            t = ts_timestep_of_sigma(table, n, s);
+            t = ts_timestep_of_sigma(c, table, s);
             /* diffusers rounds Karras' and Lu's timesteps before it makes them whole, but not the others'. */
             const bool rounds = rounding == TS_ROUND || c->beta_schedule != TS_BETA_SQUARED_COSINE;
-            t = ts_curve_rounds(c->curve) && rounds ? rint(t) : trunc(t);
+            t = c->sigma_data > 0                     ? (double)(float)t
+                : ts_curve_rounds(c->curve) && rounds ? rint(t)
+                                                      : trunc(t);
         }
         l->timestep[i] = t;
         l->sigma[i] = (float)s;

@@ -12,8 +12,7 @@ static ts_sampler_row *begin_row(const ts_schedule_config *c, const ts_levels *l
     double s = (double)l->sigma[i], alpha = alpha_of(s);
     ts_sampler_row *row = &plan->row[plan->rows++];
     row->timestep = l->timestep[i];
-    row->c_in = 1;
-    ts_predict_x0(c->prediction_type, alpha, s * alpha, row);
+    ts_predict_x0(c, alpha, s * alpha, row);
     return row;
 }
 

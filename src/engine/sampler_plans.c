@@ -9,9 +9,8 @@ static void ddim_row(const ts_schedule_config *c, const float *alphas, int at, i
     double a1 = to >= 0 ? (double)alphas[to] : c->set_alpha_to_one ? 1 : (double)alphas[0];
     double signal = sqrt(a), noise = sqrt(1 - a);
     row->timestep = at;
-    row->c_in = 1;
     row->clip = (float)c->clip_sample_range;
-    ts_predict_x0(c->prediction_type, signal, noise, row);
+    ts_predict_x0(c, signal, noise, row);
     row->x_from_d = (float)sqrt(a1);
     const double fresh = c->eta * sqrt(fmax((1 - a1) / (1 - a) * (1 - a / a1), 0));
     ts_add_noise_prediction(c->prediction_type, signal, noise, sqrt(fmax(1 - a1 - fresh * fresh, 0)), row);
@@ -80,8 +79,7 @@ ts_code ts_plan_euler(const ts_schedule_config *c, const float *alphas, int step
         double s = (double)l.sigma[i], s1 = (double)l.sigma[i + 1];
         ts_sampler_row *row = &plan->row[plan->rows++];
         row->timestep = l.timestep[i];
-        row->c_in = (float)(1 / sqrt(s * s + 1));
-        ts_predict_x0(c->prediction_type, 1, s, row);
+        ts_predict_x0(c, 1, s, row);
         row->x_from_x = (float)(s1 / s);
         row->x_from_d = (float)(1 - s1 / s);
     }
@@ -120,8 +118,7 @@ static void dpm_row(const ts_schedule_config *c, const ts_levels *l, dpm_solver 
     double alpha = 1 / sqrt(s * s + 1), alpha1 = 1 / sqrt(s1 * s1 + 1);
     double q = solver.sde ? (s1 / s) * (s1 / s) : s1 / s;
     row->timestep = l->timestep[i];
-    row->c_in = 1;
-    ts_predict_x0(c->prediction_type, alpha, s * alpha, row);
+    ts_predict_x0(c, alpha, s * alpha, row);
     row->x_from_x = (float)(s1 * alpha1 / (s * alpha) * (solver.sde ? s1 / s : 1));
     if (solver.sde) row->x_from_noise = (float)(s1 * alpha1 * sqrt(1 - q));
     double d0 = alpha1 * (1 - q), from_d = d0;

@@ -33,8 +33,10 @@ double ts_sigma_at(const float *table, int n, double timestep) {
     return low + (high - low) * (timestep - i);
 }
 
-double ts_timestep_of_sigma(const float *table, int n, double sigma) {
+double ts_timestep_of_sigma(const ts_schedule_config *c, const float *table, double sigma) {
+    const int n = c->num_train_timesteps;
     double s = log(sigma > 1e-10 ? sigma : 1e-10);
+    if (c->sigma_data > 0) return s / 4;
     int low = 0, high = n - 1; /* the last place whose sigma is not above s */
     while (low < high) {
         int middle = (low + high + 1) / 2;
@@ -106,11 +108,24 @@ double ts_curve_sigma(ts_curve curve, double high, double low, int n, int i) {
     return exp(a + at * (b - a));
 }
 
-void ts_predict_x0(ts_prediction prediction, double alpha, double sigma, ts_sampler_row *row) {
-    double scale = sqrt(alpha * alpha + sigma * sigma), a = alpha / scale, s = sigma / scale;
+/* x0 = c_skip x / alpha + c_out out, the input c_in x / alpha (arXiv 2206.00364, table 1). */
+static void predict_edm(const ts_schedule_config *c, double alpha, double sigma, ts_sampler_row *row) {
+    const double level = sigma / alpha, data = c->sigma_data, scale = sqrt(level * level + data * data);
+    const double out = level * data / scale;
+    row->c_in = (float)(1 / (alpha * scale));
+    row->d_from_x = (float)(data * data / (scale * scale * alpha));
+    row->d_from_out = (float)(c->prediction_type == TS_PREDICT_V ? -out : out);
+}
+
+void ts_predict_x0(const ts_schedule_config *c, double alpha, double sigma, ts_sampler_row *row) {
+    const double scale = sqrt(alpha * alpha + sigma * sigma), a = alpha / scale, s = sigma / scale;
+    const ts_prediction prediction = c->prediction_type;
     row->signal = (float)alpha;
     row->noise = (float)sigma;
-    if (prediction == TS_PREDICT_SAMPLE) {
+    row->c_in = (float)(1 / scale);
+    if (c->sigma_data > 0) {
+        predict_edm(c, alpha, sigma, row);
+    } else if (prediction == TS_PREDICT_SAMPLE) {
         row->d_from_x = 0;
         row->d_from_out = 1;
     } else if (prediction == TS_PREDICT_V) {

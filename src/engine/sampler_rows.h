@@ -64,8 +64,8 @@ float *ts_sigma_table(const ts_schedule_config *c, const float *alphas);
 /* sigma at a timestep between two training timesteps; clamped at the ends. */
 double ts_sigma_at(const float *table, int n, double timestep);
 
-/* The timestep whose sigma this is, by interpolation in log sigma. */
-double ts_timestep_of_sigma(const float *table, int n, double sigma);
+/* The timestep whose sigma this is, by interpolation in log sigma; of EDM's as it is told them. */
+double ts_timestep_of_sigma(const ts_schedule_config *c, const float *table, double sigma);
 
 /* Point i of n on a curve (not NONE) from high to low. */
 double ts_curve_sigma(ts_curve curve, double high, double low, int n, int i);
@@ -75,9 +75,9 @@ static inline bool ts_curve_rounds(ts_curve curve) {
     return curve != TS_CURVE_EXPONENTIAL && curve != TS_CURVE_BETA;
 }
 
-/* signal and noise of the row's x, and d_from_x and d_from_out for x0 from the model's output, where
- * x = alpha * x0 + sigma * noise and the model sees x at unit variance (x / sqrt(alpha^2 + sigma^2)). */
-void ts_predict_x0(ts_prediction prediction, double alpha, double sigma, ts_sampler_row *row);
+/* signal and noise of the row's x = alpha * x0 + sigma * noise; c_in, with which the model sees it at unit variance;
+ * and d_from_x and d_from_out for x0 from the model's output. */
+void ts_predict_x0(const ts_schedule_config *c, double alpha, double sigma, ts_sampler_row *row);
 
 /* Adds weight * (the noise in x) to what the row makes of x and the output, for x = signal * x0 + noise * eps
  * of unit variance. The output's own eps, which clamping x0 does not touch. */

@@ -8,8 +8,7 @@ static ts_sampler_row *begin_row(const ts_schedule_config *c, double s, double t
                                  ts_sampler_plan *plan) {
     ts_sampler_row *row = &plan->row[plan->rows++];
     row->timestep = timestep;
-    row->c_in = (float)(1 / sqrt(s * s + 1));
-    ts_predict_x0(c->prediction_type, 1, s, row);
+    ts_predict_x0(c, 1, s, row);
     return row;
 }
 
@@ -34,9 +33,9 @@ static void ancestral_parts(double s, double s1, double *ret_down, double *ret_u
 
 ts_code ts_plan_euler_a(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
                         ts_error *e) {
-    /* The class overlooks these keys of a file. */
+    /* The class overlooks these keys of a file, and has no EDM. */
     ts_schedule_config own = *c;
-    if (!c->asked) own.curve = TS_CURVE_NONE;
+    if (!c->asked && c->sigma_data == 0) own.curve = TS_CURVE_NONE;
     own.final_sigmas_type = TS_FINAL_ZERO;
     ts_levels l;
     ts_code rc = ts_euler_levels(&own, alphas, steps, TS_KEEP_FRACTION, &l, e);
@@ -105,7 +104,7 @@ static ts_code dpm2(const ts_schedule_config *c, const float *alphas, int steps,
         row->save_x = true;
         step_from_x(s, middle, row);
 
-        row = begin_row(c, middle, ts_timestep_of_sigma(l.table, c->num_train_timesteps, middle), plan);
+        row = begin_row(c, middle, ts_timestep_of_sigma(c, l.table, middle), plan);
         row->x_from_saved = 1;
         add_derivative(to - s, middle, row);
         row->x_from_noise = (float)up;

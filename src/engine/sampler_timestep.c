@@ -16,9 +16,8 @@ ts_code ts_plan_ddpm(const ts_schedule_config *c, const float *alphas, int steps
 
         ts_sampler_row *row = &plan->row[plan->rows++];
         row->timestep = t;
-        row->c_in = 1;
         row->clip = (float)c->clip_sample_range;
-        ts_predict_x0(c->prediction_type, sqrt(a), sqrt(1 - a), row);
+        ts_predict_x0(c, sqrt(a), sqrt(1 - a), row);
         row->x_from_d = (float)(sqrt(a1) * beta / (1 - a));
         row->x_from_x = (float)(sqrt(a / a1) * (1 - a1) / (1 - a));
         double variance = c->large_variance ? beta : fmax((1 - a1) / (1 - a) * beta, 1e-20);
@@ -55,9 +54,8 @@ ts_code ts_plan_lcm(const ts_schedule_config *c, const float *alphas, int steps,
 
         ts_sampler_row *row = &plan->row[plan->rows++];
         row->timestep = t;
-        row->c_in = 1;
         row->clip = (float)c->clip_sample_range;
-        ts_predict_x0(c->prediction_type, sqrt(a), sqrt(1 - a), row);
+        ts_predict_x0(c, sqrt(a), sqrt(1 - a), row);
         if (i + 1 < steps) {
             a1 = (double)alphas[distilled_timestep(c, steps, i + 1)];
             row->x_from_noise = (float)sqrt(1 - a1);
@@ -81,8 +79,7 @@ ts_code ts_plan_tcd(const ts_schedule_config *c, const float *alphas, int steps,
 
         ts_sampler_row *row = &plan->row[plan->rows++];
         row->timestep = t;
-        row->c_in = 1;
-        ts_predict_x0(c->prediction_type, signal, noise, row);
+        ts_predict_x0(c, signal, noise, row);
         row->x_from_d = (float)(scale * sqrt(as));
         ts_add_noise_prediction(c->prediction_type, signal, noise, scale * sqrt(1 - as), row);
         if (i + 1 < steps) row->x_from_noise = (float)sqrt(1 - a1 / as);

@@ -32,6 +32,8 @@ static const struct {
     {"LCMScheduler", "lcm", false},
     {"TCDScheduler", "tcd", false},
     {"FlowMatchEulerDiscreteScheduler", "flow_euler", false},
+    {"EDMEulerScheduler", "euler", false},
+    {"EDMDPMSolverMultistepScheduler", "dpmpp_2m", false},
 };
 
 /* A word of a list, its number to *ret. A word with '!' before it is known and not offered. */
@@ -83,7 +85,7 @@ static ts_code read_choices(const cJSON *json, ts_schedule_config *c, ts_error *
         const char *words[8];
     } choices[] = {
         {"interpolation_type", {"linear", "!log_linear"}},
-        {"timestep_type", {"discrete", "!continuous"}},
+        {"timestep_type", {"discrete", "continuous"}},
         {"algorithm_type", {"dpmsolver++", "deis", "!dpmsolver", "!sde-dpmsolver", "sde-dpmsolver++"}},
         {"variance_type",
          {"fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "!learned", "!learned_range"}},
@@ -99,6 +101,7 @@ static ts_code read_choices(const cJSON *json, ts_schedule_config *c, ts_error *
                              "algorithm_type: only of the multistep solver");
     if (sde) c->sampler = c->solver_order == 3 ? "dpmpp_3m_sde" : "dpmpp_2m_sde";
     c->large_variance = chosen[3] >= 2;
+    c->sigma_data = chosen[1]; /* which is 1 there */
     bool predict_x0;
     ts_code rc = ts_json_bool(json, "predict_x0", true, &predict_x0, e);
     if (!rc && !predict_x0)
@@ -179,6 +182,37 @@ static ts_code read_curve(const cJSON *json, ts_curve *ret, ts_error *e) {
     return TS_OK;
 }
 
+/* The classes of EDM (Playground 2.5's), and Euler's with timesteps that are no training's (as CosXL has it).
+ */
+static ts_code read_edm(const cJSON *json, ts_schedule_config *c, ts_error *e) {
+    static const char *const schedules[] = {"karras", "exponential", NULL};
+    const cJSON *name = cJSON_GetObjectItemCaseSensitive(json, "_class_name");
+    const bool edm = cJSON_IsString(name) && !strncmp(name->valuestring, "EDM", 3);
+    if (!edm && c->sigma_data == 0) return TS_OK;
+    if (!edm && (strcmp(c->sampler, "euler") != 0 || c->prediction_type != TS_PREDICT_V || !c->curve))
+        return ts_fail_param(
+            e, TS_EUNSUPPORTED, "timestep_type",
+            "timestep_type: continuous is only offered of Euler, with v_prediction and Karras' or "
+            "another curve of sigmas");
+    if (!edm) return TS_OK;
+    int schedule = 0;
+    double rho = 7;
+    ts_code rc = ts_json_number(json, "sigma_data", 1e-9, 1e9, 0.5, &c->sigma_data, e);
+    if (!rc) rc = ts_json_number(json, "sigma_min", 1e-9, 1e9, 0.002, &c->sigma_min, e);
+    if (!rc) rc = ts_json_number(json, "sigma_max", 1e-9, 1e9, 80, &c->sigma_max, e);
+    if (!rc) rc = ts_json_number(json, "rho", 1e-9, 1e9, 7, &rho, e);
+    if (!rc) rc = read_word(json, "sigma_schedule", schedules, 0, &schedule, e);
+    if (!rc && rho != 7) rc = ts_fail_param(e, TS_EUNSUPPORTED, "rho", "rho: only 7 is offered");
+    if (!rc && c->sigma_min >= c->sigma_max)
+        rc = ts_fail_param(e, TS_EINVAL, "sigma_min", "sigma_min is not below sigma_max");
+    if (!rc && c->prediction_type == TS_PREDICT_SAMPLE)
+        rc = ts_fail_param(e, TS_EUNSUPPORTED, "prediction_type",
+                           "prediction_type: sample is not offered of EDM");
+    c->curve = schedule ? TS_CURVE_EXPONENTIAL : TS_CURVE_KARRAS;
+    c->timestep_spacing = TS_SPACING_LEADING; /* the starting noise has sigma_max^2 + 1 */
+    return rc;
+}
+
 static bool is_unsaid(const cJSON *json, const char *key) {
     const cJSON *v = cJSON_GetObjectItemCaseSensitive(json, key);
     return !v || cJSON_IsNull(v);
@@ -222,8 +256,9 @@ ts_code ts_schedule_config_read(const cJSON *json, ts_schedule_config *ret, ts_e
     c.final_sigmas_type = (ts_final_sigma) final;
     c.solver_type = solver == TS_SOLVER_HEUN ? TS_SOLVER_HEUN : TS_SOLVER_MIDPOINT;
     c.unipc_bh1 = solver == 3;
-    *ret = c;
-    return TS_OK;
+    rc = read_edm(json, &c, e);
+    if (!rc) *ret = c;
+    return rc;
 }
 
 static ts_code set_class(cJSON *json, const char *name, ts_error *e) {

@@ -101,6 +101,9 @@ typedef struct ts_schedule_config {
     bool rescale_betas_zero_snr;
     ts_curve curve;
     double sigma_min, sigma_max; /* the curve's ends; 0: those of the schedule */
+    /* EDM's preconditioning (arXiv 2206.00364, table 1): the standard deviation of the data, 1 for latents as other
+     * models have them. Then timesteps are log(sigma) / 4, and epsilon and v differ in the output's sign. 0: none. */
+    double sigma_data;
     ts_final_sigma final_sigmas_type;
     /* DDIM and what counts in training timesteps */
     int set_alpha_to_one; /* a bool; TS_ALPHA_UNSAID: the file does not say, so true but for PNDM */

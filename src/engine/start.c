@@ -65,6 +65,7 @@ static void sample(encoder *c, const encoded *from, ts_rng *rng, float *latent) 
             float log_variance = fminf(fmaxf(m[channels], -30), 20);
             latent[i * channels + j] = scale * (m[0] + expf(0.5f * log_variance) * c->drawn[j * n + i]);
         }
+    ts_vae_normalise(&run->model->vae, latent, n);
 }
 
 static void make_mask(ts_run *run, const unsigned char *mask, float *ret) {

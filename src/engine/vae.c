@@ -18,6 +18,29 @@ static ts_code only_type(const cJSON *j, const char *key, int levels, const char
     return TS_OK;
 }
 
+/* Both or, as diffusers' pipelines have it, none. */
+static ts_code read_statistics(const cJSON *j, ts_vae_config *c, ts_error *e) {
+    bool mean = false, std = false;
+    ts_code rc = ts_config_numbers(j, "latents_mean", c->latent_channels, -1e6, c->latents_mean, &mean, e);
+    if (!rc) rc = ts_config_numbers(j, "latents_std", c->latent_channels, 1e-6, c->latents_std, &std, e);
+    c->normalised = mean && std;
+    return rc;
+}
+
+void ts_vae_normalise(const ts_vae_config *c, float *z, size_t pixels) {
+    const int n = c->latent_channels;
+    for (size_t i = 0; c->normalised && i < pixels; i++, z += n)
+        for (int j = 0; j < n; j++)
+            z[j] = (z[j] - c->latents_mean[j] * (float)c->scaling_factor) / c->latents_std[j];
+}
+
+void ts_vae_denormalise(const ts_vae_config *c, float *z, size_t pixels) {
+    const int n = c->latent_channels;
+    for (size_t i = 0; c->normalised && i < pixels; i++, z += n)
+        for (int j = 0; j < n; j++)
+            z[j] = z[j] * c->latents_std[j] + c->latents_mean[j] * (float)c->scaling_factor;
+}
+
 ts_code ts_vae_config_read(const cJSON *j, ts_vae_config *ret, ts_error *e) {
     ts_vae_config c = {0};
     const cJSON *channels = cJSON_GetObjectItemCaseSensitive(j, "block_out_channels");
@@ -27,7 +50,7 @@ ts_code ts_vae_config_read(const cJSON *j, ts_vae_config *ret, ts_error *e) {
     ts_code rc = ts_config_only_string(j, "_class_name", "AutoencoderKL", NULL, e);
     if (!rc) rc = ts_config_levels(j, "block_out_channels", 0, c.levels, c.channels, e);
     if (!rc) rc = ts_config_only_string(j, "act_fn", "silu", "swish", e);
-    if (!rc) rc = ts_config_int(j, "latent_channels", 64, 4, &c.latent_channels, e);
+    if (!rc) rc = ts_config_int(j, "latent_channels", TS_VAE_LATENT, 4, &c.latent_channels, e);
     if (!rc) rc = ts_config_int(j, "out_channels", 4, 3, &c.out_channels, e);
     if (!rc && c.out_channels != 3)
         rc = ts_fail_param(e, TS_EFORMAT, "out_channels", "out_channels is not 3");
@@ -39,9 +62,7 @@ ts_code ts_vae_config_read(const cJSON *j, ts_vae_config *ret, ts_error *e) {
     if (!rc) rc = ts_config_bool(j, "use_quant_conv", true, &c.quant, e);
     if (!rc) rc = ts_config_bool(j, "use_post_quant_conv", true, &c.post_quant, e);
     if (!rc) rc = ts_config_bool(j, "mid_block_add_attention", true, &c.mid_attention, e);
-    /* Latents with statistics of their own are denormalised by the pipeline in a way that is not built. */
-    if (!rc) rc = ts_config_only_null(j, "latents_mean", e);
-    if (!rc) rc = ts_config_only_null(j, "latents_std", e);
+    if (!rc) rc = read_statistics(j, &c, e);
     if (!rc && c.shift_factor != 0)
         rc =
             ts_fail_param(e, TS_EFORMAT, "shift_factor", "shift_factor: %g is not supported", c.shift_factor);

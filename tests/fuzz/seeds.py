@@ -52,6 +52,10 @@ for name, letter, path in (("unet_sd1", "u", "pipeline_sd1/unet"), ("unet_xl", "
 
 for pipeline in "pipeline_sd1", "pipeline_xl":
     put("schedule", pipeline, (fixtures / pipeline / "scheduler" / "scheduler_config.json").read_bytes())
+put("schedule", "edm", '{"_class_name":"EDMDPMSolverMultistepScheduler","sigma_min":0.002,"sigma_max":80,"sigma_data":0.5,'
+    '"rho":7,"sigma_schedule":"exponential","prediction_type":"v_prediction","final_sigmas_type":"sigma_min"}')
+put("schedule", "curves", '{"_class_name":"EulerDiscreteScheduler","timestep_type":"continuous","use_beta_sigmas":true,'
+    '"prediction_type":"v_prediction","sigma_min":0.1,"sigma_max":9,"use_lu_lambdas":false}')
 put("schedule", "vanishing", '{"num_train_timesteps": 9873, "rescale_betas_zero_snr": true}')
 put("schedule", "infinity", '{"_class_name":"DPMSolverMultistepScheduler","lambda_min_clipped":-Infinity,'
     '"beta_schedule":"squaredcos_cap_v2","rescale_betas_zero_snr":true,"use_karras_sigmas":true}')
@@ -74,6 +78,11 @@ for kind, tensors in cases.items():
         header[t["key"]] = tensor("F16", shape, at, at + size)
         at += size
     put("checkpoint", kind, safetensors(header, bytes(at)))
+    if kind == "xl":
+        edm = {**header, "edm_mean": tensor("F32", [1, 4, 1, 1], at, at + 16), "edm_std": tensor("F32", [4], at + 16, at + 32)}
+        put("checkpoint", "edm", safetensors(edm, bytes(at + 32)))
+        edm = {**header, "edm_vpred.sigma_max": tensor("F32", [], at, at + 4)}
+        put("checkpoint", "edm_v", safetensors(edm, bytes(at) + b"\0\0\xf0\x42"))
 
 q = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
 put("lora", "kohya", safetensors(

@@ -1,5 +1,7 @@
 #include "pictures.h"
 
+#include <math.h>
+
 static studio open_with(const char *path, const char *vae, const ts_backend *backend, int ranks) {
     studio s = {0};
     ts_error e = {0};
@@ -18,8 +20,8 @@ studio studio_open(const char *fixture, const ts_backend *backend, int ranks) {
     return s;
 }
 
-studio studio_open_with(const char *path, const char *vae) {
-    return open_with(path, vae, &ts_backend_cpu, 1);
+studio studio_open_with(const char *path, const char *vae, int ranks) {
+    return open_with(path, vae, &ts_backend_cpu, ranks);
 }
 
 void studio_close(studio s) {
@@ -59,4 +61,18 @@ shot studio_shoot(studio s, const ts_shape *shape, const ts_picture *request) {
 void shot_free(shot s) {
     tensor_free(s.latents);
     free(s.rgb);
+}
+
+/* The fixture's bytes are those that diffusers writes: round(255 * clamp(x / 2 + 1 / 2)). */
+void studio_hold(const char *name, const unsigned char *rgb, tensor image) {
+    size_t plane = (size_t)image.h * (size_t)image.w, different = 0;
+    for (size_t i = 0; i < 3 * plane; i++) {
+        float x = image.data[i] / 2 + 0.5f;
+        int want = (int)rintf(255 * fminf(fmaxf(x, 0), 1));
+        int have = rgb[i % plane * 3 + i / plane];
+        if (abs(have - want) > 1) fail_msg("%s: byte %zu is %d, not %d", name, i, have, want);
+        different += have != want;
+    }
+    /* Only what lies on the edge of two values may fall to the other side. */
+    if (different > 3 * plane / 1000) fail_msg("%s: %zu of %zu bytes differ", name, different, 3 * plane);
 }

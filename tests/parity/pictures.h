@@ -13,8 +13,8 @@ typedef struct studio {
 
 /* fixture: the model's folder. ranks devices of one thread each. */
 studio studio_open(const char *fixture, const ts_backend *backend, int ranks);
-/* path: of a model; vae: NULL or another autoencoder's. One device. */
-studio studio_open_with(const char *path, const char *vae);
+/* path: of a model; vae: NULL or another autoencoder's. CPU devices. */
+studio studio_open_with(const char *path, const char *vae, int ranks);
 void studio_close(studio s);
 
 typedef struct shot {
@@ -27,5 +27,8 @@ typedef struct shot {
 /* Runs a job of one picture; `request` is the picture's input. A run that fails fails the test. */
 shot studio_shoot(studio s, const ts_shape *shape, const ts_picture *request);
 void shot_free(shot s);
+
+/* Holds the bytes to the fixture's picture, -1..1. */
+void studio_hold(const char *name, const unsigned char *rgb, tensor image);
 
 #endif

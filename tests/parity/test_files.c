@@ -149,7 +149,7 @@ static void the_picture_is_that_of_the_folder(void **state) {
     char *whole = workshop_folder(pipeline, is_xl(kind) ? "{\"_class_name\":\"StableDiffusionXLPipeline\"}"
                                                         : "{\"_class_name\":\"StableDiffusionPipeline\"}");
     workshop_swap(whole, "unet", json_text(workshop_case(kind), "unet"));
-    studio folder = studio_open_with(whole, NULL), file = folder;
+    studio folder = studio_open_with(whole, NULL, 1), file = folder;
     ts_error e = {0};
     file.model = NULL;
     must(ts_model_load(path, NULL, &file.model, &e), &e);
@@ -187,7 +187,7 @@ static shot box(studio s) {
 
 /* In the model's place or in that of none, each time the same one. */
 static void hold_replaced(const char *model, const char *vae, shot want, size_t parameters) {
-    studio s = studio_open_with(model, vae);
+    studio s = studio_open_with(model, vae, 1);
     assert_int_equal(ts_model_get_info(s.model)->parameters, parameters);
     shot have = box(s);
     assert_memory_equal(have.rgb, want.rgb, 64 * 64 * 3);
@@ -211,7 +211,7 @@ static void an_autoencoder_can_be_replaced(void **state) {
     char *file = parity_path("pipeline_sd1/vae/diffusion_pytorch_model.safetensors");
     char *vae = parity_path("pipeline_sd1/vae"), *unet = parity_path("pipeline_sd1/unet");
     char *unet_file = parity_path("pipeline_sd1/unet/diffusion_pytorch_model.safetensors");
-    studio s = studio_open_with(folder, NULL);
+    studio s = studio_open_with(folder, NULL, 1);
     const size_t parameters = ts_model_get_info(s.model)->parameters;
     shot want = box(s);
     studio_close(s);
@@ -256,7 +256,7 @@ static void attention_of_an_autoencoder_has_two_names(void **state) {
     static const char *const names[][2] = {
         {"q.", "to_q."}, {"k.", "to_k."}, {"v.", "to_v."}, {"proj_out.", "to_out.0."}};
     char *folder = parity_path("pipeline_sd1"), *renamed[64];
-    studio s = studio_open_with(folder, NULL);
+    studio s = studio_open_with(folder, NULL, 1);
     shot want = box(s);
     int n = 0;
     studio_close(s);
@@ -274,7 +274,7 @@ static void attention_of_an_autoencoder_has_two_names(void **state) {
     assert_int_equal(n, 16);
     char *path = workshop_write("renamed");
     workshop_beside(workshop_case("sd1"), "renamed");
-    s = studio_open_with(path, NULL);
+    s = studio_open_with(path, NULL, 1);
     shot have = box(s);
     assert_memory_equal(have.rgb, want.rgb, 64 * 64 * 3);
     shot_free(have);

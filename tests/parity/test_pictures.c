@@ -14,20 +14,6 @@ static const char *text_or_null(const cJSON *object, const char *key) {
     return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, key));
 }
 
-/* The fixture's bytes are those that diffusers writes: round(255 * clamp(x / 2 + 1 / 2)). */
-static void hold_image(const char *name, const unsigned char *rgb, tensor image) {
-    size_t plane = (size_t)image.h * (size_t)image.w, different = 0;
-    for (size_t i = 0; i < 3 * plane; i++) {
-        float x = image.data[i] / 2 + 0.5f;
-        int want = (int)rintf(255 * fminf(fmaxf(x, 0), 1));
-        int have = rgb[i % plane * 3 + i / plane];
-        if (abs(have - want) > 1) fail_msg("%s: byte %zu is %d, not %d", name, i, have, want);
-        different += have != want;
-    }
-    /* Only what lies on the edge of two values may fall to the other side. */
-    if (different > 3 * plane / 1000) fail_msg("%s: %zu of %zu bytes differ", name, different, 3 * plane);
-}
-
 static void the_picture_is_that_of_diffusers(void **state) {
     const picture_case *k = *state;
     const cJSON *c = k->json;
@@ -62,7 +48,7 @@ static void the_picture_is_that_of_diffusers(void **state) {
     char *key = ts_format("%s.image", name);
     if (ts_tensors_find(k->io, key)) {
         tensor image = tensor_of(k->io, "%s", key);
-        hold_image(name, have.rgb, image);
+        studio_hold(name, have.rgb, image);
         tensor_free(image);
     }
     free(key);

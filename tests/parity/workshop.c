@@ -1,5 +1,6 @@
 #include "workshop.h"
 
+#include <dirent.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -207,18 +208,35 @@ void workshop_spoil(const char *folder, const char *pipeline, const char *compon
     free(part), free(from), free(path);
 }
 
+void workshop_put(const char *folder, const char *component, const char *file, const char *text) {
+    char *part = ts_format("%s/%s", folder, component), *path = ts_format("%s/%s", part, file);
+    char *fixture = realpath(part, NULL);
+    DIR *listed = fixture ? opendir(fixture) : NULL;
+    ts_error e = {0};
+    assert_true(listed && !unlink(part) && !mkdir(part, 0700));
+    for (const struct dirent *d; (d = readdir(listed));) {
+        char *from = ts_format("%s/%s", fixture, d->d_name), *to = ts_format("%s/%s", part, d->d_name);
+        if (d->d_name[0] != '.' && strcmp(d->d_name, file) != 0) assert_int_equal(symlink(from, to), 0);
+        free(from), free(to);
+    }
+    must(ts_write_file(path, text, strlen(text), &e), &e);
+    closedir(listed);
+    free(part), free(path), free(fixture);
+}
+
+static void discard_component(const char *path) {
+    if (!unlink(path)) return; /* a link, not a folder of our own */
+    DIR *listed = opendir(path);
+    for (const struct dirent *d; listed && (d = readdir(listed));)
+        if (d->d_name[0] != '.') unlinkat(dirfd(listed), d->d_name, 0);
+    if (listed) closedir(listed);
+    rmdir(path);
+}
+
 void workshop_discard_folder(char *folder) {
-    static const char *const inside[] = {"config.json", "model.safetensors"};
     for (int k = 0; k < PARTS; k++) {
         char *part = ts_format("%s/%s", folder, parts[k]);
-        if (unlink(part)) { /* a folder of our own, or nothing */
-            for (int i = 0; i < 2; i++) {
-                char *file = ts_format("%s/%s", part, inside[i]);
-                unlink(file);
-                free(file);
-            }
-            rmdir(part);
-        }
+        discard_component(part);
         free(part);
     }
     char *index = ts_format("%s/model_index.json", folder);

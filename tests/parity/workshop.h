@@ -54,6 +54,8 @@ void workshop_swap(const char *folder, const char *component, const char *fixtur
 /* In such a folder: a component's tensors anew, without one of them (drop) or with it of another type. */
 void workshop_spoil(const char *folder, const char *pipeline, const char *component, const char *name,
                     bool drop);
+/* In such a folder: a file of a component, in place of what the fixture has of that name. Once a component. */
+void workshop_put(const char *folder, const char *component, const char *file, const char *text);
 void workshop_discard_folder(char *folder); /* and frees the path */
 
 #endif

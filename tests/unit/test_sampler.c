@@ -418,6 +418,66 @@ static void a_plan_without_its_first_steps_is_that_of_diffusers(void **state) {
     ts_tensors_free(s);
 }
 
+/* Of pictures that are all noise of the deviation of the data, a model that knows them predicts 0. What then
+ * solves dx/dsigma = x sigma / (sigma^2 + data^2) brings x down by a known factor. */
+static void every_sampler_of_sigmas_solves_edms_equation(void **state) {
+    (void)state;
+    enum { N = 16, STEPS = 300 };
+    ts_schedule_config c = config_text("{\"_class_name\":\"EDMEulerScheduler\",\"sigma_max\":40}");
+    int solved = 0;
+    for (int i = 0; i < ts_sampler_count(); i++) {
+        const ts_sampler *s = ts_sampler_at(i);
+        ts_sampler_plan *plan = NULL;
+        ts_error e = {0};
+        ts_code rc = ts_sampler_plan_new(s, &c, STEPS, 0, &plan, &e);
+        if (!s->by_sigmas || s == ts_sampler_find("flow_euler")) {
+            assert_int_equal(rc, TS_EUNSUPPORTED);
+            assert_string_equal(e.param, "sampler");
+            continue;
+        }
+        must(rc, &e);
+        float x[N], want[N];
+        for (int k = 0; k < N; k++) {
+            const double noise = cos(k) * (double)plan->init_scale, scale = sqrt(40.0 * 40 + 1);
+            x[k] = (float)noise;
+            want[k] = (float)(cos(k) * scale * 0.5 / sqrt(40.0 * 40 + 0.25));
+        }
+        buffers b = buffers_new(plan, N);
+        for (int k = 0; k < N; k++) b.out[k] = 0;
+        for (int r = 0; r < plan->rows && !plan->draws_noise; r++)
+            ts_sampler_apply(&plan->row[r], x, b.out, b.hist, plan->saves_x ? b.saved : NULL, NULL, N);
+        if (!plan->draws_noise) close_to(s->name, "x", plan->rows, x, want, N, 0.02), solved++;
+        buffers_free(&b);
+        free(plan);
+    }
+    assert_int_equal(solved, 10);
+}
+
+static void edms_levels_are_on_a_curve_or_given(void **state) {
+    (void)state;
+    for (int k = 0; k < TS_SCHEDULER_COUNT; k++) {
+        ts_schedule_config c = config_text("{\"_class_name\":\"EDMDPMSolverMultistepScheduler\"}");
+        const ts_level_list list = {.count = 2, .at = {50, 1}};
+        const bool curve =
+            k == TS_SCHEDULER_KARRAS || k == TS_SCHEDULER_EXPONENTIAL || k == TS_SCHEDULER_BETA;
+        ts_sampler_plan *plan = NULL;
+        ts_error e = {0};
+        ts_schedule_place(&c, (ts_scheduler)k, k < TS_SCHEDULER_NAMED ? NULL : &list, true);
+        ts_code rc = ts_sampler_plan_new(ts_sampler_find("euler"), &c, 2, 0, &plan, &e);
+        if (k == TS_SCHEDULER_DEFAULT || k == TS_SCHEDULER_SIGMAS || curve) {
+            must(rc, &e);
+            const double high = k == TS_SCHEDULER_SIGMAS ? 50 : 80,
+                         low = k == TS_SCHEDULER_SIGMAS ? 1 : 0.002;
+            assert_true(fabs(plan->row[0].timestep - log(high) / 4) < 1e-6);
+            assert_true(fabs(plan->row[1].timestep - log(low) / 4) < 1e-6);
+            free(plan);
+            continue;
+        }
+        assert_int_equal(rc, TS_EUNSUPPORTED);
+        assert_string_equal(e.param, k == TS_SCHEDULER_TIMESTEPS ? "timesteps" : "scheduler");
+    }
+}
+
 static void samplers_are_found_by_the_names_of_other_front_ends(void **state) {
     (void)state;
     assert_ptr_equal(ts_sampler_find("DPM++ 2M"), ts_sampler_find("dpmpp_2m"));
@@ -583,6 +643,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(a_flow_has_levels_up_to_1),
         cmocka_unit_test(samplers_without_eta_refuse_it),
         cmocka_unit_test(a_plan_without_its_first_steps_is_that_of_diffusers),
+        cmocka_unit_test(every_sampler_of_sigmas_solves_edms_equation),
+        cmocka_unit_test(edms_levels_are_on_a_curve_or_given),
         cmocka_unit_test(samplers_are_found_by_the_names_of_other_front_ends),
         cmocka_unit_test(a_plan_has_rows_for_1_to_1000_steps_or_says_why_not),
         cmocka_unit_test(the_page_about_samplers_lists_what_there_is),

@@ -6,7 +6,7 @@ import time
 import common
 
 ORDER = ["noise", "samplers", "samplers_begin", "samplers_placed", "samplers_momentum", "samplers_shift", "tokenizer", "text_encoders", "unets", "vae", "blocks",
-         "pipelines", "distilled", "edits", "loras", "images", "prompts", "torch_files", "ranks", "single_file", "safetensors_cases"]
+         "pipelines", "distilled", "edits", "edm", "loras", "images", "prompts", "torch_files", "ranks", "single_file", "safetensors_cases"]
 
 
 def main():

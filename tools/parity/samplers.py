@@ -9,7 +9,8 @@ import itertools
 
 import torch
 from diffusers import (DDIMScheduler, DDPMScheduler, DEISMultistepScheduler, DPMSolverMultistepScheduler,
-                       DPMSolverSinglestepScheduler, EulerAncestralDiscreteScheduler, EulerDiscreteScheduler,
+                       DPMSolverSinglestepScheduler, EDMDPMSolverMultistepScheduler, EDMEulerScheduler,
+                       EulerAncestralDiscreteScheduler, EulerDiscreteScheduler,
                        FlowMatchEulerDiscreteScheduler, HeunDiscreteScheduler, KDPM2AncestralDiscreteScheduler,
                        KDPM2DiscreteScheduler, LCMScheduler, LMSDiscreteScheduler, PNDMScheduler, TCDScheduler,
                        UniPCMultistepScheduler)
@@ -181,6 +182,19 @@ def more():
     # Only DPMSolverMultistep has them; the others' classes do not read the key.
     for sampler, cls in (("euler", EulerDiscreteScheduler), ("unipc", UniPCMultistepScheduler)):
         yield sampler, cls, {**config_base(), "use_lu_lambdas": True}, (4,)
+    playground, cosxl = {}, {"sigma_max": 120.0, "sigma_data": 1.0, "prediction_type": "v_prediction",
+                             "sigma_schedule": "exponential"}
+    for cls, sampler in ((EDMEulerScheduler, "euler"), (EDMDPMSolverMultistepScheduler, "dpmpp_2m")):
+        for own in (playground, cosxl):
+            yield sampler, cls, own, (2, 5, 20)
+        yield sampler, cls, {"final_sigmas_type": "sigma_min", "sigma_min": 0.1, "prediction_type": "v_prediction"}, (5,)
+    for own in ({"solver_order": 3}, {"solver_type": "heun"}, {"lower_order_final": False}, {"euler_at_final": True}):
+        yield "dpmpp_2m", EDMDPMSolverMultistepScheduler, own, (5, 20)
+    yield "dpmpp_2m_sde", EDMDPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}, (5, 20)
+    continuous = {**config_base(), "timestep_type": "continuous", "prediction_type": "v_prediction", "sigma_min": 0.002,
+                  "sigma_max": 120.0}
+    for curve, spacing in (("use_karras_sigmas", "linspace"), ("use_exponential_sigmas", "leading")):
+        yield "euler", EulerDiscreteScheduler, {**continuous, curve: True, "timestep_spacing": spacing}, (5,)
 
 
 def run(sampler, cls, config, steps):
@@ -196,11 +210,14 @@ def run(sampler, cls, config, steps):
         scheduler.set_begin_index(0)  # Karras timesteps can repeat; the step is counted, not looked up
     latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)
     rows = []
-    for t in scheduler.timesteps:
+    scales = [1.0] * len(scheduler.timesteps)
+    if cls is EDMDPMSolverMultistepScheduler:  # whose latents are not of unit variance; ours of that solver are
+        scales, sigma = (1 / (scheduler.sigmas[1:] ** 2 + 1) ** 0.5).tolist(), 1.0
+    for t, scale in zip(scheduler.timesteps, scales):
         seen = scheduler.scale_model_input(latents, t) if hasattr(scheduler, "scale_model_input") else latents
         latents = scheduler.step(model(seen, t), t, latents, **extra).prev_sample
         assert latents.dtype == torch.float32 and torch.isfinite(latents).all(), (sampler, config, steps)
-        rows.append(latents)
+        rows.append(latents * scale)
     tensors = {"timesteps": scheduler.timesteps.float(), "latents": torch.cat(rows)}
     if sampler in ("euler", "dpmpp_2m"):
         tensors["sigmas"] = scheduler.sigmas
