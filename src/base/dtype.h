@@ -6,11 +6,16 @@
 #include <stdint.h>
 #include <string.h>
 
-typedef enum ts_dtype { TS_F32, TS_BF16, TS_F16, TS_DTYPE_COUNT } ts_dtype;
+/* Computation is in the first two; in files there are all of them. F8: with four bits of exponent, without infinities
+ * (E4M3FN), or with five. */
+typedef enum ts_dtype { TS_F32, TS_BF16, TS_F16, TS_F64, TS_F8_E4M3, TS_F8_E5M2, TS_DTYPE_COUNT } ts_dtype;
 
-static inline size_t ts_dtype_size(ts_dtype t) { return t == TS_F32 ? 4 : 2; }
+static inline size_t ts_dtype_size(ts_dtype t) {
+    return t == TS_F32 ? 4 : t == TS_BF16 || t == TS_F16 ? 2 : t == TS_F64 ? 8 : 1;
+}
 static inline const char *ts_dtype_name(ts_dtype t) {
-    return t == TS_F32 ? "f32" : t == TS_BF16 ? "bf16" : t == TS_F16 ? "f16" : "?";
+    static const char *const names[] = {"f32", "bf16", "f16", "f64", "f8_e4m3", "f8_e5m2"};
+    return (int)t >= 0 && t < TS_DTYPE_COUNT ? names[t] : "?";
 }
 
 static inline float ts_bf16_to_f32(uint16_t h) {

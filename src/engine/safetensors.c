@@ -153,10 +153,6 @@ ts_code tensors_parse_safetensors(ts_tensors *s, const unsigned char *bytes, siz
     return rc;
 }
 
-static const char *type_name(ts_dtype t) {
-    return t == TS_F32 ? "F32" : t == TS_F16 ? "F16" : "BF16";
-}
-
 /* The name as a JSON string, quotes and escapes included; cJSON_free it. */
 static char *quoted(const char *name) {
     cJSON *v = cJSON_CreateString(name);
@@ -169,7 +165,7 @@ static ts_code append_entry(ts_buffer *b, const ts_file_tensor *t, size_t at) {
     char *name = quoted(t->name);
     if (!name) return TS_ENOMEM;
     ts_code rc = ts_buffer_printf(b, "%c%s:{\"dtype\":\"%s\",\"shape\":[", b->size > LENGTH_BYTES ? ',' : '{',
-                                  name, type_name(t->dtype));
+                                  name, tensors_type_name(t->dtype));
     cJSON_free(name);
     for (int i = 0; !rc && i < t->rank; i++)
         rc = ts_buffer_printf(b, i ? ",%lld" : "%lld", (long long)t->shape[i]);
@@ -202,7 +198,7 @@ ts_code ts_safetensors_write(const char *path, const ts_file_tensor *tensors, si
     unsigned char length[LENGTH_BYTES] = {0};
     rc = ts_buffer_append(&b, length, sizeof length);
     size_t at = 0;
-    for (size_t width = 4; !rc && width >= 2; width /= 2)
+    for (size_t width = 8; !rc && width; width /= 2)
         for (size_t i = 0; !rc && i < n; i++) {
             if (ts_dtype_size(tensors[i].dtype) != width) continue;
             rc = append_entry(&b, &tensors[i], at);
@@ -213,7 +209,7 @@ ts_code ts_safetensors_write(const char *path, const ts_file_tensor *tensors, si
     if (rc) goto done;
     for (unsigned i = 0; i < LENGTH_BYTES; i++)
         b.data[i] = (char)(unsigned char)((uint64_t)(b.size - LENGTH_BYTES) >> (8 * i));
-    for (size_t width = 4; !rc && width >= 2; width /= 2)
+    for (size_t width = 8; !rc && width; width /= 2)
         for (size_t i = 0; !rc && i < n; i++)
             if (ts_dtype_size(tensors[i].dtype) == width)
                 rc = ts_buffer_append(&b, tensors[i].data, tensors[i].bytes);

@@ -9,18 +9,24 @@
 const char *const ts_tensors_extensions[] = {".safetensors", ".ckpt", ".pt", ".bin", NULL};
 
 static const tensor_type types[] = {
-    {"F32", 32, true, TS_F32},     {"F16", 16, true, TS_F16},     {"BF16", 16, true, TS_BF16},
-    {"F64", 64, false, TS_F32},    {"I64", 64, false, TS_F32},    {"U64", 64, false, TS_F32},
-    {"I32", 32, false, TS_F32},    {"U32", 32, false, TS_F32},    {"I16", 16, false, TS_F32},
-    {"U16", 16, false, TS_F32},    {"I8", 8, false, TS_F32},      {"U8", 8, false, TS_F32},
-    {"BOOL", 8, false, TS_F32},    {"F8_E4M3", 8, false, TS_F32}, {"F8_E5M2", 8, false, TS_F32},
-    {"F8_E8M0", 8, false, TS_F32}, {"C64", 64, false, TS_F32},    {"F4", 4, false, TS_F32},
+    {"F32", 32, true, TS_F32},     {"F16", 16, true, TS_F16},        {"BF16", 16, true, TS_BF16},
+    {"F64", 64, true, TS_F64},     {"I64", 64, false, TS_F32},       {"U64", 64, false, TS_F32},
+    {"I32", 32, false, TS_F32},    {"U32", 32, false, TS_F32},       {"I16", 16, false, TS_F32},
+    {"U16", 16, false, TS_F32},    {"I8", 8, false, TS_F32},         {"U8", 8, false, TS_F32},
+    {"BOOL", 8, false, TS_F32},    {"F8_E4M3", 8, true, TS_F8_E4M3}, {"F8_E5M2", 8, true, TS_F8_E5M2},
+    {"F8_E8M0", 8, false, TS_F32}, {"C64", 64, false, TS_F32},       {"F4", 4, false, TS_F32},
     {"F6_E2M3", 6, false, TS_F32}, {"F6_E3M2", 6, false, TS_F32},
 };
 
 const tensor_type *tensors_type(const char *name) {
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
         if (strcmp(types[i].name, name) == 0) return &types[i];
+    return NULL;
+}
+
+const char *tensors_type_name(ts_dtype dtype) {
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (types[i].used && types[i].dtype == dtype) return types[i].name;
     return NULL;
 }
 
@@ -167,8 +173,8 @@ const ts_file_other *ts_tensors_other(const ts_tensors *s, size_t i) {
 }
 
 ts_code ts_tensors_unread(ts_error *e, const char *name, const char *type) {
-    return ts_fail(e, TS_EUNSUPPORTED, "%.200s is of type %s, and only F32, F16 and BF16 are read", name,
-                   type);
+    return ts_fail(e, TS_EUNSUPPORTED, "%.200s is of type %s, and only F32, F16, BF16, F64 and F8 are read",
+                   name, type);
 }
 
 const char *ts_tensors_metadata(const ts_tensors *s, const char *key) {

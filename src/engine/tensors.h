@@ -6,7 +6,7 @@
  * is such a copy, and the pickle in torch's files is read as data, never run. A file that is written to while
  * it is open (base/map.h) gives bytes that mean nothing, which ts_tensors_check tells.
  *
- * F32, F16 and BF16 tensors are handed out. The formats' other types (position_ids is I64) are checked
+ * Tensors of a ts_dtype are handed out. The formats' other types (position_ids is I64) are checked
  * like the rest and then left out, but for readers that must know all that is in a file
  * (ts_tensors_other). An open file is immutable: any number of threads may read it. */
 #ifndef TS_ENGINE_TENSORS_H

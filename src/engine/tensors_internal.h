@@ -28,6 +28,7 @@ typedef struct tensor_type {
 } tensor_type;
 
 const tensor_type *tensors_type(const char *name); /* NULL when there is none */
+const char *tensors_type_name(ts_dtype dtype);
 
 /* The product of the shape; false where a size is negative or the product overflows. */
 bool tensors_elements(const int64_t *shape, int rank, size_t *ret);

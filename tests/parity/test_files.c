@@ -2,10 +2,12 @@
  */
 #include "workshop.h"
 
+#include <math.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include "engine/checkpoint.h"
 #include "engine/unet.h"
+#include "kernels/convert.h"
 
 /* Every parameter of the folder is there, under its name and with its bytes. */
 static void same_weights(const ts_checkpoint *c, const char *component, const char *folder) {
@@ -183,6 +185,70 @@ static shot box(studio s) {
                       .dtype = TS_F32};
     ts_picture request = {.params.prompt = "a box", .params.seed = 1, .params.guidance_scale = 1};
     return studio_shoot(s, &shape, &request);
+}
+
+/* F8_E4M3 towards zero, which is a number again when it is read. */
+static unsigned char byte_of(float v) {
+    const float small = fabsf(v) * 0x1p-120f;
+    uint32_t u;
+    memcpy(&u, &small, sizeof u);
+    u >>= 20;
+    return (unsigned char)((u > 0x7eu ? 0x7eu : u) | (v < 0 ? 0x80u : 0));
+}
+
+static void store(ts_dtype to, const float *from, size_t n, char *ret) {
+    for (size_t i = 0; i < n; i++)
+        if (to == TS_F64)
+            memcpy(ret + 8 * i, &(double){(double)from[i]}, 8);
+        else if (to == TS_F8_E4M3)
+            ret[i] = (char)byte_of(from[i]);
+        else if (to == TS_F8_E5M2) {
+            uint16_t half;
+            ts_convert(TS_F32, &from[i], TS_F16, &half, 1);
+            ret[i] = (char)(half >> 8);
+        } else
+            ts_convert(TS_F32, &from[i], to, ret + ts_dtype_size(to) * i, 1);
+}
+
+/* All weights of sd1 in a type, or float32 of the values that they are then. */
+static shot box_of(ts_dtype type, bool widened) {
+    workshop_gather("sd1");
+    for (size_t i = 0; i < workshop.count; i++) {
+        ts_file_tensor *t = &workshop.tensors[i];
+        const size_t n = ts_file_tensor_elements(t);
+        float *values = ts_array0(float, n);
+        char *stored = workshop_room(n * ts_dtype_size(type) + 1);
+        assert_non_null(values);
+        ts_file_tensor_to_f32(t, values);
+        store(type, values, n, stored);
+        t->dtype = type;
+        t->bytes = n * ts_dtype_size(type);
+        t->data = stored;
+        if (widened) {
+            char *wide = workshop_room(4 * n + 1);
+            ts_convert(type, stored, TS_F32, wide, n);
+            t->dtype = TS_F32;
+            t->bytes = 4 * n;
+            t->data = wide;
+        }
+        free(values);
+    }
+    char *path = workshop_write("typed");
+    workshop_beside(workshop_case("sd1"), "typed");
+    studio s = studio_open_with(path, NULL, 1);
+    shot have = box(s);
+    studio_close(s);
+    workshop_discard(path);
+    return have;
+}
+
+static void weights_of_a_type_are_their_values(void **state) {
+    const ts_dtype type = *(const ts_dtype *)*state;
+    shot have = box_of(type, false), want = box_of(type, true);
+    assert_true(relative_l2(have.latents, want.latents) == 0);
+    assert_memory_equal(have.rgb, want.rgb, 64 * 64 * 3);
+    shot_free(have);
+    shot_free(want);
 }
 
 /* In the model's place or in that of none, each time the same one. */
@@ -370,6 +436,9 @@ int main(int argc, char **argv) {
             test_add(&tests, the_picture_is_that_of_the_folder, kinds[i], 0,
                      "%s: the picture is the folder's", kinds[i]);
     }
+    for (int type = TS_F32; type < TS_DTYPE_COUNT; type++)
+        test_add(&tests, weights_of_a_type_are_their_values, &(ts_dtype){(ts_dtype)type}, sizeof(ts_dtype),
+                 "weights of %s are their values", ts_dtype_name((ts_dtype)type));
     test_add(&tests, an_autoencoder_can_be_replaced, NULL, 0, "an autoencoder can be replaced");
     test_add(&tests, a_file_without_a_tokenizer_has_that_of_clip, NULL, 0,
              "a file without a tokenizer has CLIP's");

@@ -99,6 +99,43 @@ static void bfloats_round_to_even(void **state) {
     free(half), free(have), free(f);
 }
 
+/* OCP 8-bit floating point (2023), 5.1: E4M3 has no infinities, E5M2 is the upper half of a binary16. */
+static void bytes_convert_as_their_specification_says(void **state) {
+    const ts_vec *vec = *state;
+    unsigned char bytes[256];
+    float four[256], five[256];
+    for (unsigned b = 0; b < 256; b++) bytes[b] = (unsigned char)b;
+    vec->convert(TS_F8_E4M3, bytes, TS_F32, four, 256);
+    vec->convert(TS_F8_E5M2, bytes, TS_F32, five, 256);
+    for (unsigned b = 0; b < 256; b++) {
+        const int exponent = (int)(b >> 3 & 15u), mantissa = (int)(b & 7u);
+        const double size = (b & 0x7fu) == 0x7fu ? NAN
+                            : exponent == 0      ? ldexp(mantissa, -9)
+                                                 : ldexp(8 + mantissa, exponent - 10);
+        const double want[2] = {b & 0x80u ? -size : size, half_value(b << 8)};
+        const float have[2] = {four[b], five[b]};
+        for (int i = 0; i < 2; i++)
+            if (isnan(want[i]) ? !isnan(have[i])
+                               : (double)have[i] != want[i] || !signbit(have[i]) != !signbit(want[i]))
+                fail_msg("byte %u is %g and not %g", b, (double)have[i], want[i]);
+    }
+}
+
+static void doubles_round_to_floats(void **state) {
+    const ts_vec *vec = *state;
+    const double from[] = {1, 1 + 0x1p-24, 1 + 0x1.8p-23, -0x1p-149, 1e300, -INFINITY, -0.0, NAN};
+    const float want[] = {1, 1, 1 + 0x1p-22f, -0x1p-149f, INFINITY, -INFINITY, -0.0f};
+    unsigned char odd[sizeof from + 1];
+    float have[8];
+    uint16_t half[8];
+    memcpy(odd + 1, from, sizeof from);
+    vec->convert(TS_F64, odd + 1, TS_F32, have, 8);
+    assert_memory_equal(have, want, sizeof want);
+    assert_true(isnan(have[7]));
+    vec->convert(TS_F64, odd + 1, TS_F16, half, 8);
+    assert_true(half[0] == 0x3c00 && half[4] == 0x7c00 && half[6] == 0x8000);
+}
+
 /* Nothing is written behind the last one, whatever the length. */
 static void no_more_than_n_are_written(void **state) {
     const ts_vec *vec = *state;
@@ -137,6 +174,8 @@ int main(void) {
         {"halves convert as the standard says", halves_convert_as_the_standard_says},
         {"halves round to even", halves_round_to_even},
         {"bfloats round to even", bfloats_round_to_even},
+        {"bytes convert as their specification says", bytes_convert_as_their_specification_says},
+        {"doubles round to floats", doubles_round_to_floats},
         {"no more than n are written", no_more_than_n_are_written},
     };
     enum { CLAIMS = sizeof claims / sizeof *claims };

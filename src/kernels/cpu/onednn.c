@@ -173,8 +173,8 @@ dnnl_status_t ts_dnnl_reorder(const dnnl_memory_desc_t *md, const void *data,
  * is wanted. */
 static ts_code plain_weights(ts_store *store, const ts_param *p, ts_dtype wanted, const void **ret,
                              dnnl_data_type_t *ret_type, ts_error *e) {
-    /* oneDNN 2.6 has no f16 on CPUs. */
-    if (p->data && p->dtype != TS_F16 && (uintptr_t)p->data % ts_dtype_size(p->dtype) == 0) {
+    const bool known = p->dtype == TS_F32 || p->dtype == TS_BF16;
+    if (p->data && known && (uintptr_t)p->data % ts_dtype_size(p->dtype) == 0) {
         *ret = p->data;
         *ret_type = type_of(p->dtype);
         return TS_OK;

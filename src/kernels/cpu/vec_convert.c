@@ -41,6 +41,20 @@ static inline float from_half(uint16_t h) {
     return float_of(u | sign);
 }
 
+/* Like from_half: the exponents differ by 120. Without infinities; all ones is no number. */
+static inline float from_e4m3(unsigned char b) {
+    uint32_t sign = (uint32_t)(b & 0x80u) << 24, a = b & 0x7fu;
+    uint32_t u = bits_of(float_of(a << 20) * 0x1p120f);
+    u |= a == 0x7fu ? 0x7fc00000u : 0u;
+    return float_of(u | sign);
+}
+
+static inline float from_double(const unsigned char *p) {
+    double d;
+    memcpy(&d, p, sizeof d);
+    return (float)d;
+}
+
 static inline uint16_t to_bfloat(float f) {
     uint32_t u = bits_of(f);
     uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16, nan = (u >> 16) | 0x40u;
@@ -52,8 +66,14 @@ static void widen(ts_dtype from, const unsigned char *restrict src, float *restr
         memcpy(dst, src, n * sizeof *dst);
     else if (from == TS_BF16)
         for (size_t i = 0; i < n; i++) dst[i] = float_of((uint32_t)load16(src + 2 * i) << 16);
-    else
+    else if (from == TS_F16)
         for (size_t i = 0; i < n; i++) dst[i] = from_half(load16(src + 2 * i));
+    else if (from == TS_F64)
+        for (size_t i = 0; i < n; i++) dst[i] = from_double(src + 8 * i);
+    else if (from == TS_F8_E4M3)
+        for (size_t i = 0; i < n; i++) dst[i] = from_e4m3(src[i]);
+    else /* the upper half of a float16 */
+        for (size_t i = 0; i < n; i++) dst[i] = from_half((uint16_t)(src[i] << 8));
 }
 
 static void narrow(const float *restrict src, ts_dtype to, unsigned char *restrict dst, size_t n) {
