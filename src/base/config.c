@@ -187,11 +187,12 @@ static bool read_size(const char *text, double low, double high, ts_size *ret) {
     return true;
 }
 
-static bool one_of(const char *choices, const char *value) {
-    size_t n = strlen(value);
-    for (const char *s = choices; n && s; s = strchr(s, '|')) {
+bool ts_config_choice(const char *choices, const char *text) {
+    const size_t n = strcspn(text, "|");
+    if (!n || text[n]) return false; /* several of them, one behind the other, are none */
+    for (const char *s = choices; s; s = strchr(s, '|')) {
         if (*s == '|') s++;
-        if (!strncmp(s, value, n) && (s[n] == '|' || !s[n])) return true;
+        if (!strncmp(s, text, n) && (s[n] == '|' || !s[n])) return true;
     }
     return false;
 }
@@ -233,7 +234,7 @@ static ts_code assign(ts_config *c, const ts_option *o, const char *value, ts_er
         *(bool *)at = value[0] == 'y';
         break;
     case TS_OPTION_CHOICE:
-        if (!one_of(o->choices, value))
+        if (!ts_config_choice(o->choices, value))
             return ts_fail_param(e, TS_EINVAL, o->key, "%s = %.100s: one of %s is wanted", o->key, value,
                                  o->choices);
         ok = replace(at, value);

@@ -1,6 +1,8 @@
 /* The configuration: one table of options, filled from defaults, a file and the command line, in this order.
  *
- * The file is INI (sections in brackets, `key = value`, comments from `#` or `;` at the start of a line). An
+ * The file is INI (sections in brackets, `key = value`, comments from `#` or `;` at the start of a line, or
+ * from
+ * `;` behind a blank). An
  * unknown section or key, a key given twice, a value out of range and a line that is too long are errors that
  * carry file and line. What an option means is in the table (ts_config_options), and in conf/tesserad.conf,
  * which a test holds against it. Values that only the engine can judge (devices, sampler) are checked later;
@@ -88,6 +90,9 @@ typedef struct ts_option {
 /* The table; ends where ts_config_option_count says. */
 const ts_option *ts_config_options(void);
 size_t ts_config_option_count(void);
+
+/* Whether the text is one of "a|b|c". */
+bool ts_config_choice(const char *choices, const char *text);
 
 /* All defaults. TS_ENOMEM. */
 ts_code ts_config_new(ts_config **ret, ts_error *e);

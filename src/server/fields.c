@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "base/config.h"
 #include "base/json.h"
 
 #define MAX_EXACT   9007199254740992.0 /* 2^53: beyond it JSON numbers are no longer whole */
@@ -25,19 +26,10 @@ struct field {
 
 #define TO(member) offsetof(ts_fields, member)
 
-static bool one_of(const char *choices, const char *text) {
-    size_t n = strlen(text);
-    for (const char *s = choices; n && s; s = strchr(s, '|')) {
-        if (*s == '|') s++;
-        if (!strncmp(s, text, n) && (s[n] == '|' || !s[n])) return true;
-    }
-    return false;
-}
-
 static ts_code read_text(const field *f, const char *param, const cJSON *v, ts_fields *to, ts_error *e) {
     if (!cJSON_IsString(v)) return ts_fail_param(e, TS_EINVAL, param, "%s must be a string", param);
     size_t n = strlen(v->valuestring);
-    if (f->type == CHOICE && !one_of(f->choices, v->valuestring))
+    if (f->type == CHOICE && !ts_config_choice(f->choices, v->valuestring))
         return ts_fail_param(e, TS_EINVAL, param, "%s must be one of %s", param, f->choices);
     if (f->type == TEXT && ((double)n < f->low || (double)n > f->high))
         return ts_fail_param(e, TS_EINVAL, param, "%s must have %.0f to %.0f bytes, not %zu", param, f->low,
@@ -201,7 +193,7 @@ static ts_code read_crop(const field *f, const char *param, const cJSON *v, ts_f
 
 static ts_code read_devices(const field *f, const char *param, const cJSON *v, ts_fields *to, ts_error *e) {
     (void)f;
-    if (cJSON_IsString(v) && one_of("all|auto", v->valuestring)) {
+    if (cJSON_IsString(v) && ts_config_choice("all|auto", v->valuestring)) {
         to->parallel.ranks = 0;
         return TS_OK;
     }

@@ -294,6 +294,32 @@ static const struct bad {
     {"[models]\npath = /m/\xed\xa0\x80\n", 2, "UTF-8"},
 };
 
+static ts_code read_choice(const ts_option *o, const char *value, size_t n) {
+    char text[200];
+    ts_config *c = defaults();
+    ts_error e = {0};
+    snprintf(text, sizeof text, "[%s]\n%s = %.*s\n", o->section, o->key, (int)n, value);
+    ts_code rc = read_text(c, text, &e);
+    ts_config_free(c);
+    return rc;
+}
+
+/* Tables are indexed with what is found under such a name. */
+static void several_choices_in_one_are_none(void **state) {
+    (void)state;
+    for (size_t i = 0; i < ts_config_option_count(); i++) {
+        const ts_option *o = &ts_config_options()[i];
+        for (const char *s = o->choices; s; s = s[strcspn(s, "|")] ? s + strcspn(s, "|") + 1 : NULL) {
+            const size_t one = strcspn(s, "|");
+            assert_int_equal(read_choice(o, s, one), TS_OK);
+            if (s[one] && read_choice(o, s, strlen(s)) != TS_EINVAL) fail_msg("%s = %s is taken", o->key, s);
+        }
+    }
+    assert_true(ts_config_choice("all|auto", "auto") && ts_config_choice("all|auto", "all"));
+    assert_false(ts_config_choice("all|auto", "all|auto") || ts_config_choice("all|auto", "all|"));
+    assert_false(ts_config_choice("all|auto", "al") || ts_config_choice("all|auto", ""));
+}
+
 static void each_bad_file_is_refused_with_its_line_and_what_is_wrong(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof bad_files / sizeof *bad_files; i++) {
@@ -397,6 +423,7 @@ int main(void) {
         cmocka_unit_test(the_conf_file_says_the_defaults_with_and_without_its_comment_signs),
         cmocka_unit_test(the_table_has_no_option_twice_and_its_defaults_lie_in_its_ranges),
         cmocka_unit_test(a_file_sets_what_it_names_and_nothing_else),
+        cmocka_unit_test(several_choices_in_one_are_none),
         cmocka_unit_test(each_bad_file_is_refused_with_its_line_and_what_is_wrong),
         cmocka_unit_test(a_line_that_is_too_long_is_refused_and_not_cut),
         cmocka_unit_test(a_nul_byte_is_refused),
