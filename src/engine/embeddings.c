@@ -54,6 +54,8 @@ static ts_code recognise(const ts_tensors *file, const char *path, const char *s
         m.encoders = 1;
     }
     for (int i = 0; i < m.encoders; i++) {
+        const ts_file_other *other = ts_tensors_count(file) ? NULL : ts_tensors_other(file, 0);
+        if (other) return ts_error_context(e, ts_tensors_unread(e, other->name, other->type), "%s", path);
         if (!m.of[i])
             return ts_fail(e, TS_EFORMAT,
                            "%s is no embedding: emb_params, one tensor called as the word, or clip_l and "

@@ -24,22 +24,41 @@ typedef struct reader {
     ts_error *e;
 } reader;
 
+/* What a storage's elements are: by its class, or where it has none by the tensor's dtype. */
 static const struct {
     const char *global, *type;
 } storages[] = {
-    {"torch.FloatStorage", "F32"},  {"torch.HalfStorage", "F16"},         {"torch.BFloat16Storage", "BF16"},
-    {"torch.DoubleStorage", "F64"}, {"torch.LongStorage", "I64"},         {"torch.IntStorage", "I32"},
-    {"torch.ShortStorage", "I16"},  {"torch.CharStorage", "I8"},          {"torch.ByteStorage", "U8"},
-    {"torch.BoolStorage", "BOOL"},  {"torch.ComplexFloatStorage", "C64"},
+    {"torch.FloatStorage", "F32"},
+    {"torch.HalfStorage", "F16"},
+    {"torch.BFloat16Storage", "BF16"},
+    {"torch.DoubleStorage", "F64"},
+    {"torch.LongStorage", "I64"},
+    {"torch.IntStorage", "I32"},
+    {"torch.ShortStorage", "I16"},
+    {"torch.CharStorage", "I8"},
+    {"torch.ByteStorage", "U8"},
+    {"torch.BoolStorage", "BOOL"},
+    {"torch.ComplexFloatStorage", "C64"},
+    {"torch.uint16", "U16"},
+    {"torch.uint32", "U32"},
+    {"torch.uint64", "U64"},
+    {"torch.float8_e4m3fn", "F8_E4M3"},
+    {"torch.float8_e5m2", "F8_E5M2"},
+    {"torch.float8_e8m0fnu", "F8_E8M0"},
 };
+
+#define UNTYPED "torch.storage.UntypedStorage"
 
 static bool is_text(const ts_pickle_value *v, const char *text) {
     return (v->kind == TS_PICKLE_TEXT || v->kind == TS_PICKLE_GLOBAL) && strcmp(v->text, text) == 0;
 }
 
+static bool is_global(const ts_pickle_value *v, const char *global) {
+    return v->kind == TS_PICKLE_GLOBAL && strcmp(v->text, global) == 0;
+}
+
 static bool is_call(const ts_pickle_value *v, const char *global) {
-    return v->kind == TS_PICKLE_OBJECT && v->callable->kind == TS_PICKLE_GLOBAL &&
-           strcmp(v->callable->text, global) == 0;
+    return v->kind == TS_PICKLE_OBJECT && is_global(v->callable, global);
 }
 
 /* The i-th of a tuple or list of at least i + 1 items; NULL for anything else. */
@@ -67,9 +86,11 @@ static bool is_dict(const ts_pickle_value *v) {
 
 /* ---- tensors ---- */
 
-/* The persistent id of a storage: ("storage", its class, its key, where it was, its elements). */
+/* The persistent id of a storage: ("storage", its class, its key, where it was, its elements). dtype: the
+ * tensor's, or NULL. */
 static ts_code find_storage(const reader *r, const char *name, const ts_pickle_value *v,
-                            const tensor_type **ret_type, const ts_zip_entry **ret, ts_error *e) {
+                            const ts_pickle_value *dtype, const tensor_type **ret_type,
+                            const ts_zip_entry **ret, ts_error *e) {
     const ts_pickle_value *kind = NULL, *key = NULL, *word = NULL;
     if (v->kind == TS_PICKLE_PERSISTENT) {
         word = item_of(v->arguments, 0);
@@ -79,6 +100,7 @@ static ts_code find_storage(const reader *r, const char *name, const ts_pickle_v
     if (!word || !is_text(word, "storage") || !kind || kind->kind != TS_PICKLE_GLOBAL || !key ||
         key->kind != TS_PICKLE_TEXT || key->length > NAME_MAXIMUM)
         return ts_fail(e, TS_EFORMAT, "tensor %.200s has no storage", name);
+    if (is_text(kind, UNTYPED) && dtype && dtype->kind == TS_PICKLE_GLOBAL) kind = dtype;
     const tensor_type *type = NULL;
     for (size_t i = 0; i < sizeof storages / sizeof *storages; i++)
         if (is_text(kind, storages[i].global)) type = tensors_type(storages[i].type);
@@ -185,7 +207,8 @@ static ts_code copy_in_order(reader *r, size_t width, const char *from, size_t r
     return TS_OK;
 }
 
-/* _rebuild_tensor_v2(storage, offset, size, stride, ...). */
+/* _rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks), and v3 with a dtype behind them.
+ */
 static ts_code add_tensor(reader *r, const char *name, const ts_pickle_value *arguments) {
     const ts_pickle_value *storage = item_of(arguments, 0), *offset = item_of(arguments, 1),
                           *sizes = item_of(arguments, 2), *strides = item_of(arguments, 3);
@@ -196,7 +219,7 @@ static ts_code add_tensor(reader *r, const char *name, const ts_pickle_value *ar
     ts_file_tensor t = {.name = name};
     int64_t step[TS_FILE_RANK] = {0};
     size_t elements = 0, begin = 0;
-    ts_code rc = find_storage(r, name, storage, &type, &entry, r->e);
+    ts_code rc = find_storage(r, name, storage, item_of(arguments, 6), &type, &entry, r->e);
     if (!rc) rc = read_shape(name, sizes, strides, &t, step, &elements, r->e);
     if (rc) return rc;
     const size_t width = type->bits / 8;
@@ -217,17 +240,31 @@ static bool is_alpha(const char *name, size_t length) {
     return length > n && memcmp(name + length - n, end, n) == 0;
 }
 
+/* Something that is no number to us; whoever wants one there refuses its type. */
+static ts_code add_object(reader *r, const char *name) {
+    static const tensor_type object = {.name = "object", .bits = 64};
+    return tensors_add(r->s, &object, &(ts_file_tensor){.name = name, .data = ""}, r->e);
+}
+
 static ts_code add_number(reader *r, const char *name, const ts_pickle_value *v) {
-    static const tensor_type object = {.name = "object",
-                                       .bits = 64}; /* which whoever wants a number refuses */
-    const bool whole = v->kind == TS_PICKLE_INTEGER, known = whole || v->kind == TS_PICKLE_NUMBER;
-    ts_tensors *s = r->s;
+    const bool whole = v->kind == TS_PICKLE_INTEGER;
+    if (!whole && v->kind != TS_PICKLE_NUMBER) return add_object(r, name);
     double *number = ts_new0(double);
-    ts_code rc = own(s, number, name, r->e);
+    ts_code rc = own(r->s, number, name, r->e);
     if (rc) return rc;
-    *number = whole ? (double)v->integer : known ? v->number : 0;
+    *number = whole ? (double)v->integer : v->number;
     const ts_file_tensor t = {.name = name, .data = number, .bytes = sizeof *number};
-    return tensors_add(s, known ? tensors_type("F64") : &object, &t, r->e);
+    return tensors_add(r->s, tensors_type("F64"), &t, r->e);
+}
+
+/* Tensors that are made in another way, of numpy's arrays or sparse. Left out, some would not be missed. */
+static bool makes_tensor(const ts_pickle_value *callable) {
+    static const char *const makers[] = {"torch._utils._rebuild_", "torch._tensor._rebuild_",
+                                         "numpy.core.multiarray._reconstruct",
+                                         "numpy._core.multiarray._reconstruct"};
+    for (size_t i = 0; i < sizeof makers / sizeof *makers && callable->kind == TS_PICKLE_GLOBAL; i++)
+        if (!strncmp(callable->text, makers[i], strlen(makers[i]))) return true;
+    return false;
 }
 
 /* ---- the tree ---- */
@@ -259,22 +296,37 @@ static ts_code walk_members(reader *r, char name[NAME_MAXIMUM + 1], size_t lengt
     return rc;
 }
 
+/* The result of a call. */
+static ts_code walk_object(reader *r, char name[NAME_MAXIMUM + 1], size_t length, int depth,
+                           const ts_pickle_value *callable, const ts_pickle_value *arguments,
+                           const ts_pickle_value *state) {
+    if (depth > DEPTH_MAXIMUM) return too_many(r);
+    /* A tensor with attributes of Python's: (function, class, its arguments, attributes). */
+    if (is_global(callable, "torch._tensor._rebuild_from_type_v2")) {
+        const ts_pickle_value *function = item_of(arguments, 0), *with = item_of(arguments, 2);
+        if (function && with) return walk_object(r, name, length, depth + 1, function, with, NULL);
+    }
+    if (is_global(callable, "torch._utils._rebuild_tensor_v2") ||
+        is_global(callable, "torch._utils._rebuild_tensor_v3"))
+        return length ? add_tensor(r, name, arguments) : TS_OK;
+    if (is_global(callable, "torch._utils._rebuild_parameter") ||
+        is_global(callable, "torch._utils._rebuild_parameter_with_state")) {
+        const ts_pickle_value *of = item_of(arguments, 0);
+        return of ? walk(r, name, length, depth + 1, of) : TS_OK;
+    }
+    if (makes_tensor(callable)) return length ? add_object(r, name) : TS_OK;
+    /* A module that was saved whole: a ParameterDict is one. */
+    const ts_pickle_value *parameters = state && is_dict(state) ? member(r, state, "_parameters") : NULL;
+    if (parameters && is_dict(parameters)) return walk_members(r, name, length, depth, parameters);
+    return is_alpha(name, length) ? add_object(r, name) : TS_OK;
+}
+
 static ts_code walk(reader *r, char name[NAME_MAXIMUM + 1], size_t length, int depth,
                     const ts_pickle_value *v) {
     if (depth > DEPTH_MAXIMUM || !visit(r)) return too_many(r);
     if (is_dict(v)) return walk_members(r, name, length, depth, v);
-    if (v->kind != TS_PICKLE_OBJECT) return is_alpha(name, length) ? add_number(r, name, v) : TS_OK;
-    if (is_call(v, "torch._utils._rebuild_tensor_v2"))
-        return length ? add_tensor(r, name, v->arguments) : TS_OK;
-    if (is_call(v, "torch._utils._rebuild_parameter") ||
-        is_call(v, "torch._utils._rebuild_parameter_with_state")) {
-        const ts_pickle_value *of = item_of(v->arguments, 0);
-        return of ? walk(r, name, length, depth + 1, of) : TS_OK;
-    }
-    /* A module that was saved whole: a ParameterDict is one. */
-    const ts_pickle_value *parameters =
-        v->state && is_dict(v->state) ? member(r, v->state, "_parameters") : NULL;
-    if (parameters && is_dict(parameters)) return walk_members(r, name, length, depth, parameters);
+    if (v->kind == TS_PICKLE_OBJECT)
+        return walk_object(r, name, length, depth, v->callable, v->arguments, v->state);
     return is_alpha(name, length) ? add_number(r, name, v) : TS_OK;
 }
 
@@ -282,7 +334,7 @@ static ts_code walk_root(reader *r, const ts_pickle_value *root) {
     char name[NAME_MAXIMUM + 1] = "";
     /* A checkpoint of a training: the model is only a part of it; or of one that has been saved in another.
      */
-    for (int i = 0; i < 2 && is_dict(root); i++) {
+    for (int i = 0; i < DEPTH_MAXIMUM && is_dict(root); i++) {
         const ts_pickle_value *model = member(r, root, "state_dict");
         if (model && is_dict(model)) root = model;
     }

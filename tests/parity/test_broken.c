@@ -109,10 +109,11 @@ static void a_tensor_of_another_type_is_named(void **state) {
                                         "first_stage_model.decoder.conv_out.bias",
                                         "cond_stage_model.transformer.text_model.final_layer_norm.bias",
                                         /* Without which a level seems to have no attention. */
-                                        "model.diffusion_model.input_blocks.1.1.norm.weight"};
+                                        "model.diffusion_model.input_blocks.1.1.norm.weight",
+                                        "first_stage_model.decoder.mid.attn_1.norm.weight"};
     static const char *const words[] = {"out.2.bias", "decoder.conv_out.bias", "final_layer_norm.bias",
-                                        "input_blocks.1.1.norm.weight"};
-    for (int i = 0; i < 4; i++) {
+                                        "input_blocks.1.1.norm.weight", "attentions.0.group_norm.weight"};
+    for (int i = 0; i < 5; i++) {
         workshop_gather("sd1");
         workshop_beside(workshop_case("sd1"), "bad");
         char *path = workshop_write("bad");

@@ -13,7 +13,7 @@ static char *file_of(const char *name, size_t *ret_size) {
     return bytes;
 }
 
-static void same_tensors(const ts_tensors *have, const ts_tensors *want) {
+static void same_readable(const ts_tensors *have, const ts_tensors *want) {
     assert_int_equal(ts_tensors_count(have), ts_tensors_count(want));
     for (size_t i = 0; i < ts_tensors_count(want); i++) {
         const ts_file_tensor *a = ts_tensors_at(have, i), *b = ts_tensors_at(want, i);
@@ -22,6 +22,10 @@ static void same_tensors(const ts_tensors *have, const ts_tensors *want) {
         for (int k = 0; k < b->rank; k++) assert_true(a->shape[k] == b->shape[k]);
         if (b->bytes) assert_memory_equal(a->data, b->data, b->bytes);
     }
+}
+
+static void same_tensors(const ts_tensors *have, const ts_tensors *want) {
+    same_readable(have, want);
     size_t others = 0;
     while (ts_tensors_other(want, others)) others++;
     for (size_t i = 0; i < others; i++) {
@@ -60,6 +64,32 @@ static void tensors_that_do_not_lie_row_by_row_are_put_in_order(void **state) {
     ts_tensors_free(want);
 }
 
+/* What nobody can read here is there under its name, so that who wants it can say so. */
+static void tensors_that_are_made_otherwise_are_read_or_named(void **state) {
+    (void)state;
+    static const char *const names[] = {"array", "of_array", "quantised", "sparse"};
+    ts_tensors *have = fixture_tensors("torch/otherwise.pt"),
+               *want = fixture_tensors("torch/otherwise.safetensors");
+    assert_int_equal(ts_tensors_count(want), 5);
+    same_readable(have, want);
+    size_t objects = 0;
+    const ts_file_other *o;
+    for (size_t i = 0; (o = ts_tensors_other(have, i)); i++) {
+        if (strcmp(o->type, "object") != 0) {
+            assert_string_equal(o->name, "u16");
+            assert_string_equal(o->type, "U16");
+            continue;
+        }
+        bool known = false;
+        for (int k = 0; k < 4; k++) known = known || !strcmp(o->name, names[k]);
+        assert_true(known);
+        objects++;
+    }
+    assert_int_equal(objects, 4);
+    ts_tensors_free(have);
+    ts_tensors_free(want);
+}
+
 static void a_folder_may_hold_them(void **state) {
     (void)state;
     char *path = fixture_path("torch/component");
@@ -84,7 +114,6 @@ static void what_is_not_read_is_refused_with_the_reason(void **state) {
         {"list.pt", TS_EFORMAT, "no tensors by name"},
         {"alone.pt", TS_EFORMAT, "no tensors by name"},
         {"old.pt", TS_EUNSUPPORTED, "before 1.6"},
-        {"quantised.pt", TS_EFORMAT, "no tensors by name"},
         {"packed.pt", TS_EUNSUPPORTED, "is compressed"},
         {"big.pt", TS_EUNSUPPORTED, "big-endian"},
         {"other.zip", TS_EFORMAT, "no data.pkl"},
@@ -367,6 +396,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_file_holds_what_it_held_in_pytorch),
         cmocka_unit_test(tensors_that_do_not_lie_row_by_row_are_put_in_order),
+        cmocka_unit_test(tensors_that_are_made_otherwise_are_read_or_named),
         cmocka_unit_test(a_folder_may_hold_them),
         cmocka_unit_test(what_is_not_read_is_refused_with_the_reason),
         cmocka_unit_test(a_lora_whose_modules_are_views_of_each_other_is_refused),

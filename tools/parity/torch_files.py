@@ -7,6 +7,7 @@ import collections
 import io
 import zipfile
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -94,12 +95,33 @@ def strided(where):
     (where / "strided.safetensors").chmod(0o644)
 
 
+class OfArray:
+    """A tensor as PyTorch once saved those of some devices, of a numpy array."""
+
+    def __reduce__(self):
+        return torch._utils._rebuild_device_tensor_from_numpy, (np.ones(3, np.float32), torch.float32, "cpu", False)
+
+
+def made_otherwise(where):
+    """Tensors that other functions than the usual one make: some are read, the others are not to be overlooked."""
+    attributed, inner = common.randn((3, 4), 9), torch.nn.Parameter(common.randn((2, 2), 10).half())
+    attributed.note, inner.note = "a", "b"
+    plain = {"attributed": attributed, "attributed.turned": attributed.t(), "inner": inner,
+             "f8": common.randn((2, 5), 11).to(torch.float8_e4m3fn), "f8_5": common.randn((7,), 12).to(torch.float8_e5m2),
+             "u16": torch.arange(3).to(torch.uint16)}
+    plain["attributed.turned"].note = "c"
+    others = {"array": np.ones(2, np.float32), "sparse": torch.eye(2).to_sparse(), "of_array": OfArray(),
+              "quantised": torch.quantize_per_tensor(torch.ones(2), 0.5, 0, torch.quint8)}
+    save(where / "otherwise.pt", {**plain, **others})
+    save_file({k: v.detach().contiguous().clone() for k, v in plain.items()}, where / "otherwise.safetensors")
+    (where / "otherwise.safetensors").chmod(0o644)
+
+
 def refused(where):
     save(where / "repeated.pt", {"a": torch.arange(2.0).expand(3, 2)})
     save(where / "list.pt", [torch.zeros(2)])
     save(where / "alone.pt", torch.zeros(2))
     save(where / "old.pt", {"a": torch.zeros(2)}, _use_new_zipfile_serialization=False)
-    save(where / "quantised.pt", {"a": torch.quantize_per_tensor(torch.ones(2), 0.5, 0, torch.quint8)})
     with zipfile.ZipFile(where / "packed.pt", "w", zipfile.ZIP_DEFLATED) as to, zipfile.ZipFile(where / "repeated.pt") as of:
         for name in of.namelist():
             to.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), of.read(name), zipfile.ZIP_DEFLATED)
@@ -120,6 +142,7 @@ def main():
     folder = common.folder("torch", "component")
     save(folder / "diffusion_pytorch_model.bin", value)
     strided(where)
+    made_otherwise(where)
     refused(common.folder("torch", "refused"))
     embeddings(common.folder("torch", "embeddings"))
     loras(common.folder("torch", "loras"))
