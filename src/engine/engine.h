@@ -35,7 +35,7 @@ typedef struct ts_model_info {
 ts_code ts_model_load(const char *path, const char *vae, ts_model **ret, ts_error *e);
 
 /* Where the LoRA of that name lies in a folder of them: NAME.safetensors or another extension of tensors, or
- * NAME/adapter_model.safetensors as PEFT saves it. That need not exist; then it is the first. free() it; NULL: no memory.
+ * NAME/adapter_model.safetensors as PEFT saves it, NAME/pytorch_lora_weights.safetensors as diffusers does. That need not exist; then it is the first. free() it; NULL: no memory.
  * Any thread. */
 char *ts_lora_find(const char *folder, const char *name);
 

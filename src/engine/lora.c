@@ -16,6 +16,8 @@ static const ts_json_limits metadata_limits = {.depth = 4, .values = 200000};
 #define PEFT_ALPHA   8                 /* of an adapter whose configuration does not say */
 #define CONFIG_BYTES ((size_t)1 << 20) /* of an adapter, at most */
 
+const char *const ts_lora_stems[] = {"adapter_model", "pytorch_lora_weights", NULL};
+
 /* A tensor of the file and what its key says. */
 typedef struct entry {
     ts_lora_key is;
@@ -110,8 +112,6 @@ static ts_code read_alpha(const entry *from, double *ret, ts_error *e) {
     } else if (from->other && from->other->bytes == sizeof b && !strcmp(from->other->type, "U8")) {
         memcpy(&b, from->other->data, sizeof b);
         alpha = b;
-    } else if (from->other && from->other->bytes == sizeof alpha && !strcmp(from->other->type, "F64")) {
-        memcpy(&alpha, from->other->data, sizeof alpha);
     }
     if (!isfinite(alpha)) return ts_fail(e, TS_EFORMAT, "%.200s is not one number", from->key);
     *ret = alpha;
@@ -375,12 +375,26 @@ static char *file_called(const char *folder, const char *name) {
     return path;
 }
 
+/* The file of a LoRA that is a folder; where there is none, where the first could be. NULL: no memory. */
+static char *file_inside(const char *folder) {
+    char *path = NULL;
+    for (const char *const *stem = ts_lora_stems; *stem; stem++) {
+        char *next = file_called(folder, *stem);
+        if (!next || !path || ts_file_exists(next)) {
+            free(path);
+            path = next;
+        } else
+            free(next);
+        if (!path || ts_file_exists(path)) break;
+    }
+    return path;
+}
+
 char *ts_lora_find(const char *folder, const char *name) {
     char *path = file_called(folder, name);
     if (!path || ts_file_exists(path)) return path;
-    char *adapter = ts_path_join(folder, name),
-         *inside = adapter ? file_called(adapter, TS_ADAPTER_STEM) : NULL;
-    free(adapter);
+    char *own = ts_path_join(folder, name), *inside = own ? file_inside(own) : NULL;
+    free(own);
     if (inside && !ts_file_exists(inside)) {
         free(inside);
         return path;
@@ -391,7 +405,7 @@ char *ts_lora_find(const char *folder, const char *name) {
 
 ts_code ts_lora_open(const char *path, ts_lora **ret, ts_error *e) {
     ts_tensors *file = NULL;
-    char *inside = file_called(path, TS_ADAPTER_STEM);
+    char *inside = file_inside(path);
     if (!inside) return ts_fail(e, TS_ENOMEM, "reading %s", path);
     const char *from = ts_file_exists(inside) ? inside : path;
     ts_code rc = ts_tensors_open(from, &file, e);

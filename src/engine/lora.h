@@ -22,16 +22,19 @@
  * ("diffusion_model.", "text_encoders.clip_l.transformer."). An adapter that PEFT itself has saved is a
  * folder: adapter_model.safetensors, whose keys begin with "base_model.model." and say nothing of the part but
  * by the layer's name (a text encoder is the first one), and adapter_config.json with the alpha. Every tensor
- * of a file is used or named in an error, but for embeddings that a trainer has put beside it ("bundle_emb."):
- * other kinds (OFT, IA3, GLoRA, ...) are refused. Nothing in it is trusted. */
+ * of a file is used or named in an error, but for embeddings that a trainer has put beside it ("bundle_emb."), the projection of
+ * a text encoder that has none (ComfyUI writes its difference from one), and what is named as in the LDM layout in a file that
+ * names blocks of the U-Net as diffusers does, too (merged by a script; diffusers drops the former). Other kinds (OFT, IA3,
+ * GLoRA, ...) are refused. Nothing in it is trusted. */
 #ifndef TS_ENGINE_LORA_H
 #define TS_ENGINE_LORA_H
 
 #include "engine/tensors.h"
 #include "engine/weights.h"
 
-/* The files of an adapter that PEFT itself has saved. */
-#define TS_ADAPTER_STEM   "adapter_model"
+/* What the file is called in a LoRA's folder: as PEFT saves an adapter, with its configuration beside it, and as diffusers
+ * does. Ends with NULL. */
+extern const char *const ts_lora_stems[];
 #define TS_ADAPTER_CONFIG "adapter_config.json"
 
 typedef enum ts_lora_part { TS_LORA_UNET, TS_LORA_TEXT, TS_LORA_TEXT_2, TS_LORA_PARTS } ts_lora_part;
@@ -61,7 +64,7 @@ typedef struct ts_lora_module {
 
 typedef struct ts_lora ts_lora;
 
-/* A file or an adapter's folder. TS_ENOTFOUND, TS_EIO, TS_ENOMEM; TS_EFORMAT naming the key, TS_EUNSUPPORTED
+/* A file, or a folder with one. TS_ENOTFOUND, TS_EIO, TS_ENOMEM; TS_EFORMAT naming the key, TS_EUNSUPPORTED
  * for a known kind that is not offered. An open file is immutable: any thread may read it. */
 ts_code ts_lora_open(const char *path, ts_lora **ret, ts_error *e);
 /* The same from bytes of the caller's, which must outlive the result; config: the text of the adapter's

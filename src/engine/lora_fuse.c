@@ -142,13 +142,37 @@ static bool fits(const ts_lora_module *m, const ts_param *p) {
            fits_magnitude(m, p);
 }
 
+static bool begins_with(const char *text, const char *with) {
+    return !strncmp(text, with, strlen(with));
+}
+
+/* Whether the file names blocks of the U-Net as diffusers does. */
+static bool names_blocks(const ts_lora *l) {
+    static const char *const blocks[] = {"down_blocks_", "mid_block_", "up_blocks_"};
+    for (size_t i = 0; i < ts_lora_count(l); i++)
+        for (int k = 0; k < 3; k++)
+            if (ts_lora_at(l, i)->part == TS_LORA_UNET && begins_with(ts_lora_at(l, i)->layer, blocks[k]))
+                return true;
+    return false;
+}
+
+/* What a file may hold and nobody applies (lora.h). others: the file names blocks as diffusers does. */
+static bool is_dropped(const ts_lora_module *m, bool others, const places *p) {
+    static const char *const blocks[] = {"input_blocks_", "middle_block_", "output_blocks_"};
+    if (m->part != TS_LORA_UNET) return !strcmp(m->layer, "text_projection") && !find_place(p, m->layer);
+    for (int i = 0; i < 3 && others; i++)
+        if (begins_with(m->layer, blocks[i])) return true;
+    return false;
+}
+
 static ts_code list_changes(const ts_lora_scaled *loras, size_t n, ts_lora_part part, int layers,
                             const places *p, change *ret, size_t *ret_count, ts_error *e) {
     size_t count = 0;
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
+        const bool others = names_blocks(loras[i].lora);
         for (size_t k = 0; k < ts_lora_count(loras[i].lora); k++) {
             const ts_lora_module *m = ts_lora_at(loras[i].lora, k);
-            if (m->part != part) continue;
+            if (m->part != part || is_dropped(m, others, p)) continue;
             const ts_param *param = find_place(p, without_text_model(part, m->layer));
             if (!param && part == TS_LORA_UNET) param = find_ldm(p, m->layer, layers);
             if (!param)
@@ -159,6 +183,7 @@ static ts_code list_changes(const ts_lora_scaled *loras, size_t n, ts_lora_part 
                                ts_lora_path(loras[i].lora), m->key, param->name);
             ret[count++] = (change){.param = param, .module = m, .scale = loras[i].scale, .file = i};
         }
+    }
     if (count) qsort(ret, count, sizeof *ret, by_param);
     for (size_t i = 1; i < count; i++)
         if (ret[i].param == ret[i - 1].param && ret[i].file == ret[i - 1].file)

@@ -44,6 +44,8 @@ static const struct {
     {".lora_mid.weight", TS_LORA_CORE},
     {".lora_A.weight", TS_LORA_B},
     {".lora_B.weight", TS_LORA_A},
+    {".lora_A.default.weight", TS_LORA_B}, /* a model's own state, with the name of PEFT's adapter */
+    {".lora_B.default.weight", TS_LORA_A},
     {".lora_linear_layer.down.weight", TS_LORA_B},
     {".lora_linear_layer.up.weight", TS_LORA_A},
     {".lora.down.weight", TS_LORA_B},

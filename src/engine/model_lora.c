@@ -102,14 +102,16 @@ static const char *last_part(const char *path, size_t n, size_t *ret_n) {
     return path + at;
 }
 
-/* The file's name without its extension; of an adapter, its folder's. */
+/* The file's name without its extension; where all such files are called so, its folder's. */
 static void name_of(const char *path, char ret[TS_LORA_NAME_BYTES]) {
-    static const char adapter[] = TS_ADAPTER_STEM;
     size_t n;
     const char *name = last_part(path, strlen(path), &n);
     if (!name[n]) ts_path_extension(name, ts_tensors_extensions, &n);
-    if (n == sizeof adapter - 1 && !memcmp(name, adapter, n) && name[n] == '.' && name > path)
-        name = last_part(path, (size_t)(name - path), &n);
+    for (const char *const *stem = ts_lora_stems; *stem; stem++)
+        if (n == strlen(*stem) && !memcmp(name, *stem, n) && name[n] == '.' && name > path) {
+            name = last_part(path, (size_t)(name - path), &n);
+            break;
+        }
     snprintf(ret, TS_LORA_NAME_BYTES, "%.*s", (int)(n < TS_LORA_NAME_BYTES ? n : TS_LORA_NAME_BYTES - 1),
              name);
 }

@@ -314,7 +314,7 @@ const ts_param *ts_weights_at(const ts_weights *w, size_t i) {
 
 static ts_code make_join(const ts_param *a, const ts_param *b, join **ret, ts_error *e) {
     if (a->parts[0] || b->parts[0] || a->rank != b->rank || a->rank < 1 || a->rank > 2 ||
-        a->dtype != b->dtype || (a->rank == 2 && a->shape[1] != b->shape[1]))
+        (a->rank == 2 && a->shape[1] != b->shape[1]))
         return ts_fail(e, TS_EFORMAT, "%s and %s do not fit together", a->name, b->name);
     join *j = ts_new0(join);
     if (!j) return ts_fail(e, TS_ENOMEM, "joining %s and %s", a->name, b->name);

@@ -6,7 +6,7 @@
 
 static bool is_split_right(const ts_param *p) {
     const ts_param *a = p->parts[0], *b = p->parts[1];
-    bool same = b && a->rank == p->rank && b->rank == p->rank && a->dtype == p->dtype && b->dtype == p->dtype;
+    bool same = b && a->rank == p->rank && b->rank == p->rank;
     for (int i = 1; same && i < p->rank; i++) same = a->shape[i] == p->shape[i] && b->shape[i] == p->shape[i];
     return same && a->shape[0] > 0 && a->shape[0] < p->shape[0] && b->shape[0] == p->shape[0] - a->shape[0];
 }

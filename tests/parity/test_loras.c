@@ -183,6 +183,9 @@ static void a_variant_leaves_its_model_alone(void **state) {
 #define PAIR(key)                                                                                            \
     "\"" key ".lora_down.weight\":" T("F16", "[2,32]", 0,                                                    \
                                       128) ",\"" key ".lora_up.weight\":" T("F16", "[32,2]", 128, 256)
+#define PAIR_BEHIND(key)                                                                                     \
+    "\"" key ".lora_A.default.weight\":" T(                                                                  \
+        "F16", "[2,32]", 256, 384) ",\"" key ".lora_B.default.weight\":" T("F16", "[32,2]", 384, 512)
 /* A LoHa of rank 1, but for the shape of one of its matrices; where each of them ends. */
 #define HADA(shape, end_1a, end_1b, end_2a, end_2b)                                                          \
     "\"" Q ".hada_w1_a\":" T("F16", shape, 0, end_1a) ",\"" Q ".hada_w1_b\":" T(                             \
@@ -286,6 +289,13 @@ static const refusal refusals[] = {
      "no such layer"},
     {"{" PAIR("lora_unet_input_blocks_99_1_proj_in") "}", 256, TS_EFORMAT, "no such layer"},
     {"{" PAIR("lora_unet_conv_in") "}", 256, TS_EFORMAT, "shape"},
+    /* Names of the LDM layout beside diffusers' are dropped, whether they are of the same layer or of none.
+     */
+    {"{" PAIR("lora_unet_middle_block_1_transformer_blocks_0_attn1_to_q") "," PAIR_BEHIND(Q) "}", 512, TS_OK,
+     ""},
+    {"{" PAIR("lora_unet_input_blocks_99_1_proj_in") "," PAIR_BEHIND(Q) "}", 512, TS_OK, ""},
+    {"{" PAIR("lora_unet_input_blocks_99_1_proj_in") "," PAIR_BEHIND("lora_unet_time_embedding_linear_1") "}",
+     512, TS_EFORMAT, "no such layer"},
     {"{" PAIR("lora_unet_mid_block_resnets_0_conv1") "}", 256, TS_EFORMAT, "shape"},
     {"{" PAIR("lora_unet_mid_block_attentions_0_transformer_blocks_0_ff_net_0_proj") "}", 256, TS_EFORMAT,
      "shape"},
@@ -310,6 +320,68 @@ static void a_file_is_taken_or_refused_with_the_reason(void **state) {
     ts_weights_free(base);
     ts_lora_free(l);
     free(file);
+}
+
+/* ComfyUI writes the difference of each encoder's projection, one that has none included. */
+static void a_projection_that_an_encoder_has_not_is_nothing_to_it(void **state) {
+    (void)state;
+#define TEXT(name) "text_encoders.clip_l.transformer." name
+    static const struct {
+        const char *header;
+        ts_code code;
+    } cases[] = {{"{" PAIR(TEXT("text_projection")) "," PAIR_BEHIND(
+                      TEXT("text_model.encoder.layers.0.self_attn.q_proj")) "}",
+                  TS_OK},
+                 {"{" PAIR(TEXT("text_projector")) "," PAIR_BEHIND(
+                      TEXT("text_model.encoder.layers.0.self_attn.q_proj")) "}",
+                  TS_EFORMAT}};
+    ts_weights *base = parity_weights_folder("pipeline_sd1/text_encoder");
+    for (int i = 0; i < 2; i++) {
+        const size_t length = strlen(cases[i].header), size = 8 + length + 512;
+        unsigned char *file = calloc(size, 1);
+        assert_non_null(file);
+        for (unsigned k = 0; k < 8; k++) file[k] = (unsigned char)((uint64_t)length >> (8 * k));
+        memcpy(file + 8, cases[i].header, length);
+        ts_lora *l = NULL;
+        ts_weights *over = NULL;
+        ts_error e = {0};
+        must(ts_weights_over(base, &over, NULL), &e);
+        must(ts_lora_parse("a test", file, size, NULL, &l, &e), &e);
+        assert_int_equal(ts_lora_fuse(&(ts_lora_scaled){l, 1}, 1, TS_LORA_TEXT, 1, base, over, &e),
+                         cases[i].code);
+        if (cases[i].code) assert_non_null(strstr(e.message, "no such layer"));
+        ts_weights_free(over);
+        ts_lora_free(l);
+        free(file);
+    }
+    ts_weights_free(base);
+}
+
+/* As diffusers saves a LoRA: a folder like an adapter's, with another file and other keys in it. */
+static void a_folder_of_diffusers_is_a_lora(void **state) {
+    (void)state;
+    char folder[] = "/tmp/tessera_lora_XXXXXX";
+    assert_non_null(mkdtemp(folder));
+    char *from = fixture_path("loras/peft_sd1.safetensors"),
+         *inside = ts_path_join(folder, "pytorch_lora_weights.safetensors");
+    char *full = realpath(from, NULL), *slash = strrchr(folder, '/'), *name = ts_strdup(slash + 1);
+    assert_true(full && name && !symlink(full, inside));
+    ts_error e = {0};
+    ts_lora *l = NULL, *same = NULL;
+    must(ts_lora_open(folder, &l, &e), &e);
+    must(ts_lora_open(from, &same, &e), &e);
+    assert_int_equal(ts_lora_count(l), ts_lora_count(same));
+    char *found = ts_lora_find("/tmp", name), *none = ts_lora_find("/tmp", "tessera_no_such_lora");
+    assert_string_equal(found, inside);
+    assert_string_equal(none, "/tmp/tessera_no_such_lora.safetensors");
+    studio s = studio_open("pipeline_sd1", &ts_backend_ref, 1);
+    must(ts_model_fuse(s.model, &(ts_lora_use){inside, 1}, 1, &e), &e);
+    assert_string_equal(ts_model_get_info(s.model)->loras[0].name, name);
+    studio_close(s);
+    ts_lora_free(l), ts_lora_free(same);
+    unlink(inside);
+    rmdir(folder);
+    free(found), free(none), free(from), free(full), free(inside), free(name);
 }
 
 /* An adapter of PEFT's own, with another configuration beside it; text NULL: none. */
@@ -422,6 +494,9 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < sizeof adapters / sizeof *adapters; i++)
         test_add(&tests, an_adapter_is_read_with_its_configuration, &adapters[i], 0, "adapter %zu: %s", i,
                  adapters[i].code ? adapters[i].word : "taken");
+    test_add(&tests, a_projection_that_an_encoder_has_not_is_nothing_to_it, NULL, 0,
+             "a projection that an encoder has not is nothing to it");
+    test_add(&tests, a_folder_of_diffusers_is_a_lora, NULL, 0, "a folder of diffusers is a LoRA");
     test_add(&tests, a_second_text_encoder_is_asked_for, NULL, 0,
              "a file for another kind of model is refused");
     int failed = test_run(&tests, "loras");
