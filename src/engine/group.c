@@ -119,11 +119,21 @@ ts_layout ts_layout_of(const ts_group *g, const ts_model *m, const ts_shape *s) 
     return l;
 }
 
+static bool is_lower_part(const ts_model *m, const ts_shape *s) {
+    return m->consistent && s->task == TS_TASK_IMAGE && s->scheduler != TS_SCHEDULER_TIMESTEPS &&
+           s->sampler == ts_sampler_find("lcm");
+}
+
 ts_schedule_config ts_schedule_for(const ts_model *m, const ts_shape *s) {
     ts_schedule_config c = m->schedule;
     ts_schedule_place(&c, s->scheduler, &s->levels, m->xl);
     if (s->has_eta) c.eta = s->eta;
+    if (is_lower_part(m, s)) c.origin_share = s->strength;
     return c;
+}
+
+int ts_begin_for(const ts_model *m, const ts_shape *s) {
+    return is_lower_part(m, s) ? 0 : ts_shape_begin(s);
 }
 
 /* A U-Net holds about this many bytes for each latent pixel and channel of its top level; a picture whose
@@ -140,7 +150,7 @@ static ts_code check_task(const ts_model *m, const ts_shape *s, ts_error *e) {
         return ts_fail_param(e, TS_EUNSUPPORTED, "image", "the autoencoder of %s has no encoder", m->info.id);
     if (!(s->strength > 0 && s->strength <= 1))
         return ts_fail_param(e, TS_EINVAL, "strength", "strength must be more than 0 and at most 1");
-    if (ts_shape_begin(s) >= s->steps)
+    if (ts_begin_for(m, s) >= s->steps)
         return ts_fail_param(e, TS_EINVAL, "strength", "a strength of %g leaves none of %d steps",
                              s->strength, s->steps);
     return TS_OK;
@@ -183,7 +193,7 @@ ts_code ts_group_check(const ts_group *g, const ts_model *m, const ts_shape *s, 
     const ts_schedule_config schedule = ts_schedule_for(m, s);
     ts_code rc = ts_sampler_takes(s->sampler, s->scheduler, e);
     if (!rc) rc = check_task(m, s, e);
-    if (!rc) rc = ts_sampler_plan_new(s->sampler, &schedule, s->steps, ts_shape_begin(s), &plan, e);
+    if (!rc) rc = ts_sampler_plan_new(s->sampler, &schedule, s->steps, ts_begin_for(m, s), &plan, e);
     free(plan);
     return rc;
 }

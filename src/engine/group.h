@@ -95,6 +95,9 @@ ts_layout ts_layout_of(const ts_group *g, const ts_model *m, const ts_shape *sha
 
 /* The model's schedule as a shape asks for it, which must outlive the answer. */
 ts_schedule_config ts_schedule_for(const ts_model *m, const ts_shape *shape);
+/* How many of the steps are left out: ts_shape_begin, but for a latent consistency model's pipeline, which goes through the
+ * lower part of the noise levels in as many steps. */
+int ts_begin_for(const ts_model *m, const ts_shape *shape);
 
 /* The plan for a key, compiled on the rank threads if it is not there. Past ones are kept in the order of their last use,
  * as far as they and the arenas fit into the budget; the answer is good until the next call but one. */

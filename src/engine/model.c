@@ -69,6 +69,7 @@ static ts_code load_unet(ts_model *m, ts_error *e) {
     ts_code rc = open_component(m, "unet", &json, &owned, &m->unet_weights, e);
     if (!rc) rc = in_component(m, "unet/config.json", ts_unet_config_read(json, &m->unet, e), e);
     if (!rc && !m->xl) correct_sample_size(json, &m->unet);
+    m->consistent = m->consistent || (m->checkpoint && !m->xl && m->unet.guidance_dim > 0);
     cJSON_Delete(owned);
     return rc;
 }
@@ -187,12 +188,12 @@ static ts_code load_checkpoint(ts_model *m, ts_error *e) {
 static ts_code read_class(ts_model *m, const char *name, ts_error *e) {
     static const struct {
         const char *name;
-        bool xl, overrules;
+        bool xl, overrules, consistent;
     } classes[] = {{"StableDiffusionPipeline", false, true},
                    {"StableDiffusionImg2ImgPipeline", false, true},
                    {"StableDiffusionInpaintPipeline", false, true},
-                   {"LatentConsistencyModelPipeline", false, false},
-                   {"LatentConsistencyModelImg2ImgPipeline", false, false},
+                   {"LatentConsistencyModelPipeline", false, false, true},
+                   {"LatentConsistencyModelImg2ImgPipeline", false, false, true},
                    {"StableDiffusionXLPipeline", true, false},
                    {"StableDiffusionXLImg2ImgPipeline", true, false},
                    {"StableDiffusionXLInpaintPipeline", true, false}};
@@ -200,6 +201,7 @@ static ts_code read_class(ts_model *m, const char *name, ts_error *e) {
         if (!strcmp(name, classes[i].name)) {
             m->xl = classes[i].xl;
             m->overrules = classes[i].overrules;
+            m->consistent = classes[i].consistent;
             return TS_OK;
         }
     return ts_fail_param(e, TS_EFORMAT, "_class_name", "_class_name: \"%.64s\" is not supported", name);

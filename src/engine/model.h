@@ -28,6 +28,7 @@ struct ts_model {
     ts_lora_ref fused[TS_MAX_LORAS];
     ts_checkpoint *checkpoint; /* what a single file holds; NULL where path is a folder */
     bool overrules; /* its folder's pipeline, two keys of the scheduler: ts_schedule_suit_sd */
+    bool consistent; /* of the pipeline of latent consistency models, or a single file of one */
     bool xl;
     bool zeros_for_absent; /* force_zeros_for_empty_prompt: an absent negative prompt is zeros */
     ts_unet_config unet;

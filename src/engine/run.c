@@ -175,8 +175,8 @@ static ts_code prepare(ts_run *run, ts_error *e) {
     run->count = job->count;
     for (int k = 0; k < job->count; k++) run->picture[k] = k;
     const ts_schedule_config schedule = ts_schedule_for(run->model, &job->shape);
-    rc = ts_sampler_plan_new(job->shape.sampler, &schedule, job->shape.steps, ts_shape_begin(&job->shape),
-                             &run->plan, e);
+    rc = ts_sampler_plan_new(job->shape.sampler, &schedule, job->shape.steps,
+                             ts_begin_for(run->model, &job->shape), &run->plan, e);
     if (!rc) rc = allocate(run, e);
     if (!rc && job->trace) rc = make_trace(run, e);
     return rc;

@@ -317,7 +317,11 @@ ts_code ts_sampler_plan_new(const ts_sampler *s, const ts_schedule_config *confi
                             ts_sampler_plan **ret, ts_error *e) {
     ts_schedule_config c = *config;
     if (c.timestep_spacing == TS_SPACING_UNSET) c.timestep_spacing = s->default_spacing;
-    if (c.curve == TS_CURVE_LU && !s->has_lu) c.curve = TS_CURVE_NONE;
+    if (c.lu && s->has_lu && c.curve != TS_CURVE_KARRAS) c.curve = TS_CURVE_LU;
+    const bool distilled = s->plan == ts_plan_lcm || s->plan == ts_plan_tcd;
+    ts_schedule_default_betas(
+        &c, distilled || s->plan == ts_plan_heun || s->plan == ts_plan_dpm2 || s->plan == ts_plan_dpm2_a,
+        distilled);
     if (c.eta >= 0 && !s->by_eta) return ts_fail_param(e, TS_EUNSUPPORTED, "eta", "%s has no eta", s->label);
     if (c.eta < 0) c.eta = s->eta;
     if (c.set_alpha_to_one == TS_ALPHA_UNSAID) c.set_alpha_to_one = s->plan != ts_plan_pndm;

@@ -134,8 +134,9 @@ ts_code ts_multistep_levels(const ts_schedule_config *c, const float *alphas, in
                        : rint(ts_arange_down_at(last, ratio, i)) - 1;
         double s = ts_sigma_at(table, n, t);
         if (spaced(c)) {
-            const double high = c->sigma_max > 0 ? c->sigma_max : (double)table[n - 1];
-            const double low = c->sigma_min > 0 ? c->sigma_min : (double)table[0];
+            const bool own = c->curve != TS_CURVE_LU; /* which is between the schedule's ends always */
+            const double high = own && c->sigma_max > 0 ? c->sigma_max : (double)table[n - 1];
+            const double low = own && c->sigma_min > 0 ? c->sigma_min : (double)table[0];
             s = spaced_sigma(c, table, high, low, steps, i);
             t = ts_timestep_of_sigma(c, table, s);
             /* diffusers rounds Karras' and Lu's timesteps before it makes them whole, but not the others'. */

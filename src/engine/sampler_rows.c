@@ -37,7 +37,10 @@ double ts_timestep_of_sigma(const ts_schedule_config *c, const float *table, dou
     const int n = c->num_train_timesteps;
     double s = log(sigma > 1e-10 ? sigma : 1e-10);
     if (c->sigma_data > 0) return s / 4;
-    int low = 0, high = n - 1; /* the last place whose sigma is not above s */
+    /* The last place whose sigma is not above s. All but the last increase; that one need not
+     * (ts_sigma_table). */
+    int low = 0, high = n - 2;
+    if ((double)logf(table[n - 1]) <= s) low = high;
     while (low < high) {
         int middle = (low + high + 1) / 2;
         if ((double)logf(table[middle]) <= s)

@@ -140,7 +140,10 @@ static double lms_weight(const float *sigma, int at, int order, int k) {
 ts_code ts_plan_lms(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,
                     ts_error *e) {
     ts_levels l;
-    ts_code rc = levels_to_zero(c, alphas, steps, TS_KEEP_FRACTION, &l, e);
+    ts_schedule_config own = *c;
+    if (c->curve == TS_CURVE_KARRAS && c->sigma_data == 0)
+        own.sigma_min = own.sigma_max = 0; /* its class overlooks them there */
+    ts_code rc = levels_to_zero(&own, alphas, steps, TS_KEEP_FRACTION, &l, e);
     if (rc) return rc;
     plan->init_scale = l.init_scale;
     for (int i = plan->begin; i < l.count; i++) {
@@ -248,7 +251,8 @@ static double stretched_level(const ts_schedule_config *c, int steps, int i) {
 static double flow_level(const ts_schedule_config *c, int steps, int i) {
     const bool listed = c->asked == TS_SCHEDULER_SIGMAS || c->asked == TS_SCHEDULER_SGM_UNIFORM;
     if (listed || !c->curve) return stretched_level(c, steps, i);
-    const double high = stretched_level(c, steps, 0), low = stretched_level(c, steps, steps - 1);
+    const double high = c->sigma_max > 0 ? c->sigma_max : stretched_level(c, steps, 0);
+    const double low = c->sigma_min > 0 ? c->sigma_min : stretched_level(c, steps, steps - 1);
     return ts_curve_sigma(c->curve, high, low, steps, i);
 }
 

@@ -26,19 +26,25 @@ ts_code ts_plan_ddpm(const ts_schedule_config *c, const float *alphas, int steps
     return TS_OK;
 }
 
-/* Timesteps of a consistency model: the list that was asked for, or every so many of those that it was
- * distilled with. -1: there are fewer. */
+/* How many of the timesteps that a consistency model was distilled with are gone through. */
+static int distilled_steps(const ts_schedule_config *c) {
+    const int origin = c->original_inference_steps;
+    return c->origin_share > 0 ? (int)(origin * c->origin_share) : origin;
+}
+
+/* Timesteps of a consistency model: the list that was asked for, or every so many of those. -1: there are
+ * fewer. */
 static int distilled_timestep(const ts_schedule_config *c, int steps, int i) {
-    int origin = c->original_inference_steps;
+    const int origin = c->original_inference_steps, from = distilled_steps(c);
     if (c->asked == TS_SCHEDULER_TIMESTEPS) return (int)ts_timestep_at(c, steps, i);
-    if (origin > c->num_train_timesteps || steps > origin) return -1;
-    int at = (int)floor(i * ((double)origin / steps));
-    return (origin - at) * (c->num_train_timesteps / origin) - 1;
+    if (origin > c->num_train_timesteps || steps > from) return -1;
+    int at = (int)floor(i * ((double)from / steps));
+    return (from - at) * (c->num_train_timesteps / origin) - 1;
 }
 
 static ts_code too_many(const ts_schedule_config *c, ts_error *e) {
-    return ts_fail_param(e, TS_EINVAL, "steps", "the model was distilled for at most %d steps",
-                         c->original_inference_steps);
+    return ts_fail_param(e, TS_EINVAL, "steps", "the model was distilled for at most %d steps%s",
+                         distilled_steps(c), c->origin_share > 0 ? " of this strength" : "");
 }
 
 ts_code ts_plan_lcm(const ts_schedule_config *c, const float *alphas, int steps, ts_sampler_plan *plan,

@@ -134,8 +134,8 @@ static ts_code read_numbers(const cJSON *json, ts_schedule_config *c, bool clips
     if (!rc) rc = ts_json_number(json, "timestep_scaling", 1e-9, 1e9, 10, &c->timestep_scaling, e);
     if (!rc) rc = ts_json_number(json, "shift", 1e-9, 1e9, 1, &c->flow_shift, e);
     if (!rc) rc = ts_json_number(json, "shift_terminal", 0, 0.999, 0, &c->flow_terminal, e);
-    if (!rc) rc = ts_json_number(json, "beta_start", 1e-9, 0.999, 0.0001, &c->beta_start, e);
-    if (!rc) rc = ts_json_number(json, "beta_end", 1e-9, 0.999, 0.02, &c->beta_end, e);
+    if (!rc) rc = ts_json_number(json, "beta_start", 1e-9, 0.999, 0, &c->beta_start, e);
+    if (!rc) rc = ts_json_number(json, "beta_end", 1e-9, 0.999, 0, &c->beta_end, e);
     if (!rc) rc = ts_json_number(json, "sigma_min", 1e-9, 1e9, 0, &c->sigma_min, e);
     if (!rc) rc = ts_json_number(json, "sigma_max", 1e-9, 1e9, 0, &c->sigma_max, e);
     if (!rc) rc = ts_json_number(json, "lambda_min_clipped", -1e300, 1e9, -1e300, &c->lambda_min_clipped, e);
@@ -157,22 +157,21 @@ const char *ts_prediction_name(ts_prediction prediction) {
     return names[prediction];
 }
 
-/* One at most, but for Lu's beside Karras', which then count. */
+/* One at most. */
 static ts_code read_curve(const cJSON *json, ts_curve *ret, ts_error *e) {
     static const struct {
         const char *key;
         ts_curve curve;
     } curves[] = {{"use_karras_sigmas", TS_CURVE_KARRAS},
                   {"use_exponential_sigmas", TS_CURVE_EXPONENTIAL},
-                  {"use_beta_sigmas", TS_CURVE_BETA},
-                  {"use_lu_lambdas", TS_CURVE_LU}};
+                  {"use_beta_sigmas", TS_CURVE_BETA}};
     const char *first = NULL;
     *ret = TS_CURVE_NONE;
     for (size_t i = 0; i < sizeof curves / sizeof curves[0]; i++) {
         bool on;
         ts_code rc = ts_json_bool(json, curves[i].key, false, &on, e);
         if (rc) return rc;
-        if (!on || (*ret == TS_CURVE_KARRAS && curves[i].curve == TS_CURVE_LU)) continue;
+        if (!on) continue;
         if (first)
             return ts_fail_param(e, TS_EINVAL, curves[i].key, "%s and %s exclude each other", curves[i].key,
                                  first);
@@ -220,7 +219,7 @@ static bool is_unsaid(const cJSON *json, const char *key) {
 
 ts_code ts_schedule_config_read(const cJSON *json, ts_schedule_config *ret, ts_error *e) {
     static const char *const betas[] = {
-        "linear", "scaled_linear", "squaredcos_cap_v2", "!sigmoid", "!laplace", "!exp", NULL};
+        "linear", "scaled_linear", "squaredcos_cap_v2", "", "!sigmoid", "!laplace", "!exp", NULL};
     static const char *const predictions[] = {"epsilon", "v_prediction", "sample", "!flow_prediction", NULL};
     static const char *const spacings[] = {"", "leading", "trailing", "linspace", NULL};
     static const char *const finals[] = {"zero", "sigma_min", NULL};
@@ -235,13 +234,14 @@ ts_code ts_schedule_config_read(const cJSON *json, ts_schedule_config *ret, ts_e
     const bool flow = !rc && strcmp(c.sampler, "flow_euler") == 0;
     if (!rc) rc = read_numbers(json, &c, clips, e);
     if (!rc) rc = read_choices(json, &c, e);
-    if (!rc) rc = read_word(json, "beta_schedule", betas, TS_BETA_LINEAR, &beta, e);
+    if (!rc) rc = read_word(json, "beta_schedule", betas, TS_BETA_UNSAID, &beta, e);
     if (!rc) rc = read_word(json, "prediction_type", predictions, TS_PREDICT_EPSILON, &prediction, e);
     if (!rc) rc = read_word(json, "timestep_spacing", spacings, TS_SPACING_UNSET, &spacing, e);
     if (!rc) rc = read_word(json, "final_sigmas_type", finals, TS_FINAL_ZERO, &final, e);
     if (!rc) rc = read_word(json, "solver_type", solvers, TS_SOLVER_MIDPOINT, &solver, e);
     if (!rc) rc = ts_json_bool(json, "rescale_betas_zero_snr", false, &c.rescale_betas_zero_snr, e);
     if (!rc) rc = read_curve(json, &c.curve, e);
+    if (!rc) rc = ts_json_bool(json, "use_lu_lambdas", false, &c.lu, e);
     bool to_one = false;
     if (!rc) rc = ts_json_bool(json, "set_alpha_to_one", false, &to_one, e);
     if (!rc) rc = ts_json_bool(json, "lower_order_final", false, &c.lower_order_final, e);
@@ -332,9 +332,18 @@ static void rescale_zero_snr(float *a, int n) {
     }
 }
 
+void ts_schedule_default_betas(ts_schedule_config *c, bool published, bool scaled) {
+    if (c->beta_start == 0) c->beta_start = published ? 0.00085 : 0.0001;
+    if (c->beta_end == 0) c->beta_end = published ? 0.012 : 0.02;
+    if (c->beta_schedule == TS_BETA_UNSAID)
+        c->beta_schedule = scaled ? TS_BETA_SCALED_LINEAR : TS_BETA_LINEAR;
+}
+
 void ts_schedule_alphas(const ts_schedule_config *c, float *ret) {
+    ts_schedule_config said = *c;
     int n = c->num_train_timesteps;
-    for (int i = 0; i < n; i++) ret[i] = 1.0f - beta_at(c, i);
+    ts_schedule_default_betas(&said, false, false);
+    for (int i = 0; i < n; i++) ret[i] = 1.0f - beta_at(&said, i);
     products(ret, n);
     if (!c->rescale_betas_zero_snr) return;
     rescale_zero_snr(ret, n);
@@ -373,6 +382,7 @@ void ts_schedule_place(ts_schedule_config *c, ts_scheduler scheduler, const ts_l
     c->asked = scheduler;
     c->list = list;
     c->xl = xl;
+    c->lu = false;
     c->curve = scheduler == TS_SCHEDULER_KARRAS        ? TS_CURVE_KARRAS
                : scheduler == TS_SCHEDULER_EXPONENTIAL ? TS_CURVE_EXPONENTIAL
                : scheduler == TS_SCHEDULER_BETA        ? TS_CURVE_BETA

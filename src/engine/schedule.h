@@ -17,7 +17,8 @@
 typedef enum ts_beta_schedule {
     TS_BETA_LINEAR,
     TS_BETA_SCALED_LINEAR,
-    TS_BETA_SQUARED_COSINE
+    TS_BETA_SQUARED_COSINE,
+    TS_BETA_UNSAID
 } ts_beta_schedule;
 typedef enum ts_prediction {
     TS_PREDICT_EPSILON,
@@ -93,13 +94,14 @@ typedef struct ts_level_list {
 typedef struct ts_schedule_config {
     const char *sampler; /* name of the sampler that the file asks for, or the nearest; static */
     int num_train_timesteps;
-    double beta_start, beta_end;
+    double beta_start, beta_end; /* 0: the file does not say */
     ts_beta_schedule beta_schedule;
     ts_prediction prediction_type;
     ts_spacing timestep_spacing;
     int steps_offset;
     bool rescale_betas_zero_snr;
     ts_curve curve;
+    bool lu; /* in place of the curve, unless that is Karras', where the class has Lu's */
     double sigma_min, sigma_max; /* the curve's ends; 0: those of the schedule */
     /* EDM's preconditioning (arXiv 2206.00364, table 1): the standard deviation of the data, 1 for latents as other
      * models have them. Then timesteps are log(sigma) / 4, and epsilon and v differ in the output's sign. 0: none. */
@@ -112,6 +114,7 @@ typedef struct ts_schedule_config {
     bool large_variance;      /* DDPM: the noise has the variance beta, not the posterior's */
     /* LCM, TCD */
     int original_inference_steps;
+    double origin_share; /* of those, the least noisy, that all steps go through; 0: all */
     double timestep_scaling;
     /* DPM-Solver++, DEIS, UniPC */
     int solver_order; /* 1 to 3 */
@@ -156,9 +159,13 @@ int ts_scheduler_find(const char *name); /* by name or label, case ignored; -1: 
  * is an SDXL one. */
 void ts_schedule_place(ts_schedule_config *c, ts_scheduler scheduler, const ts_level_list *list, bool xl);
 
+/* The betas' numbers where the file does not say them: those of most of diffusers' classes; published: those of the models of
+ * 1.x, as of the classes of Heun and DPM2; scaled: on their schedule too, as of LCM's and TCD's. */
+void ts_schedule_default_betas(ts_schedule_config *c, bool published, bool scaled);
+
 /* alphas_cumprod of training timesteps 0..num_train_timesteps-1, decreasing, each as diffusers holds it in
  * float32 (float32 intermediates, products accumulated in double). With rescale_betas_zero_snr the last is 0.
- * `ret` has room for num_train_timesteps. */
+ * Betas that are not said are those of most classes. `ret` has room for num_train_timesteps. */
 void ts_schedule_alphas(const ts_schedule_config *c, float *ret);
 
 #endif

@@ -63,6 +63,15 @@ void shot_free(shot s) {
     free(s.rgb);
 }
 
+unsigned char *studio_source(int width, int height) {
+    unsigned char *rgb = malloc((size_t)width * (size_t)height * 3), *at = rgb;
+    assert_non_null(rgb);
+    for (int y = 0; y < height; y++)
+        for (int x = 0; x < width; x++)
+            for (int c = 0; c < 3; c++) *at++ = (unsigned char)(3 * x + 5 * y + 40 * c + x * y / 7);
+    return rgb;
+}
+
 /* The fixture's bytes are those that diffusers writes: round(255 * clamp(x / 2 + 1 / 2)). */
 void studio_hold(const char *name, const unsigned char *rgb, tensor image) {
     size_t plane = (size_t)image.h * (size_t)image.w, different = 0;

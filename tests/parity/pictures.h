@@ -28,6 +28,9 @@ typedef struct shot {
 shot studio_shoot(studio s, const ts_shape *shape, const ts_picture *request);
 void shot_free(shot s);
 
+/* The picture that edits begin with, the formula of tools/parity/edits.py; free() it. */
+unsigned char *studio_source(int width, int height);
+
 /* Holds the bytes to the fixture's picture, -1..1. */
 void studio_hold(const char *name, const unsigned char *rgb, tensor image);
 

@@ -31,12 +31,49 @@ static void take(void *arg, ts_picture *picture) {
     picture->latents_out = NULL;
 }
 
-/* All of them in one job: each is told its own. */
-static void each_picture_is_that_of_diffusers(void **state) {
-    const device_case *k = *state;
+static char *consistent_folder(void) {
     char *folder = workshop_folder("pipeline_sd1", "{\"_class_name\":\"LatentConsistencyModelPipeline\"}");
     workshop_swap(folder, "unet", "unet_lcm");
     workshop_swap(folder, "scheduler", "lcm_scheduler");
+    return folder;
+}
+
+/* Every step is made, in the lower part of the noise levels. */
+static void an_edit_is_that_of_diffusers(void **state) {
+    const cJSON *c = *state;
+    char *folder = consistent_folder();
+    studio s = studio_open_with(folder, NULL, 2);
+    ts_shape shape = shape_of(s.model);
+    shape.task = TS_TASK_IMAGE;
+    shape.strength = json_value(c, "strength");
+    unsigned char *image = studio_source(shape.width, shape.height);
+    const ts_picture request = {.params = {.prompt = json_text(json, "prompt"),
+                                           .seed = (uint64_t)json_value(c, "seed"),
+                                           .guidance_scale = json_value(c, "guidance"),
+                                           .image = image}};
+    shot have = studio_shoot(s, &shape, &request);
+    tensor want = tensor_of(io, "%s.latents", json_text(c, "name"));
+    assert_int_equal(have.stats.evaluations, shape.steps);
+    assert_close(json_text(c, "name"), have.latents, want, 1e-4);
+    tensor_free(want);
+    shot_free(have);
+    /* 50 timesteps, of which strength leaves too few. */
+    ts_error e = {0};
+    shape.steps = 20;
+    shape.strength = 0.3;
+    assert_int_equal(ts_group_check(s.group, s.model, &shape, &e), TS_EINVAL);
+    assert_string_equal(e.param, "steps");
+    shape.steps = 15;
+    must(ts_group_check(s.group, s.model, &shape, &e), &e);
+    studio_close(s);
+    free(image);
+    workshop_discard_folder(folder);
+}
+
+/* All of them in one job: each is told its own. */
+static void each_picture_is_that_of_diffusers(void **state) {
+    const device_case *k = *state;
+    char *folder = consistent_folder();
     ts_error e = {0};
     ts_model *m = NULL;
     must(ts_model_load(folder, NULL, &m, &e), &e);
@@ -82,6 +119,9 @@ int main(int argc, char **argv) {
         test_add(&tests, each_picture_is_that_of_diffusers, &devices[i], sizeof devices[i],
                  "pictures told their guidance scale on %s:%d are diffusers'", devices[i].backend->name,
                  devices[i].ranks);
+    const cJSON *c;
+    cJSON_ArrayForEach(c, cJSON_GetObjectItemCaseSensitive(json, "edits")) test_add(
+        &tests, an_edit_is_that_of_diffusers, c, 0, "an edit of %s is diffusers'", json_text(c, "name"));
     int failed = test_run(&tests, "distilled");
     ts_tensors_free(io);
     cJSON_Delete(json);

@@ -8,16 +8,7 @@ typedef struct edit {
     int ranks;
 } edit;
 
-/* The formulas of tools/parity/edits.py. */
-static unsigned char *picture(int width, int height) {
-    unsigned char *rgb = malloc((size_t)width * (size_t)height * 3), *at = rgb;
-    assert_non_null(rgb);
-    for (int y = 0; y < height; y++)
-        for (int x = 0; x < width; x++)
-            for (int c = 0; c < 3; c++) *at++ = (unsigned char)(3 * x + 5 * y + 40 * c + x * y / 7);
-    return rgb;
-}
-
+/* The formula of tools/parity/edits.py. */
 static unsigned char *mask(int width, int height) {
     unsigned char *m = calloc((size_t)height, (size_t)width);
     assert_non_null(m);
@@ -68,7 +59,7 @@ static void the_latent_is_that_of_diffusers(void **state) {
         .guided = json_value(c, "guidance") > 1,
         .task = inpaint ? TS_TASK_INPAINT : TS_TASK_IMAGE,
         .strength = json_value(c, "strength")};
-    unsigned char *image = picture(shape.width, shape.height), *paint = mask(shape.width, shape.height);
+    unsigned char *image = studio_source(shape.width, shape.height), *paint = mask(shape.width, shape.height);
     ts_picture request = {.params = {.prompt = json_text(c, "prompt"),
                                      .negative = json_text(c, "negative"),
                                      .seed = (uint64_t)json_value(c, "seed"),
@@ -125,8 +116,8 @@ static void a_picture_of_a_batch_is_the_one_that_it_is_alone(void **state) {
                             .parallel = {.mode = TS_MODE_SINGLE},
                             .task = TS_TASK_INPAINT,
                             .strength = 0.7};
-    unsigned char *image = picture(WIDTH, HEIGHT), *paint = mask(WIDTH, HEIGHT),
-                  *other = picture(WIDTH, HEIGHT);
+    unsigned char *image = studio_source(WIDTH, HEIGHT), *paint = mask(WIDTH, HEIGHT),
+                  *other = studio_source(WIDTH, HEIGHT);
     unsigned char *inverse = mask(WIDTH, HEIGHT);
     for (int i = 0; i < WIDTH * HEIGHT; i++) inverse[i] = (unsigned char)(255 - inverse[i]);
     for (int i = 0; i < WIDTH * HEIGHT * 3; i++) other[i] = (unsigned char)(200 - other[i]);

@@ -41,16 +41,6 @@ static char *folder_of(const cJSON *c) {
     return folder;
 }
 
-/* The formula of tools/parity/edits.py. */
-static unsigned char *image_of(int width, int height) {
-    unsigned char *rgb = malloc((size_t)width * (size_t)height * 3), *at = rgb;
-    assert_non_null(rgb);
-    for (int y = 0; y < height; y++)
-        for (int x = 0; x < width; x++)
-            for (int k = 0; k < 3; k++) *at++ = (unsigned char)(3 * x + 5 * y + 40 * k + x * y / 7);
-    return rgb;
-}
-
 static shot take(studio s, const cJSON *c) {
     const double strength = json_value(c, "strength");
     const ts_shape shape = {.width = (int)json_value(json, "width"),
@@ -61,7 +51,7 @@ static shot take(studio s, const cJSON *c) {
                             .guided = true,
                             .task = strength > 0 ? TS_TASK_IMAGE : TS_TASK_TEXT,
                             .strength = strength};
-    unsigned char *image = image_of(shape.width, shape.height);
+    unsigned char *image = studio_source(shape.width, shape.height);
     const ts_picture request = {.params = {.prompt = json_text(json, "prompt"),
                                            .negative = json_text(json, "negative"),
                                            .seed = (uint64_t)json_value(json, "seed"),

@@ -106,7 +106,6 @@ static void an_unknown_value_is_named_and_an_unknown_key_ignored(void **state) {
         {"{\"_class_name\":\"UniPCMultistepScheduler\",\"disable_corrector\":[0]}", "disable_corrector",
          TS_EUNSUPPORTED},
         {"{\"use_beta_sigmas\":true,\"use_karras_sigmas\":true}", "use_beta_sigmas", TS_EINVAL},
-        {"{\"use_lu_lambdas\":true,\"use_exponential_sigmas\":true}", "use_lu_lambdas", TS_EINVAL},
         {"{\"use_lu_lambdas\":1}", "use_lu_lambdas", TS_EINVAL},
         {"{\"thresholding\":true}", "thresholding", TS_EUNSUPPORTED},
         {"{\"trained_betas\":[0.1]}", "trained_betas", TS_EUNSUPPORTED},

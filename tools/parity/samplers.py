@@ -182,6 +182,21 @@ def more():
     # Only DPMSolverMultistep has them; the others' classes do not read the key.
     for sampler, cls in (("euler", EulerDiscreteScheduler), ("unipc", UniPCMultistepScheduler)):
         yield sampler, cls, {**config_base(), "use_lu_lambdas": True}, (4,)
+    for sampler in ("ddim", "euler", *MORE):  # what a file leaves out is the running class's own
+        cls, own, _ = MORE.get(sampler, (CLASSES.get(sampler), {}, None))
+        yield sampler, cls, dict(own), (4,)
+    for extra in ({"use_karras_sigmas": True}, {"use_exponential_sigmas": True}):  # LMS' class overlooks the ends of Karras'
+        yield "lms", LMSDiscreteScheduler, {**config_base(), **extra, "sigma_min": 0.03, "sigma_max": 12.0}, (4,)
+    lu = {**config_base(), "use_lu_lambdas": True}
+    yield "dpmpp_2m", DPMSolverMultistepScheduler, {**lu, "sigma_min": 0.1, "sigma_max": 10.0}, (4,)
+    yield "dpmpp_2m", DPMSolverMultistepScheduler, {**lu, "use_exponential_sigmas": True}, (4,)
+    yield "deis", DEISMultistepScheduler, {**lu, "use_exponential_sigmas": True}, (4,)
+    # The table's last sigma is not its largest.
+    yield "dpmpp_2m", DPMSolverMultistepScheduler, {**lu, "beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02,
+                                                    "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}, (4,)
+    for extra in ({"use_karras_sigmas": True}, {"use_beta_sigmas": True}):
+        yield "flow_euler", FlowMatchEulerDiscreteScheduler, {"num_train_timesteps": 1000, "shift": 6.0, "sigma_max": 0.9,
+                                                              "sigma_min": 0.02, **extra}, (5,)
     playground, cosxl = {}, {"sigma_max": 120.0, "sigma_data": 1.0, "prediction_type": "v_prediction",
                              "sigma_schedule": "exponential"}
     for cls, sampler in ((EDMEulerScheduler, "euler"), (EDMDPMSolverMultistepScheduler, "dpmpp_2m")):
@@ -199,7 +214,9 @@ def more():
 
 def run(sampler, cls, config, steps):
     takes = inspect.signature(cls).parameters
-    scheduler = cls(**{k: v for k, v in config.items() if k in takes or "config" in takes})
+    known = {k: v for k, v in config.items() if k in takes or "config" in takes}
+    scheduler = cls(**known)
+    scheduler.register_to_config(**{k: v for k, v in config.items() if k not in known})  # as from_config does
     scheduler.set_timesteps(steps)
     generator = torch.Generator().manual_seed(SEED)
     noise = torch.randn(SHAPE, generator=generator)
