@@ -84,6 +84,7 @@ ts_code ts_png_encode(const unsigned char *rgb, int width, int height, const ts_
     }
     /* Deflate never grows pixels by more than a few bytes a row. */
     size_t bound = (size_t)width * (size_t)height * 3 + (size_t)height * 64 + ((size_t)1 << 20);
+    for (int i = 0; i < text_count; i++) bound += chunks[i].text_length;
     ts_buffer_init(&bytes, bound);
     png_structp png = png_create_write_struct_2(PNG_LIBPNG_VER_STRING, &said, on_error, on_warning, &said,
                                                 on_allocate, on_release);
@@ -130,6 +131,9 @@ static bool read_head(png_structp png, png_infop info) {
     png_set_user_limits(png, MAX_SIDE, MAX_SIDE);
     png_set_chunk_malloc_max(png, CHUNK_BYTES);
     png_set_chunk_cache_max(png, CHUNKS);
+    /* Texts and profiles, which a few bytes can make large, are skipped: of what is not pixels, only the
+     * palette and the transparent colour are read. */
+    png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, NULL, -1);
     png_read_info(png, info);
     return true;
 }

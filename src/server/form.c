@@ -194,9 +194,26 @@ static bool is_first(const ts_form *form, int at, size_t n) {
     return true;
 }
 
+/* What is read as a body of JSON is no larger than one may be. */
+static ts_code check_texts(const ts_form *form, bool (*is_file)(const char *name), size_t most, ts_error *e) {
+    size_t bytes = 0;
+    for (int i = 0; i < form->count; i++) {
+        const ts_form_part *part = &form->parts[i];
+        size_t n;
+        char name[TS_FORM_NAME];
+        shape_of(part->name, &n);
+        snprintf(name, sizeof name, "%.*s", (int)n, part->name);
+        if (!is_file(name)) bytes += part->bytes.size;
+    }
+    return bytes <= most
+               ? TS_OK
+               : ts_fail(e, TS_ETOOLARGE, "the form's texts have %zu bytes; the limit is %zu", bytes, most);
+}
+
 ts_code ts_form_json(const ts_form *form, bool (*is_file)(const char *name), ts_form_is_text *is_text,
-                     ts_buffer *out, ts_error *e) {
-    ts_code rc = ts_buffer_append(out, "{", 1);
+                     size_t most, ts_buffer *out, ts_error *e) {
+    ts_code rc = check_texts(form, is_file, most, e);
+    if (!rc) rc = ts_buffer_append(out, "{", 1);
     bool some = false;
     for (int i = 0; i < form->count && !rc; i++) {
         const ts_form_part *part = &form->parts[i];

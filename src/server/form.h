@@ -34,8 +34,8 @@ typedef bool ts_form_is_text(const char *name, const char *value);
 /* The parts that are not files as a JSON object. "a[b]" is the member b of an object a, "a[]" an element
  * of an array a, "a[][b]" the member b of the next object in an array a; all its members come as often. A
  * value that reads as a JSON number, true, false or null is that, unless is_text says that it is text;
- * everything else is a string. TS_EINVAL names the field, TS_ENOMEM. */
-ts_code ts_form_json(const ts_form *form, bool (*is_file)(const char *name), ts_form_is_text *is_text, ts_buffer *out,
-                     ts_error *e);
+ * everything else is a string. most: bytes of all of them. TS_EINVAL names the field, TS_ETOOLARGE, TS_ENOMEM. */
+ts_code ts_form_json(const ts_form *form, bool (*is_file)(const char *name), ts_form_is_text *is_text, size_t most,
+                     ts_buffer *out, ts_error *e);
 
 #endif

@@ -20,8 +20,12 @@ static double weight(const char *accept, const char *type) {
         s += strspn(s, ", \t");
         size_t length = strcspn(s, ",");
         if (!strncasecmp(s, type, n) && (length == n || strchr("; \t", s[n]))) {
-            const char *q = memmem(s, length, "q=", 2);
-            return q ? strtod(q + 2, NULL) : 1;
+            const char *end = s + length;
+            for (const char *p = s + n; (p = memchr(p, ';', (size_t)(end - p)));) {
+                p += 1 + strspn(p + 1, " \t");
+                if (!strncasecmp(p, "q=", 2)) return strtod(p + 2, NULL);
+            }
+            return 1;
         }
         s += length;
     }
@@ -256,7 +260,9 @@ static ts_code read_edit(edit *d, ts_error *e) {
             strcpy(e->param, "image");
         }
     }
-    if (!rc) rc = ts_form_json(d->form, is_file, ts_images_field_is_text, &json, e);
+    if (!rc)
+        rc = ts_form_json(d->form, is_file, ts_images_field_is_text,
+                          (size_t)d->g->server->config->server.body_limit, &json, e);
     if (!rc) rc = read_fields(d->g, json.data, json.size, &original, e);
     ts_buffer_free(&json);
     return rc;

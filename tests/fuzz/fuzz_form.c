@@ -73,7 +73,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     ts_buffer_init(&json, SIZE_MAX);
     e = (ts_error){0};
-    if (ts_form_json(form, is_file, ts_images_field_is_text, &json, &e)) {
+    if (ts_form_json(form, is_file, ts_images_field_is_text, SIZE_MAX, &json, &e)) {
         if (!e.message[0]) fuzz_fail("an error without a word");
     } else if (ts_json_parse(json.data, json.size, (ts_json_limits){8, 4096}, &parsed, &e) &&
                !strstr(e.message, "appears twice")) {

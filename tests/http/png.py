@@ -61,15 +61,17 @@ class Png:
         return bytes(out)
 
 
-def encode(width, height, pixels):
-    """Pixels are tuples of three or four."""
+def encode(width, height, pixels, beside=()):
+    """Pixels are tuples of three or four; beside: chunks before them, (kind, bytes)."""
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
     channels = len(pixels[0])
     flat = bytes(v for pixel in pixels for v in pixel)
     rows = b"".join(b"\0" + flat[y * width * channels:(y + 1) * width * channels] for y in range(height))
     head = struct.pack(">IIBBBBB", width, height, 8, 2 if channels == 3 else 6, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    between = b"".join(chunk(kind, body) for kind, body in beside)
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + between + chunk(b"IDAT", zlib.compress(rows))
+            + chunk(b"IEND", b""))
 
 
 def largest_difference(a, b):

@@ -300,3 +300,18 @@ def test_edits_are_counted_like_generations(start):
     assert post(daemon, [("prompt", "a")]).status == 400
     text = daemon.get("/metrics").body.decode()
     assert "tessera_request_seconds_count 1\n" in text
+
+
+def test_what_a_picture_carries_beside_its_pixels_is_skipped(server):
+    """Texts and a profile that are large once they are inflated, or broken: nobody reads them."""
+    pixels = [(x * 4, y * 4, 90) for y in range(64) for x in range(64)]
+    large = zlib.compress(bytes(4_000_000), 9)
+    beside = [(b"zTXt", b"a\0\0" + large)] * 70 + [(b"iCCP", b"p\0\0" + b"no profile"), (b"tEXt", b"x" * 2_000_000)]
+    plain = made(server, [], png.encode(64, 64, pixels))
+    assert made(server, [], png.encode(64, 64, pixels, beside)).pixels == plain.pixels
+
+
+def test_texts_of_a_form_have_the_limit_of_a_body(server):
+    check_error(post(server, [("image", picture()), ("prompt", "\x01" * 2_000_000)]), 413)
+    check_error(post(server, [("image", picture()), ("prompt", "a"), *[("negative_prompt[]", "x" * 300_000)] * 4]), 413)
+    check_error(post(server, [("image", picture()), ("prompt", "x" * 100_000)]), 400, "prompt")
