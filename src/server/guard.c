@@ -5,7 +5,7 @@
 #include <strings.h>
 
 typedef struct seen {
-    int hosts, lengths, encodings;
+    int hosts, lengths, encodings, expectations;
     const char *wrong;
 } seen;
 
@@ -44,7 +44,9 @@ static enum MHD_Result on_header(void *arg, enum MHD_ValueKind kind, const char 
     else if (is(name, name_size, "content-length")) {
         s->lengths++;
         if (!is_digits(value, value_size)) s->wrong = "Content-Length is not a number";
-    } else if (is(name, name_size, "transfer-encoding")) {
+    } else if (is(name, name_size, "expect"))
+        s->expectations++;
+    else if (is(name, name_size, "transfer-encoding")) {
         s->encodings++;
         if (!is(value, value_size, "chunked")) s->wrong = "Transfer-Encoding is not chunked";
     }
@@ -72,5 +74,7 @@ ts_code ts_guard(struct MHD_Connection *connection, const char *url, const char 
         s.wrong = "more than one Content-Length";
     else if (s.encodings > 1 || (s.encodings && s.lengths))
         s.wrong = "Transfer-Encoding comes once, and never with Content-Length";
+    else if (s.expectations && !s.lengths && !s.encodings) /* the parser loses what comes behind it */
+        s.wrong = "Expect goes with a body";
     return s.wrong ? ts_fail(e, TS_EINVAL, "%s", s.wrong) : TS_OK;
 }

@@ -180,6 +180,10 @@ static enum MHD_Result on_headers(ts_exchange *x, const char *url, const char *m
     ts_http *h = x->http;
     x->owner->deadline_ns = in_seconds(h->c.body_timeout);
     if (ts_guard(x->mhd, url, method, version, &x->refusal)) return refuse(x, true);
+    if (x->owner->zero) {
+        ts_fail(&x->refusal, TS_EINVAL, "the path holds a zero byte");
+        return refuse(x, true);
+    }
 
     const char *length = ts_exchange_header(x, "content-length");
     uint64_t announced = length ? strtoull(length, NULL, 10) : 0;
@@ -278,10 +282,11 @@ static void on_completed(void *arg, struct MHD_Connection *mhd, void **exchange,
 /* The request line is there: the headers have so long and no longer. */
 static void *on_request_line(void *arg, const char *uri, struct MHD_Connection *mhd) {
     ts_http *h = arg;
-    (void)uri;
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
     ts_connection *c = info ? info->socket_context : NULL;
-    if (c) c->deadline_ns = in_seconds(h->c.header_timeout);
+    if (!c) return NULL;
+    c->deadline_ns = in_seconds(h->c.header_timeout);
+    c->zero = strstr(uri, "%00") != NULL;
     return NULL;
 }
 

@@ -36,6 +36,8 @@ AMBIGUOUS = {
     "a header name with a bracket": post(HOST, b"Bad(Name: 1", LENGTH) + BODY,
     "HTTP/1.2": post(HOST, LENGTH, version=b"HTTP/1.2") + BODY,
     "HTTP/1.0 in chunks": post(HOST, b"Transfer-Encoding: chunked", version=b"HTTP/1.0") + CHUNKED,
+    "a path with a zero byte in it": post(HOST, LENGTH, target=IMAGES.encode() + b"%00x") + BODY,
+    "a body that is announced and not there": post(HOST, b"Expect: 100-continue"),
     "a path that climbs": post(HOST, LENGTH, target=b"/v1/../v1/images/generations") + BODY,
 }
 
