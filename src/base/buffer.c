@@ -6,7 +6,9 @@
 #include <string.h>
 #include "base/alloc.h"
 
-void ts_buffer_init(ts_buffer *b, size_t maximum) { *b = (ts_buffer){.maximum = maximum}; }
+void ts_buffer_init(ts_buffer *b, size_t maximum) {
+    *b = (ts_buffer){.maximum = maximum};
+}
 
 void ts_buffer_free(ts_buffer *b) {
     if (!b) return;
@@ -41,6 +43,15 @@ ts_code ts_buffer_printf(ts_buffer *b, const char *format, ...) {
     }
     va_end(again);
     return rc;
+}
+
+ts_digits ts_digits_of(double number) {
+    ts_digits d;
+    for (int digits = 6; digits <= 17; digits++) {
+        snprintf(d.text, sizeof d.text, "%.*g", digits, number);
+        if (strtod(d.text, NULL) == number) break;
+    }
+    return d;
 }
 
 char *ts_buffer_text(ts_buffer *b) {

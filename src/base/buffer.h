@@ -24,4 +24,10 @@ char *ts_buffer_text(ts_buffer *b);
 /* The bytes leave the buffer, which is empty afterwards; free() them. */
 char *ts_buffer_take(ts_buffer *b, size_t *ret_size);
 
+/* A finite number in the fewest digits that read as it again: ts_buffer_printf(b, "%s", ts_digits_of(x).text). */
+typedef struct ts_digits {
+    char text[32];
+} ts_digits;
+ts_digits ts_digits_of(double number);
+
 #endif

@@ -13,18 +13,20 @@ static ts_code sampling(ts_buffer *b, const ts_shape *s, const ts_picture_params
                                   p->rng == TS_RNG_TORCH_CUDA ? "NV" : "CPU");
     for (int k = 0; k < s->levels.count && !rc; k++)
         rc = ts_buffer_printf(b, "%s%.7g", k ? " " : ", Levels: ", (double)s->levels.at[k]);
-    if (!rc && s->has_eta) rc = ts_buffer_printf(b, ", Eta: %g", s->eta);
+    if (!rc && s->has_eta) rc = ts_buffer_printf(b, ", Eta: %s", ts_digits_of(s->eta).text);
     if (!rc && s->guided && p->guidance_rescale > 0)
-        rc = ts_buffer_printf(b, ", CFG rescale: %g", p->guidance_rescale);
+        rc = ts_buffer_printf(b, ", CFG rescale: %s", ts_digits_of(p->guidance_rescale).text);
     if (!rc && s->guided && (i.from > 0 || (i.to > 0 && i.to < 1)))
-        rc = ts_buffer_printf(b, ", CFG interval: %g-%g", i.from, i.to > 0 ? i.to : 1);
+        rc = ts_buffer_printf(b, ", CFG interval: %s-%s", ts_digits_of(i.from).text,
+                              ts_digits_of(i.to > 0 ? i.to : 1).text);
     return rc;
 }
 
 /* As those tools have them in the prompt. */
 static ts_code loras(ts_buffer *b, const ts_lora_ref *list, int n) {
     ts_code rc = TS_OK;
-    for (int i = 0; i < n && !rc; i++) rc = ts_buffer_printf(b, " <lora:%s:%g>", list[i].name, list[i].scale);
+    for (int i = 0; i < n && !rc; i++)
+        rc = ts_buffer_printf(b, " <lora:%s:%s>", list[i].name, ts_digits_of(list[i].scale).text);
     return rc;
 }
 
@@ -51,7 +53,9 @@ ts_code ts_infotext(const ts_model *model, const ts_job *job, const ts_picture *
     const ts_shape *s = &job->shape;
     const ts_parallel *l = &s->parallel;
     ts_buffer b;
-    ts_buffer_init(&b, (size_t)1 << 20);
+    enum { BESIDE = 1 << 16 }; /* what stands beside the texts, lists of levels and LoRAs included */
+    ts_buffer_init(&b,
+                   strlen(p->params.prompt) + (p->params.negative ? strlen(p->params.negative) : 0) + BESIDE);
     const ts_model_info *info = ts_model_get_info(model);
     ts_code rc = ts_buffer_printf(&b, "%s", p->params.prompt);
     if (!rc) rc = loras(&b, info->loras, info->lora_count);
@@ -59,13 +63,14 @@ ts_code ts_infotext(const ts_model *model, const ts_job *job, const ts_picture *
     if (!rc) rc = ts_buffer_printf(&b, "\n");
     if (!rc && p->params.negative) rc = ts_buffer_printf(&b, "Negative prompt: %s\n", p->params.negative);
     if (!rc)
-        rc = ts_buffer_printf(&b, "Steps: %d, Sampler: %s, CFG scale: %g, Seed: %llu, Size: %dx%d, Model: %s",
-                              s->steps, s->sampler->label,
-                              s->guided || model->unet.guidance_dim ? p->params.guidance_scale : 1.0,
-                              (unsigned long long)p->params.seed, s->width, s->height, info->id);
+        rc = ts_buffer_printf(
+            &b, "Steps: %d, Sampler: %s, CFG scale: %s, Seed: %llu, Size: %dx%d, Model: %s", s->steps,
+            s->sampler->label,
+            ts_digits_of(s->guided || model->unet.guidance_dim ? p->params.guidance_scale : 1).text,
+            (unsigned long long)p->params.seed, s->width, s->height, info->id);
     if (!rc) rc = sampling(&b, s, &p->params);
     if (!rc && s->task != TS_TASK_TEXT)
-        rc = ts_buffer_printf(&b, ", Denoising strength: %g%s", s->strength,
+        rc = ts_buffer_printf(&b, ", Denoising strength: %s%s", ts_digits_of(s->strength).text,
                               s->task == TS_TASK_INPAINT ? ", Mask: yes" : "");
     if (!rc)
         rc = ts_buffer_printf(&b, ", Precision: %s, Parallel mode: %s, Devices: %d, Patches: %d",
@@ -76,7 +81,7 @@ ts_code ts_infotext(const ts_model *model, const ts_job *job, const ts_picture *
     bool displaced = l->mode == TS_MODE_PCPP || l->mode == TS_MODE_DISTRIFUSION;
     if (!rc && displaced && l->mode == TS_MODE_PCPP)
         rc = isinf(l->partial) ? ts_buffer_printf(&b, ", Partial: all")
-                               : ts_buffer_printf(&b, ", Partial: %g", l->partial);
+                               : ts_buffer_printf(&b, ", Partial: %s", ts_digits_of(l->partial).text);
     if (!rc && displaced)
         rc = ts_buffer_printf(&b, ", Warm-up steps: %d, GroupNorm: %s", l->warmup,
                               ts_group_norm_mode_name(l->group_norm));

@@ -37,7 +37,7 @@ static ts_code loras(ts_buffer *b, const ts_shape *s) {
     for (int i = 0; i < s->lora_count; i++) {
         if (!rc) rc = ts_buffer_printf(b, "%s{\"name\": ", i ? ", " : "");
         if (!rc) rc = ts_json_quote(b, s->loras[i].name);
-        if (!rc) rc = ts_buffer_printf(b, ", \"scale\": %.17g}", s->loras[i].scale);
+        if (!rc) rc = ts_buffer_printf(b, ", \"scale\": %s}", ts_digits_of(s->loras[i].scale).text);
     }
     return rc || !s->lora_count ? rc : ts_buffer_append(b, "]", 1);
 }
@@ -53,22 +53,24 @@ static ts_code made(ts_buffer *b, const ts_answer *a, const ts_answer_picture *p
                                   ts_mode_name(p->mode), t->ranks, t->patches);
     if (!rc)
         rc = isinf(p->partial) ? ts_buffer_printf(b, "\"partial\": \"all\"")
-                               : ts_buffer_printf(b, "\"partial\": %g", p->partial);
+                               : ts_buffer_printf(b, "\"partial\": %s", ts_digits_of(p->partial).text);
     if (!rc)
         rc = ts_buffer_printf(b, ", \"warmup_steps\": %d, \"group_norm\": \"%s\", \"cfg_split\": \"%s\", ",
                               p->warmup, ts_group_norm_mode_name(p->group_norm), split ? "on" : "off");
     if (!rc) rc = seed(b, a, picture->index);
     if (!rc)
-        rc = ts_buffer_printf(b,
-                              ", \"steps\": %d, \"guidance_scale\": %g, \"guidance_rescale\": %g, "
-                              "\"guidance_interval\": [%g, %g], \"sampler\": \"%s\", \"scheduler\": \"%s\", "
-                              "\"rng\": \"%s\", \"model\": ",
-                              r->shape.steps, m->guidance_scale, m->guidance_rescale,
-                              m->guidance_interval.from, m->guidance_interval.to, r->shape.sampler->name,
-                              ts_scheduler_name(r->shape.scheduler), ts_rng_kind_name(m->rng));
+        rc = ts_buffer_printf(
+            b,
+            ", \"steps\": %d, \"guidance_scale\": %s, \"guidance_rescale\": %s, "
+            "\"guidance_interval\": [%s, %s], \"sampler\": \"%s\", \"scheduler\": \"%s\", "
+            "\"rng\": \"%s\", \"model\": ",
+            r->shape.steps, ts_digits_of(m->guidance_scale).text, ts_digits_of(m->guidance_rescale).text,
+            ts_digits_of(m->guidance_interval.from).text, ts_digits_of(m->guidance_interval.to).text,
+            r->shape.sampler->name, ts_scheduler_name(r->shape.scheduler), ts_rng_kind_name(m->rng));
     if (!rc) rc = ts_json_quote(b, ts_model_get_info(a->model)->id);
     if (!rc && r->shape.sampler->by_eta)
-        rc = ts_buffer_printf(b, ", \"eta\": %g", r->shape.has_eta ? r->shape.eta : r->shape.sampler->eta);
+        rc = ts_buffer_printf(b, ", \"eta\": %s",
+                              ts_digits_of(r->shape.has_eta ? r->shape.eta : r->shape.sampler->eta).text);
     if (!rc) rc = loras(b, &r->shape);
     if (!rc)
         rc = ts_buffer_printf(b, ", \"dtype\": \"%s\", \"evaluations\": %d, \"synchronous\": %d}",

@@ -63,10 +63,32 @@ def test_the_png_answer_is_the_picture_of_the_json_answer(server):
 
 
 @pytest.mark.parametrize("accept", ["*/*", "application/json", "application/json, image/png;q=0.5",
-                                    "text/html, */*;q=0.1"])
+                                    "text/html, */*;q=0.1", "image/png;q=0", "image/png;Q=0.0",
+                                    "image/png; level=1 ;q=0.4, application/json"])
 def test_other_accepts_get_json(server, accept):
     answer = server.post({"prompt": "a lake"}, headers={"Accept": accept})
     contract.check("ImageResponse", answer.json())
+
+
+def test_numbers_are_told_as_they_were_asked_for(server):
+    asked = {"guidance_scale": 7.123456789, "guidance_rescale": 0.1234567891234, "guidance_interval": [0.1, 0.98765432101],
+             "parallel": {"partial": 0.333333333333}}
+    answer = server.post({"prompt": "a lake", **asked}).json()
+    told = answer["tessera"]
+    assert [told[k] for k in list(asked)[:3]] == list(asked.values())[:3]
+    assert told["partial"] == asked["parallel"]["partial"]
+    text = Png.of_base64(answer["data"][0]["b64_json"]).text["parameters"]
+    for number in ("7.123456789,", "0.1234567891234,", "0.1-0.98765432101,", "0.333333333333"):
+        assert number in text, text
+
+
+def test_a_prompt_as_long_as_a_body_is_made_and_told(start):
+    daemon = start({"server": {"body_limit": 4_000_000}, "limits": {"max_prompt_bytes": 1_000_000}})
+    prompt, negative = "lake " * 190_000, "trees " * 160_000
+    answer = daemon.post({"prompt": prompt, "negative_prompt": negative, "long_prompt": "truncate"}, headers={"Accept": "image/png"})
+    assert answer.status == 200, answer.body[:300]
+    text = Png(answer.body).text["parameters"]
+    assert text.startswith(prompt) and negative in text
 
 
 # ---- seeds and batches ----
