@@ -1,4 +1,5 @@
 /* tesserad: wires the layers together. The only file that sees all of them. */
+#include <fcntl.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -137,7 +138,16 @@ static void spin_less(char **argv) {
     execv("/proc/self/exe", argv); /* a failure leaves it as it was */
 }
 
+/* Who starts us without one of the first three would find its messages in a socket that has got the number.
+ */
+static void fill_standard_descriptors(void) {
+    int fd;
+    while ((fd = open("/dev/null", O_RDWR)) >= 0 && fd <= STDERR_FILENO) continue;
+    if (fd >= 0) close(fd);
+}
+
 int main(int argc, char **argv) {
+    fill_standard_descriptors();
     spin_less(argv);
     if (argc > 1 && !strcmp(argv[1], "generate")) return ts_generate_main(argc - 1, argv + 1);
     if (argc > 1 && !strcmp(argv[1], "tokenize")) return ts_tokenize_main(argc - 1, argv + 1);

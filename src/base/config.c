@@ -350,6 +350,13 @@ static char *next_line(char *room, int size, void *arg) {
             fail_at(r, TS_EINVAL);
             return NULL;
         }
+        const char *behind = text + name + 2;
+        behind += strspn(behind, " \t\r\n");
+        if (*behind && *behind != ';' && *behind != '#') {
+            ts_fail(r->e, TS_EINVAL, "there is something behind [%.*s]", (int)name, text + 1);
+            fail_at(r, TS_EINVAL);
+            return NULL;
+        }
     }
     return memmove(room, text, strlen(text) + 1);
 }

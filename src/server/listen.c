@@ -43,11 +43,21 @@ static int try_listen(const struct addrinfo *a) {
     return -1;
 }
 
+static ts_code read_address(const char *address, char host[256], char port[8], ts_error *e) {
+    if (split(address, host, port)) return TS_OK;
+    return ts_fail_param(e, TS_EINVAL, "listen",
+                         "listen: \"%.100s\" is not ADDRESS:PORT, with [brackets] around IPv6", address);
+}
+
+ts_code ts_listen_check(const char *address, ts_error *e) {
+    char host[256], port[8];
+    return read_address(address, host, port, e);
+}
+
 ts_code ts_listen(const char *address, int *ret_fd, ts_error *e) {
     char host[256], port[8];
-    if (!split(address, host, port))
-        return ts_fail_param(e, TS_EINVAL, "listen",
-                             "listen: \"%.100s\" is not ADDRESS:PORT, with [brackets] around IPv6", address);
+    ts_code bad = read_address(address, host, port, e);
+    if (bad) return bad;
     struct addrinfo *found = NULL, hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
     int rc = getaddrinfo(host, port, &hints, &found);
     if (rc) return ts_fail_param(e, TS_EINVAL, "listen", "listen: %.100s: %s", address, gai_strerror(rc));

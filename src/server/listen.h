@@ -9,6 +9,9 @@
  * one. The socket is non-blocking and listens; close() it. TS_EINVAL for the text, TS_EIO. */
 ts_code ts_listen(const char *address, int *ret_fd, ts_error *e);
 
+/* Whether the text is one that ts_listen takes, names aside: TS_EINVAL. */
+ts_code ts_listen_check(const char *address, ts_error *e);
+
 /* The first socket that systemd passed to this process, -1 when there is none. */
 int ts_listen_inherited(void);
 

@@ -21,7 +21,8 @@
 
 ts_code ts_server_check(const ts_config *config, ts_error *e) {
     ts_setup setup;
-    return ts_setup_make(config, &setup, e);
+    ts_code rc = ts_listen_check(config->server.listen, e);
+    return rc ? rc : ts_setup_make(config, &setup, e);
 }
 
 /* ---- the end ---- */
@@ -131,9 +132,9 @@ static void loaded(uv_work_t *work, int status) {
     ts_server *s = work->data;
     (void)status;
     s->loading = false;
+    if (s->state == TS_STATE_DRAINING) s->load_error = (ts_error){0}; /* it was told to give up */
     if (s->stopping) return;
     if (s->state == TS_STATE_DRAINING) {
-        s->load_error = (ts_error){0};
         stop(s);
         return;
     }

@@ -249,6 +249,21 @@ def test_version_and_check_config(tmp_path):
     bad.write_text("[scheduler]\nmax_queues = 1\n")
     wrong = run("--config", bad, "--check-config")
     assert wrong.returncode != 0 and f"{bad}:2" in wrong.stdout + wrong.stderr
+    for address in "127.0.0.1:99999", "127.0.0.1", "::1:80":
+        wrong = run("--config", good, "--listen", address, "--check-config")
+        assert wrong.returncode == 2 and address in wrong.stderr
+
+
+def test_without_its_first_descriptors_it_runs_and_ends_as_ever(tmp_path):
+    port = tmp_path / "port"
+    arguments = [PROGRAM, "--model", model(), "--listen", "127.0.0.1:0", "--devices", "cpu:1", "--port-file", str(port)]
+    process = subprocess.Popen(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *map(str, arguments)])
+    give_up = time.monotonic() + 60 * SLOW
+    while not (port.exists() and port.read_text().strip()):
+        assert process.poll() is None and time.monotonic() < give_up
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(60 * SLOW) == 0
 
 
 @pytest.mark.parametrize("arguments", [["--model", "/nowhere/at/all"], ["--listen", "300.0.0.1:1"],

@@ -261,6 +261,7 @@ static const struct bad {
     {"[server]\nListen = a:1\n", 2, "Listen"},
     {"[server]\nnot an option\n", 2, "key = value"},
     {"[server\nlisten = a:1\n", 1, ""},
+    {"[server] listen = a:1\n", 1, "behind [server]"},
     {"[server]\nlisten = a:1\n\nlisten = b:2\n", 4, "twice"},
     {"[server]\nlisten = a:1\n[log]\n[server]\nlisten = b:2\n", 5, "twice"},
     {"[scheduler]\nmax_queue = 0\n", 2, "max_queue"},
