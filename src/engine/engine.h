@@ -72,6 +72,8 @@ void ts_model_free(ts_model *model); /* NULL is fine */
 const ts_model_info *ts_model_get_info(const ts_model *model);
 /* Whether the sampler has steps on the model's schedule. Any thread. */
 bool ts_model_takes_sampler(const ts_model *model, const ts_sampler *sampler);
+/* Whether any sampler has steps on the levels that it places there. Any thread. */
+bool ts_model_takes_scheduler(const ts_model *model, ts_scheduler scheduler);
 
 /* Whether a picture of this guidance scale is guided by two evaluations a step: what its shape says. Not where the model is
  * told the scale, in one. Any thread. */

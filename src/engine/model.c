@@ -384,12 +384,25 @@ void ts_model_free(ts_model *m) {
     free(m);
 }
 
-bool ts_model_takes_sampler(const ts_model *m, const ts_sampler *sampler) {
+static bool takes(const ts_model *m, const ts_sampler *sampler, ts_scheduler scheduler) {
     const int few = m->schedule.num_train_timesteps < 4 ? m->schedule.num_train_timesteps : 4;
+    ts_schedule_config schedule = m->schedule;
+    ts_schedule_place(&schedule, scheduler, NULL, m->xl);
     ts_sampler_plan *plan = NULL;
-    ts_code rc = ts_sampler_plan_new(sampler, &m->schedule, few, 0, &plan, NULL);
+    ts_code rc = ts_sampler_takes(sampler, scheduler, NULL);
+    if (!rc) rc = ts_sampler_plan_new(sampler, &schedule, few, 0, &plan, NULL);
     free(plan);
     return !rc;
+}
+
+bool ts_model_takes_sampler(const ts_model *m, const ts_sampler *sampler) {
+    return takes(m, sampler, TS_SCHEDULER_DEFAULT);
+}
+
+bool ts_model_takes_scheduler(const ts_model *m, ts_scheduler scheduler) {
+    for (int i = 0; i < ts_sampler_count(); i++)
+        if (takes(m, ts_sampler_at(i), scheduler)) return true;
+    return false;
 }
 
 bool ts_model_guides(const ts_model *m, double guidance_scale) {

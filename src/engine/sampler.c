@@ -248,12 +248,12 @@ ts_code ts_sampler_takes(const ts_sampler *s, ts_scheduler scheduler, ts_error *
 /* EDM's levels are given or on a curve: there are none at training timesteps. */
 static ts_code check_edm(const ts_sampler *s, const ts_schedule_config *c, ts_error *e) {
     if (!s->by_sigmas)
-        return ts_fail_param(e, TS_EUNSUPPORTED, "sampler", "%s is not for models with EDM's noise levels",
-                             s->label);
+        return ts_fail_param(e, TS_EUNSUPPORTED, "sampler",
+                             "%s is not for a model that has EDM's noise levels", s->label);
     if (c->curve || c->asked == TS_SCHEDULER_SIGMAS) return TS_OK;
     const bool listed = c->asked == TS_SCHEDULER_TIMESTEPS;
     return ts_fail_param(e, TS_EUNSUPPORTED, listed ? "timesteps" : "scheduler",
-                         "%s has no levels for models with EDM's", ts_scheduler_label(c->asked));
+                         "%s has no noise levels for a model that has EDM's", ts_scheduler_label(c->asked));
 }
 
 static ts_code check_list(const ts_schedule_config *c, int steps, ts_error *e) {

@@ -33,8 +33,12 @@ static ts_code samplers(ts_buffer *b, const ts_model *m) {
         comma = ", ";
     }
     if (!rc) rc = ts_buffer_printf(b, "], \"schedulers\": [");
-    for (int i = 0; i < TS_SCHEDULER_NAMED && !rc; i++)
-        rc = ts_buffer_printf(b, "%s\"%s\"", i ? ", " : "", ts_scheduler_name((ts_scheduler)i));
+    comma = "";
+    for (int i = 0; i < TS_SCHEDULER_NAMED && !rc; i++) {
+        if (!ts_model_takes_scheduler(m, (ts_scheduler)i)) continue;
+        rc = ts_buffer_printf(b, "%s\"%s\"", comma, ts_scheduler_name((ts_scheduler)i));
+        comma = ", ";
+    }
     return rc ? rc : ts_buffer_printf(b, "]");
 }
 

@@ -127,6 +127,26 @@ static void a_single_file_makes_diffusers_picture(void **state) {
     cJSON_Delete(beside);
 }
 
+static void a_model_offers_what_it_has_levels_for(void **state) {
+    (void)state;
+    char *folder = folder_of(case_of("playground")), *plain = parity_path("pipeline_xl");
+    ts_model *m = NULL, *other = NULL;
+    ts_error e = {0};
+    must(ts_model_load(folder, NULL, &m, &e), &e);
+    must(ts_model_load(plain, NULL, &other, &e), &e);
+    for (int k = 0; k < TS_SCHEDULER_NAMED; k++) {
+        const bool curve =
+            k == TS_SCHEDULER_KARRAS || k == TS_SCHEDULER_EXPONENTIAL || k == TS_SCHEDULER_BETA;
+        assert_int_equal(ts_model_takes_scheduler(m, (ts_scheduler)k), k == TS_SCHEDULER_DEFAULT || curve);
+        assert_true(ts_model_takes_scheduler(other, (ts_scheduler)k));
+    }
+    assert_true(ts_model_takes_sampler(m, ts_sampler_find("unipc")) &&
+                !ts_model_takes_sampler(m, ts_sampler_find("ddim")));
+    ts_model_free(m), ts_model_free(other);
+    workshop_discard_folder(folder);
+    free(plain);
+}
+
 /* 1.x' and 2.x' pipelines do not look at an autoencoder's statistics, XL's only at both of them. */
 static void statistics_count_where_a_pipeline_looks_at_them(void **state) {
     (void)state;
@@ -200,6 +220,7 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i += 2)
         test_add(&tests, a_single_file_makes_diffusers_picture, &cases[i], sizeof cases[i],
                  "%s from a single file is diffusers'", cases[i].name);
+    test_add(&tests, a_model_offers_what_it_has_levels_for, NULL, 0, "a model offers what it has levels for");
     test_add(&tests, statistics_count_where_a_pipeline_looks_at_them, NULL, 0,
              "statistics count where a pipeline looks at them");
     test_add(&tests, a_mark_without_its_numbers_is_named, NULL, 0, "a mark without its numbers is named");
