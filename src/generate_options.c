@@ -153,7 +153,7 @@ static const row table[] = {
     {"prompt", "TEXT", "what the picture shows; needed", TEXT(prompt)},
     {"o", "OUT.png", "where it is written; needed", TEXT(out)},
     {"vae", "FILE|DIR", "an autoencoder in place of the model's", TEXT(vae)},
-    {"lora", "FILE[:SCALE]", "a LoRA (a file, or the folder of an adapter), fused into the model; up to four", take_lora, TO(loras)},
+    {"lora", "FILE[:SCALE]", "a LoRA (a file, or its folder), fused into the model; up to four", take_lora, TO(loras)},
     {"negative", "TEXT", "what the picture should not show", TEXT(negative)},
     {"embeddings", "DIR", "of textual inversion embeddings that prompts can name", TEXT(embeddings)},
     {"emphasis", NULL, "(word), [word] and (word:1.3) in the prompts are weights", SWITCH(emphasis)},

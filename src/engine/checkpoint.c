@@ -50,20 +50,6 @@ static bool any_key(const ts_tensors *s, const char *prefix) {
     return low < ts_tensors_count(s) && strncmp(ts_tensors_at(s, low)->name, prefix, strlen(prefix)) == 0;
 }
 
-static bool ends(const char *name, const char *end) {
-    const size_t n = strlen(name), m = strlen(end);
-    return n >= m && strcmp(name + n - m, end) == 0;
-}
-
-static bool ends_any_key(const ts_tensors *s, const char *end) {
-    const ts_file_other *other;
-    for (size_t i = 0; i < ts_tensors_count(s); i++)
-        if (ends(ts_tensors_at(s, i)->name, end)) return true;
-    for (size_t i = 0; (other = ts_tensors_other(s, i)); i++)
-        if (ends(other->name, end)) return true;
-    return false;
-}
-
 /* What is not read looks as if it were not there. */
 static const ts_file_other *unread_below(const ts_checkpoint *c, const char *prefix) {
     const ts_file_other *other;
@@ -81,18 +67,13 @@ static ts_code lacks(const ts_checkpoint *c, const char *prefix, const char *wha
 
 /* What is none of ours, though its names are. */
 static ts_code check_foreign(const ts_checkpoint *c, ts_error *e) {
-    static const char *const alone[] = {"input_blocks.", "down_blocks."}, *const scaled[] = {".scale_weight",
-                                                                                             ".weight_scale",
-                                                                                             ".comfy_quant"};
+    static const char *const alone[] = {"input_blocks.", "down_blocks."};
     for (int i = 0; i < 2; i++)
         if (any_key(c->file, alone[i]))
             return ts_fail(e, TS_EUNSUPPORTED, "%s is a U-Net alone, without the other parts of a model",
                            c->path);
-    for (int i = 0; i < 3; i++)
-        if (ends_any_key(c->file, scaled[i]))
-            return ts_fail(e, TS_EUNSUPPORTED, "%s: weights with scales beside them (*%s) are not offered",
-                           c->path, scaled[i]);
-    return TS_OK;
+    ts_code rc = ts_tensors_check_scales(c->file, e);
+    return rc ? ts_error_context(e, rc, "%s", c->path) : TS_OK;
 }
 
 static ts_code recognise(ts_checkpoint *c, ts_error *e) {

@@ -138,7 +138,7 @@ static ts_code numbers(const ts_checkpoint *c, const char *name, int n, float *r
 
 /* XL models with EDM's noise levels are told by these, as ComfyUI does: Playground 2.5, CosXL. */
 static bool is_playground(const ts_checkpoint *c) {
-    return c->kind == CHECKPOINT_XL && is_marked(c, "edm_mean") && is_marked(c, "edm_std");
+    return c->kind == CHECKPOINT_XL && (is_marked(c, "edm_mean") || is_marked(c, "edm_std"));
 }
 static bool is_cosxl(const ts_checkpoint *c) {
     return c->kind == CHECKPOINT_XL && is_marked(c, "edm_vpred.sigma_max");
@@ -304,7 +304,7 @@ static void published_vae(ts_checkpoint *c, draft *d) {
 
 static ts_code put_statistics(const ts_checkpoint *c, draft *d, ts_error *e) {
     float mean[TS_VAE_LATENT], std[TS_VAE_LATENT];
-    const int n = dim(c, 1, CHECKPOINT_UNET "input_blocks.0.0.weight");
+    const int n = dim(c, 0, CHECKPOINT_UNET "out.2.weight");
     if (n < 1 || n > TS_VAE_LATENT) return TS_OK; /* which is an error of its own */
     ts_code rc = numbers(c, "edm_mean", n, mean, e);
     if (!rc) rc = numbers(c, "edm_std", n, std, e);

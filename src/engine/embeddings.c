@@ -36,6 +36,16 @@ static int64_t width_of(const ts_file_tensor *t) {
 /* What the web UI calls its only tensor in a file of PyTorch's; the word of the training comes behind. */
 static const char web_ui_prefix[] = "string_to_param.";
 
+/* Tensors that cannot be read where there are no others; the web UI has the numbers of its words beside them.
+ */
+static const ts_file_other *unread_vectors(const ts_tensors *file) {
+    static const char words[] = "string_to_token";
+    const ts_file_other *other = NULL;
+    for (size_t i = 0; !ts_tensors_count(file) && (other = ts_tensors_other(file, i)); i++)
+        if (strncmp(other->name, words, sizeof words - 1) != 0) break;
+    return other;
+}
+
 /* What the web UI and diffusers write: "emb_params" (or "*"), called as the file is; a tensor called as the
  * word is; a pair for XL's encoders. */
 static ts_code recognise(const ts_tensors *file, const char *path, const char *stem, embedding *ret,
@@ -54,7 +64,7 @@ static ts_code recognise(const ts_tensors *file, const char *path, const char *s
         m.encoders = 1;
     }
     for (int i = 0; i < m.encoders; i++) {
-        const ts_file_other *other = ts_tensors_count(file) ? NULL : ts_tensors_other(file, 0);
+        const ts_file_other *other = m.of[i] ? NULL : unread_vectors(file);
         if (other) return ts_error_context(e, ts_tensors_unread(e, other->name, other->type), "%s", path);
         if (!m.of[i])
             return ts_fail(e, TS_EFORMAT,

@@ -120,7 +120,7 @@ typedef struct ts_shape {
     bool guided;    /* classifier-free guidance: two U-Net passes a step */
     int chunks;     /* of the text (engine/prompt.h): as many as the longest of the prompts has; 0: 1 */
     ts_task task;
-    double strength; /* IMAGE, INPAINT: the share of the steps that is run, 0 < strength <= 1 */
+    double strength; /* IMAGE, INPAINT: the share of the steps that is run, 0 < strength <= 1 (but ts_begin_for) */
     int lora_count;  /* of the variant of the model, in order of name */
     ts_lora_ref loras[TS_MAX_LORAS];
 } ts_shape;

@@ -71,6 +71,7 @@ static const struct {
     {".b_norm", TS_LORA_WHOLE, TS_LORA_DIFFERENCE, 0, true},
     {".lora_magnitude_vector", TS_LORA_MAGNITUDE},
     {".lora_magnitude_vector.weight", TS_LORA_MAGNITUDE},
+    {".lora_magnitude_vector.default.weight", TS_LORA_MAGNITUDE},
     {".dora_scale", TS_LORA_SCALE},
     {".alpha", TS_LORA_ALPHA},
 };

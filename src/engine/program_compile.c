@@ -191,7 +191,7 @@ static ts_code prepare(ts_program *p, ts_store *store, item *it, ts_error *e) {
 #define REST_BYTES ((size_t)256 << 20)
 
 static size_t parameter_bytes(const ts_op *op) {
-    return op->weight ? ts_param_count(op->weight) * ts_dtype_size(op->weight->dtype) : 0;
+    return op->weight ? ts_param_bytes(op->weight) : 0;
 }
 
 ts_code ts_program_compile(ts_builder *b, ts_arena *arena, ts_store *store, ts_program **ret, ts_error *e) {

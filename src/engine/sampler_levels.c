@@ -21,7 +21,7 @@ static ts_code levels_new(const ts_schedule_config *c, const float *alphas, int 
 }
 
 static float final_sigma(const ts_schedule_config *c, const float *table) {
-    return c->final_sigmas_type == TS_FINAL_ZERO ? 0 : c->sigma_data > 0 ? (float)c->sigma_min : table[0];
+    return c->final_sigmas_type == TS_FINAL_ZERO ? 0 : c->final_sigma > 0 ? (float)c->final_sigma : table[0];
 }
 
 /* Sigmas of a spacing that goes from the noisiest to the least noisy without the help of timesteps. */

@@ -188,6 +188,7 @@ static ts_code read_edm(const cJSON *json, ts_schedule_config *c, ts_error *e) {
     const cJSON *name = cJSON_GetObjectItemCaseSensitive(json, "_class_name");
     const bool edm = cJSON_IsString(name) && !strncmp(name->valuestring, "EDM", 3);
     if (!edm && c->sigma_data == 0) return TS_OK;
+    c->lu = false; /* those of training timesteps */
     if (!edm && (strcmp(c->sampler, "euler") != 0 || c->prediction_type != TS_PREDICT_V || !c->curve))
         return ts_fail_param(
             e, TS_EUNSUPPORTED, "timestep_type",
@@ -208,6 +209,7 @@ static ts_code read_edm(const cJSON *json, ts_schedule_config *c, ts_error *e) {
         rc = ts_fail_param(e, TS_EUNSUPPORTED, "prediction_type",
                            "prediction_type: sample is not offered of EDM");
     c->curve = schedule ? TS_CURVE_EXPONENTIAL : TS_CURVE_KARRAS;
+    c->final_sigma = c->sigma_min;
     c->timestep_spacing = TS_SPACING_LEADING; /* the starting noise has sigma_max^2 + 1 */
     return rc;
 }
@@ -233,6 +235,8 @@ ts_code ts_schedule_config_read(const cJSON *json, ts_schedule_config *ret, ts_e
     ts_code rc = read_writer(json, &c, &clips, e);
     const bool flow = !rc && strcmp(c.sampler, "flow_euler") == 0;
     if (!rc) rc = read_numbers(json, &c, clips, e);
+    if (!rc && flow && c.sigma_max > 1)
+        rc = ts_fail_param(e, TS_EINVAL, "sigma_max", "sigma_max: a flow's levels are at most 1");
     if (!rc) rc = read_choices(json, &c, e);
     if (!rc) rc = read_word(json, "beta_schedule", betas, TS_BETA_UNSAID, &beta, e);
     if (!rc) rc = read_word(json, "prediction_type", predictions, TS_PREDICT_EPSILON, &prediction, e);

@@ -107,6 +107,7 @@ typedef struct ts_schedule_config {
      * models have them. Then timesteps are log(sigma) / 4, and epsilon and v differ in the output's sign. 0: none. */
     double sigma_data;
     ts_final_sigma final_sigmas_type;
+    double final_sigma; /* SIGMA_MIN, of EDM's classes; 0: the schedule's lowest */
     /* DDIM and what counts in training timesteps */
     int set_alpha_to_one; /* a bool; TS_ALPHA_UNSAID: the file does not say, so true but for PNDM */
     double clip_sample_range; /* the predicted picture is clamped to +-range; 0: it is not */

@@ -177,6 +177,27 @@ ts_code ts_tensors_unread(ts_error *e, const char *name, const char *type) {
                    name, type);
 }
 
+static bool is_scale(const char *name) {
+    static const char *const ends[] = {".scale_weight", ".weight_scale", ".comfy_quant"};
+    const size_t n = strlen(name);
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        const size_t k = strlen(ends[i]);
+        if (n >= k && !strcmp(name + n - k, ends[i])) return true;
+    }
+    return false;
+}
+
+ts_code ts_tensors_check_scales(const ts_tensors *s, ts_error *e) {
+    const char *name = NULL;
+    for (size_t i = 0; i < s->count && !name; i++)
+        if (is_scale(s->tensors[i].name)) name = s->tensors[i].name;
+    for (size_t i = 0; i < s->other_count && !name; i++)
+        if (is_scale(s->others[i].name)) name = s->others[i].name;
+    return name
+               ? ts_fail(e, TS_EUNSUPPORTED, "weights with scales beside them (%.200s) are not offered", name)
+               : TS_OK;
+}
+
 const char *ts_tensors_metadata(const ts_tensors *s, const char *key) {
     return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(s->metadata, key));
 }

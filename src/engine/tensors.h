@@ -77,4 +77,7 @@ size_t ts_file_tensor_elements(const ts_file_tensor *t);
 /* All elements as float32 to `out`, which has room for ts_file_tensor_elements(t). */
 void ts_file_tensor_to_f32(const ts_file_tensor *t, float *out);
 
+/* TS_EUNSUPPORTED where tensors lie beside weights that they have to be multiplied by (scaled F8), which nobody here does. */
+ts_code ts_tensors_check_scales(const ts_tensors *s, ts_error *e);
+
 #endif

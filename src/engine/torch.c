@@ -47,7 +47,10 @@ static const struct {
     {"torch.float8_e8m0fnu", "F8_E8M0"},
 };
 
-#define UNTYPED "torch.storage.UntypedStorage"
+#define UNTYPED   "torch.storage.UntypedStorage"
+#define REBUILD   "torch._utils._rebuild_tensor"
+#define PARAMETER "torch._utils._rebuild_parameter"
+#define FROM_TYPE "torch._tensor._rebuild_from_type_v2"
 
 static bool is_text(const ts_pickle_value *v, const char *text) {
     return (v->kind == TS_PICKLE_TEXT || v->kind == TS_PICKLE_GLOBAL) && strcmp(v->text, text) == 0;
@@ -296,21 +299,28 @@ static ts_code walk_members(reader *r, char name[NAME_MAXIMUM + 1], size_t lengt
     return rc;
 }
 
+static bool is_known(const ts_pickle_value *callable) {
+    static const char *const known[] = {REBUILD "_v2", REBUILD "_v3", PARAMETER, PARAMETER "_with_state",
+                                        FROM_TYPE};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (is_global(callable, known[i])) return true;
+    return false;
+}
+
 /* The result of a call. */
 static ts_code walk_object(reader *r, char name[NAME_MAXIMUM + 1], size_t length, int depth,
                            const ts_pickle_value *callable, const ts_pickle_value *arguments,
                            const ts_pickle_value *state) {
     if (depth > DEPTH_MAXIMUM) return too_many(r);
     /* A tensor with attributes of Python's: (function, class, its arguments, attributes). */
-    if (is_global(callable, "torch._tensor._rebuild_from_type_v2")) {
+    if (is_global(callable, FROM_TYPE)) {
         const ts_pickle_value *function = item_of(arguments, 0), *with = item_of(arguments, 2);
-        if (function && with) return walk_object(r, name, length, depth + 1, function, with, NULL);
+        if (function && with && is_known(function))
+            return walk_object(r, name, length, depth + 1, function, with, NULL);
     }
-    if (is_global(callable, "torch._utils._rebuild_tensor_v2") ||
-        is_global(callable, "torch._utils._rebuild_tensor_v3"))
+    if (is_global(callable, REBUILD "_v2") || is_global(callable, REBUILD "_v3"))
         return length ? add_tensor(r, name, arguments) : TS_OK;
-    if (is_global(callable, "torch._utils._rebuild_parameter") ||
-        is_global(callable, "torch._utils._rebuild_parameter_with_state")) {
+    if (is_global(callable, PARAMETER) || is_global(callable, PARAMETER "_with_state")) {
         const ts_pickle_value *of = item_of(arguments, 0);
         return of ? walk(r, name, length, depth + 1, of) : TS_OK;
     }

@@ -156,6 +156,7 @@ static ts_code add_file(ts_weights *w, const char *path, ts_error *e) {
     ts_code rc = ts_tensors_open(path, &s, e);
     if (!rc) rc = ts_weights_hold(w, s, e);
     if (rc) return rc;
+    if ((rc = ts_tensors_check_scales(s, e))) return ts_error_context(e, rc, "%s", path);
     for (size_t i = 0; !rc && i < ts_tensors_count(s); i++) {
         const ts_file_tensor *t = ts_tensors_at(s, i);
         rc = ts_weights_add(w, t->name, t, e);

@@ -55,7 +55,7 @@ const ts_param *ts_weights_find(const ts_weights *w, const char *name);
 size_t ts_weights_count(const ts_weights *w);
 const ts_param *ts_weights_at(const ts_weights *w, size_t i); /* i < count */
 
-/* Rows of a, then rows of b (both [n][c] or both [n], same dtype and c), as one parameter, which is
+/* Rows of a, then rows of b (both [n][c] or both [n], of the same c), as one parameter, which is
  * read from both; made once for each pair. TS_EFORMAT when they do not fit together, TS_ENOMEM. Any thread.
  */
 ts_code ts_weights_join(ts_weights *w, const ts_param *a, const ts_param *b, const ts_param **ret,

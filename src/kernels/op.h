@@ -72,9 +72,9 @@ typedef struct ts_view {
 } ts_view;
 
 /* A parameter, row-major in PyTorch's order, of one of three kinds. As it lies in the model file: `data`, host memory,
- * perhaps unaligned (copy or convert, never cast). Two that are computed as one: `parts`, each of its own dtype, the second one's rows behind the
- * first one's. Computed when a kernel wants it, so that it takes no memory beside what the store makes of it: `make` writes
- * all of it as float32, values that its dtype holds, on any thread. Lives as long as the model; its address is its identity. */
+ * perhaps unaligned (copy or convert, never cast). Two that are computed as one: `parts`, the second one's rows behind the
+ * first one's, each of its own dtype (theirs together is the first one's). Computed when a kernel wants it, so that it takes no memory beside what the store makes of it: `make` writes
+ * all of it as float32, on any thread. Lives as long as the model; its address is its identity. */
 typedef struct ts_param ts_param;
 struct ts_param {
     const char *name;

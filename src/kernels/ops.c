@@ -262,7 +262,7 @@ double ts_op_bytes(const ts_op *op, int keys) {
         bytes += 2.0 * op->out.b * op->out.c * keys * (double)ts_dtype_size(op->in[0].dtype);
     /* Of a table only the rows of the tokens are read. */
     if (op->kind == TS_OP_EMBED) return bytes + (op->bias ? 2 : 1) * view_bytes(&op->out);
-    if (op->weight) bytes += (double)ts_param_count(op->weight) * (double)ts_dtype_size(op->weight->dtype);
-    if (op->bias) bytes += (double)ts_param_count(op->bias) * (double)ts_dtype_size(op->bias->dtype);
+    if (op->weight) bytes += (double)ts_param_bytes(op->weight);
+    if (op->bias) bytes += (double)ts_param_bytes(op->bias);
     return bytes;
 }

@@ -32,6 +32,11 @@ size_t ts_param_count(const ts_param *p) {
     return n;
 }
 
+size_t ts_param_bytes(const ts_param *p) {
+    if (p->parts[0]) return ts_param_bytes(p->parts[0]) + ts_param_bytes(p->parts[1]);
+    return ts_param_count(p) * ts_dtype_size(p->dtype);
+}
+
 static ts_code load_made(const ts_param *p, ts_dtype wanted, void *ret, ts_error *e) {
     if (wanted == TS_F32) return p->make(p->source, ret, e);
     const size_t n = ts_param_count(p);

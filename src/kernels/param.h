@@ -17,4 +17,7 @@ ts_code ts_param_load(const ts_param *p, ts_dtype wanted, void *ret, ts_error *e
  */
 ts_code ts_param_f32(ts_store *store, const ts_param *p, const float **ret, ts_error *e);
 
+/* Bytes of it as it lies in the model file, or of what it is made in place of. */
+size_t ts_param_bytes(const ts_param *p);
+
 #endif

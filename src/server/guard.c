@@ -6,6 +6,7 @@
 
 typedef struct seen {
     int hosts, lengths, encodings, expectations;
+    bool empty; /* the length is 0 */
     const char *wrong;
 } seen;
 
@@ -44,6 +45,7 @@ static enum MHD_Result on_header(void *arg, enum MHD_ValueKind kind, const char 
     else if (is(name, name_size, "content-length")) {
         s->lengths++;
         if (!is_digits(value, value_size)) s->wrong = "Content-Length is not a number";
+        s->empty = strspn(value, "0") == value_size;
     } else if (is(name, name_size, "expect"))
         s->expectations++;
     else if (is(name, name_size, "transfer-encoding")) {
@@ -74,7 +76,8 @@ ts_code ts_guard(struct MHD_Connection *connection, const char *url, const char 
         s.wrong = "more than one Content-Length";
     else if (s.encodings > 1 || (s.encodings && s.lengths))
         s.wrong = "Transfer-Encoding comes once, and never with Content-Length";
-    else if (s.expectations && !s.lengths && !s.encodings) /* the parser loses what comes behind it */
+    else if (s.expectations && (!s.lengths || s.empty) &&
+             !s.encodings) /* the parser loses what comes behind it */
         s.wrong = "Expect goes with a body";
     return s.wrong ? ts_fail(e, TS_EINVAL, "%s", s.wrong) : TS_OK;
 }

@@ -286,7 +286,7 @@ static void *on_request_line(void *arg, const char *uri, struct MHD_Connection *
     ts_connection *c = info ? info->socket_context : NULL;
     if (!c) return NULL;
     c->deadline_ns = in_seconds(h->c.header_timeout);
-    c->zero = strstr(uri, "%00") != NULL;
+    c->zero = memmem(uri, strcspn(uri, "?"), "%00", 3) != NULL;
     return NULL;
 }
 

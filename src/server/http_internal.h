@@ -15,7 +15,7 @@ typedef struct ts_connection {
     ts_exchange *exchange; /* the request that it carries now, or NULL */
     int fd;
     bool cut;             /* it has been */
-    bool zero;            /* its request line says %00, where the path that we get ends */
+    bool zero;            /* its path says %00, where what we get of it ends */
     uint64_t deadline_ns; /* when it is cut off; UINT64_MAX while we are the ones who are awaited */
 } ts_connection;
 

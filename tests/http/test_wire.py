@@ -38,6 +38,7 @@ AMBIGUOUS = {
     "HTTP/1.0 in chunks": post(HOST, b"Transfer-Encoding: chunked", version=b"HTTP/1.0") + CHUNKED,
     "a path with a zero byte in it": post(HOST, LENGTH, target=IMAGES.encode() + b"%00x") + BODY,
     "a body that is announced and not there": post(HOST, b"Expect: 100-continue"),
+    "a body that is announced and empty": post(HOST, b"Expect: 100-continue", b"Content-Length: 00"),
     "a path that climbs": post(HOST, LENGTH, target=b"/v1/../v1/images/generations") + BODY,
 }
 

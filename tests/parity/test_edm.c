@@ -186,16 +186,18 @@ static void a_mark_without_its_numbers_is_named(void **state) {
     (void)state;
     static const double numbers[] = {1, 2, 3, 4, 5};
     static const struct {
-        const char *other, *bad;
-        int n;
-    } cases[] = {{"edm_std", "edm_mean", 5},
-                 {"edm_mean", "edm_std", 3},
-                 {NULL, "edm_vpred.sigma_max", 2},
-                 {"edm_vpred.sigma_max", "edm_vpred.sigma_min", 2}};
+        const char *marks[2];
+        int n[2];
+        const char *bad;
+    } cases[] = {{{"edm_mean", "edm_std"}, {5, 4}, "edm_mean"},
+                 {{"edm_mean", "edm_std"}, {4, 3}, "edm_std"},
+                 {{"edm_mean"}, {4}, "edm_std"},
+                 {{"edm_std"}, {4}, "edm_mean"},
+                 {{"edm_vpred.sigma_max"}, {2}, "edm_vpred.sigma_max"},
+                 {{"edm_vpred.sigma_max", "edm_vpred.sigma_min"}, {1, 2}, "edm_vpred.sigma_min"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         workshop_gather("xl");
-        if (cases[i].other) mark(cases[i].other, i < 2 ? 4 : 1, numbers);
-        mark(cases[i].bad, cases[i].n, numbers);
+        for (int k = 0; k < 2 && cases[i].marks[k]; k++) mark(cases[i].marks[k], cases[i].n[k], numbers);
         char *path = workshop_write("marked");
         ts_error e = {0};
         ts_checkpoint *c = NULL;

@@ -158,6 +158,18 @@ static void a_shard_outside_the_folder_is_refused(void **state) {
     }
 }
 
+/* What they have to be multiplied by would be overlooked, as any tensor that a model has no use for. */
+static void weights_with_scales_beside_them_are_refused(void **state) {
+    (void)state;
+    static const char *const names[] = {"a.weight_scale", "a.scale_weight", "a.comfy_quant"};
+    for (int i = 0; i < 3; i++) {
+        put_tensor("model.safetensors", names[i], 1);
+        fails(TS_EUNSUPPORTED, names[i]);
+    }
+    put_tensor("model.safetensors", "scale_shift", 1);
+    holds("scale_shift", 1);
+}
+
 static void a_folder_without_weights_is_not_found(void **state) {
     (void)state;
     fails(TS_ENOTFOUND, "model.safetensors");
@@ -175,6 +187,7 @@ int main(void) {
         claim(a_missing_shard_is_named),
         claim(a_tensor_of_two_shards_is_refused),
         claim(a_shard_outside_the_folder_is_refused),
+        claim(weights_with_scales_beside_them_are_refused),
         claim(a_folder_without_weights_is_not_found),
     };
     return cmocka_run_group_tests_name("weights", tests, NULL, NULL);

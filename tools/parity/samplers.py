@@ -210,6 +210,9 @@ def more():
                   "sigma_max": 120.0}
     for curve, spacing in (("use_karras_sigmas", "linspace"), ("use_exponential_sigmas", "leading")):
         yield "euler", EulerDiscreteScheduler, {**continuous, curve: True, "timestep_spacing": spacing}, (5,)
+    # Euler ends at the schedule's lowest level all the same; EDM's classes have no Lu's.
+    yield "euler", EulerDiscreteScheduler, {**continuous, "use_karras_sigmas": True, "final_sigmas_type": "sigma_min"}, (5,)
+    yield "dpmpp_2m", EDMDPMSolverMultistepScheduler, {"sigma_schedule": "exponential", "use_lu_lambdas": True}, (5,)
 
 
 def run(sampler, cls, config, steps):

@@ -102,6 +102,13 @@ class OfArray:
         return torch._utils._rebuild_device_tensor_from_numpy, (np.ones(3, np.float32), torch.float32, "cpu", False)
 
 
+class Unknown:
+    """The same around a function that nobody here knows."""
+
+    def __reduce__(self):
+        return torch._tensor._rebuild_from_type_v2, (torch.zeros, torch.Tensor, (2,), {})
+
+
 def made_otherwise(where):
     """Tensors that other functions than the usual one make: some are read, the others are not to be overlooked."""
     attributed, inner = common.randn((3, 4), 9), torch.nn.Parameter(common.randn((2, 2), 10).half())
@@ -110,7 +117,7 @@ def made_otherwise(where):
              "f8": common.randn((2, 5), 11).to(torch.float8_e4m3fn), "f8_5": common.randn((7,), 12).to(torch.float8_e5m2),
              "u16": torch.arange(3).to(torch.uint16)}
     plain["attributed.turned"].note = "c"
-    others = {"array": np.ones(2, np.float32), "sparse": torch.eye(2).to_sparse(), "of_array": OfArray(),
+    others = {"array": np.ones(2, np.float32), "sparse": torch.eye(2).to_sparse(), "of_array": OfArray(), "unknown": Unknown(),
               "quantised": torch.quantize_per_tensor(torch.ones(2), 0.5, 0, torch.quint8)}
     save(where / "otherwise.pt", {**plain, **others})
     save_file({k: v.detach().contiguous().clone() for k, v in plain.items()}, where / "otherwise.safetensors")
