@@ -75,30 +75,26 @@ static double karras_sigma(double high, double low, double at) {
 
 #define BETA_SHAPE 0.6
 
-/* The share of the beta distribution below x, 0 <= x <= 1/2: the power series of its integral, over the
- * whole. */
-static double beta_share(double x) {
-    const double whole = tgamma(BETA_SHAPE) * tgamma(BETA_SHAPE) / tgamma(2 * BETA_SHAPE);
+/* The beta distribution's share below x, 0 <= x <= 1/2, times the whole integral: a power series. */
+static double beta_below(double x) {
     double term = pow(x, BETA_SHAPE), sum = 0;
     for (int k = 0; k < 60; k++) {
         sum += term / (BETA_SHAPE + k);
         term *= x * (k + 1 - BETA_SHAPE) / (k + 1);
     }
-    return sum / whole;
+    return sum;
 }
 
-/* Where a share of the distribution, which is symmetric, lies below. */
+/* Where a share of the distribution, which is symmetric, lies below: Newton's method from where the first
+ * term of the series alone is as much. The density falls up to the middle, so that all but the first step
+ * come from below. */
 static double beta_quantile(double share) {
     if (share > 0.5) return 1 - beta_quantile(1 - share);
-    double low = 0, high = 0.5;
-    for (int k = 0; k < 100; k++) {
-        double middle = (low + high) / 2;
-        if (beta_share(middle) < share)
-            low = middle;
-        else
-            high = middle;
-    }
-    return high;
+    const double whole = tgamma(BETA_SHAPE) * tgamma(BETA_SHAPE) / tgamma(2 * BETA_SHAPE);
+    double x = fmin(pow(share * whole * BETA_SHAPE, 1 / BETA_SHAPE), 0.5);
+    for (int k = 0; k < 8 && x > 0; k++)
+        x -= (beta_below(x) - share * whole) * pow(x * (1 - x), 1 - BETA_SHAPE);
+    return x;
 }
 
 double ts_curve_sigma(ts_curve curve, double high, double low, int n, int i) {
