@@ -1,9 +1,7 @@
 /* The configuration: one table of options, filled from defaults, a file and the command line, in this order.
  *
- * The file is INI (sections in brackets, `key = value`, comments from `#` or `;` at the start of a line, or
- * from
- * `;` behind a blank). An
- * unknown section or key, a key given twice, a value out of range and a line that is too long are errors that
+ * The file is INI (sections in brackets, `key = value`, comments from `#` or `;` at the start of a line, or from `;` behind a
+ * blank). An unknown section or key, a key given twice, a value out of range and a line that is too long are errors that
  * carry file and line. What an option means is in the table (ts_config_options), and in conf/tesserad.conf,
  * which a test holds against it. Values that only the engine can judge (devices, sampler) are checked later;
  * ts_config_where then says where they came from. */

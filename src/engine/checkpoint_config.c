@@ -69,6 +69,9 @@ static void put_item(draft *d, const char *key, cJSON *item) {
 static void put_list(draft *d, const char *key, const int *values, int n) {
     put_item(d, key, cJSON_CreateIntArray(values, n));
 }
+static void put_floats(draft *d, const char *key, const float *values, int n) {
+    put_item(d, key, cJSON_CreateFloatArray(values, n));
+}
 static void put_types(draft *d, const char *key, const char *const *types, int n) {
     put_item(d, key, cJSON_CreateStringArray(types, n));
 }
@@ -111,10 +114,6 @@ static ts_code count_levels(ts_checkpoint *c, int *ret_levels, ts_error *e) {
     c->unet_layers = layers;
     *ret_levels = blocks / (layers + 1);
     return TS_OK;
-}
-
-static void put_floats(draft *d, const char *key, const float *values, int n) {
-    put_item(d, key, cJSON_CreateFloatArray(values, n));
 }
 
 /* Whether a tensor of that name marks the file, whatever its type. */

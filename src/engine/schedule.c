@@ -10,12 +10,14 @@
 #define FILE_MAXIMUM (1u << 20)
 static const ts_json_limits limits = {.depth = 8, .values = 100000};
 
-/* Who wrote the file, what runs when nobody asks for another sampler, and whether the class clips when the
- * file does not say. */
-static const struct {
+/* Who wrote the file, what runs when nobody asks for another sampler, whether the class clips when the file
+ * does not say, and whether its noise levels are EDM's. */
+typedef struct writer {
     const char *class_name, *sampler;
-    bool clips;
-} writers[] = {
+    bool clips, edm;
+} writer;
+
+static const writer writers[] = {
     {"DDIMScheduler", "ddim", true},
     {"DDPMScheduler", "ddpm", true},
     {"PNDMScheduler", "pndm", false},
@@ -32,8 +34,8 @@ static const struct {
     {"LCMScheduler", "lcm", false},
     {"TCDScheduler", "tcd", false},
     {"FlowMatchEulerDiscreteScheduler", "flow_euler", false},
-    {"EDMEulerScheduler", "euler", false},
-    {"EDMDPMSolverMultistepScheduler", "dpmpp_2m", false},
+    {"EDMEulerScheduler", "euler", false, true},
+    {"EDMDPMSolverMultistepScheduler", "dpmpp_2m", false, true},
 };
 
 /* A word of a list, its number to *ret. A word with '!' before it is known and not offered. */
@@ -109,14 +111,13 @@ static ts_code read_choices(const cJSON *json, ts_schedule_config *c, ts_error *
     return rc;
 }
 
-static ts_code read_writer(const cJSON *json, ts_schedule_config *c, bool *ret_clips, ts_error *e) {
+static ts_code read_writer(const cJSON *json, const writer **ret, ts_error *e) {
     const char *name;
     ts_code rc = ts_json_string(json, "_class_name", writers[0].class_name, &name, e);
     if (rc) return rc;
     for (size_t i = 0; i < sizeof writers / sizeof writers[0]; i++)
         if (strcmp(writers[i].class_name, name) == 0) {
-            c->sampler = writers[i].sampler;
-            *ret_clips = writers[i].clips;
+            *ret = &writers[i];
             return TS_OK;
         }
     return ts_fail_param(e, TS_EUNSUPPORTED, "_class_name", "_class_name: %.64s is not offered", name);
@@ -183,10 +184,8 @@ static ts_code read_curve(const cJSON *json, ts_curve *ret, ts_error *e) {
 
 /* The classes of EDM (Playground 2.5's), and Euler's with timesteps that are no training's (as CosXL has it).
  */
-static ts_code read_edm(const cJSON *json, ts_schedule_config *c, ts_error *e) {
+static ts_code read_edm(const cJSON *json, bool edm, ts_schedule_config *c, ts_error *e) {
     static const char *const schedules[] = {"karras", "exponential", NULL};
-    const cJSON *name = cJSON_GetObjectItemCaseSensitive(json, "_class_name");
-    const bool edm = cJSON_IsString(name) && !strncmp(name->valuestring, "EDM", 3);
     if (!edm && c->sigma_data == 0) return TS_OK;
     c->lu = false; /* those of training timesteps */
     if (!edm && (strcmp(c->sampler, "euler") != 0 || c->prediction_type != TS_PREDICT_V || !c->curve))
@@ -230,11 +229,13 @@ ts_code ts_schedule_config_read(const cJSON *json, ts_schedule_config *ret, ts_e
 
     if (!cJSON_IsObject(json)) return ts_fail(e, TS_EINVAL, "a scheduler config is an object");
     ts_schedule_config c = {.momentum = TS_MOMENTUM, .eta = TS_ETA_UNSAID};
-    bool clips = false;
+    const writer *by = NULL;
     int beta = 0, prediction = 0, spacing = 0, final = 0, solver = 0;
-    ts_code rc = read_writer(json, &c, &clips, e);
-    const bool flow = !rc && strcmp(c.sampler, "flow_euler") == 0;
-    if (!rc) rc = read_numbers(json, &c, clips, e);
+    ts_code rc = read_writer(json, &by, e);
+    if (rc) return rc;
+    c.sampler = by->sampler;
+    const bool flow = strcmp(c.sampler, "flow_euler") == 0;
+    rc = read_numbers(json, &c, by->clips, e);
     if (!rc && flow && c.sigma_max > 1)
         rc = ts_fail_param(e, TS_EINVAL, "sigma_max", "sigma_max: a flow's levels are at most 1");
     if (!rc) rc = read_choices(json, &c, e);
@@ -260,7 +261,7 @@ ts_code ts_schedule_config_read(const cJSON *json, ts_schedule_config *ret, ts_e
     c.final_sigmas_type = (ts_final_sigma) final;
     c.solver_type = solver == TS_SOLVER_HEUN ? TS_SOLVER_HEUN : TS_SOLVER_MIDPOINT;
     c.unipc_bh1 = solver == 3;
-    rc = read_edm(json, &c, e);
+    rc = read_edm(json, by->edm, &c, e);
     if (!rc) *ret = c;
     return rc;
 }
