@@ -210,6 +210,49 @@ static void what_png_cannot_hold_is_an_error_and_leaves_the_outputs_alone(void *
     }
 }
 
+/* What base/png.c asks for, libpng's memory included; the linker puts this before the library's own. */
+void *__real_malloc(size_t n);
+void *__wrap_malloc(size_t n);
+static size_t asked_for;
+void *__wrap_malloc(size_t n) {
+    asked_for += n;
+    return __real_malloc(n);
+}
+
+static size_t asked_for_reading(const char *bytes, size_t size) {
+    int width = 0, height = 0;
+    ts_image image = {0};
+    ts_error e = {0};
+    asked_for = 0;
+    assert_int_equal(ts_png_size(bytes, size, &width, &height, &e), TS_OK);
+    assert_int_equal(ts_png_decode(bytes, size, 100, &image, &e), TS_OK);
+    assert_true(width == 10 && height == 10 && image.width == 10);
+    ts_image_free(&image);
+    return asked_for;
+}
+
+/* Nobody reads them, and a packed one could be of any size. */
+static void texts_of_a_picture_that_is_read_take_no_memory(void **state) {
+    (void)state;
+    enum { TEXTS = 8, BYTES = 400000 };
+    unsigned char rgb[300] = {0};
+    char *long_one = malloc(BYTES + 1), *plain, *with;
+    assert_non_null(long_one);
+    memset(long_one, 'a', BYTES);
+    long_one[BYTES] = 0;
+    ts_png_text texts[TEXTS];
+    for (int i = 0; i < TEXTS; i++) texts[i] = (ts_png_text){"Comment", long_one};
+    size_t plain_size, with_size;
+    ts_error e = {0};
+    assert_int_equal(ts_png_encode(rgb, 10, 10, NULL, 0, &plain, &plain_size, &e), TS_OK);
+    assert_int_equal(ts_png_encode(rgb, 10, 10, texts, TEXTS, &with, &with_size, &e), TS_OK);
+    assert_true(with_size > TEXTS * (size_t)BYTES);
+    const size_t least = asked_for_reading(plain, plain_size);
+    assert_true(least > 400); /* the pixels at least: it counts */
+    assert_true(asked_for_reading(with, with_size) < least + BYTES / 10);
+    free(plain), free(with), free(long_one);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(noise_of_any_size_comes_back_byte_for_byte),
@@ -217,6 +260,7 @@ int main(void) {
         cmocka_unit_test(texts_come_back_and_only_ascii_is_text_that_latin1_readers_see),
         cmocka_unit_test(texts_come_before_the_pixels),
         cmocka_unit_test(the_same_pixels_give_the_same_bytes),
+        cmocka_unit_test(texts_of_a_picture_that_is_read_take_no_memory),
         cmocka_unit_test(what_png_cannot_hold_is_an_error_and_leaves_the_outputs_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
