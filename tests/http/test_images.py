@@ -379,7 +379,8 @@ def test_the_steps_of_every_batch_are_told(start):
     daemon = start({"scheduler": {"max_batch": 2}})
     events = daemon.events(progress=True, n=5, steps=80, size="128x128")
     steps = [data["step"] for name, data in events if name == "image_generation.progress"]
-    assert sum(b < a for a, b in zip(steps, steps[1:])) == 2, steps
+    # Within a batch they increase; of a short one only the last may have been in time to be told.
+    assert sum(b <= a for a, b in zip(steps, steps[1:])) == 2, steps
 
 
 def test_without_progress_a_stream_holds_only_the_pictures(server):
